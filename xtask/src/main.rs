@@ -1,2 +1,52 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: everything a developer does with this repository, one subcommand per file.
+//!
+//! Each command prepares by itself what it needs (packages, host binaries, guest kernel, guest image) and
+//! keeps it in a cache, so that the second run goes straight to the point.
+
+mod bench;
+mod check;
+mod demo;
+mod install;
+mod lab;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, shows, tests and measures this container runtime.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run real containers in their own VMs through a private containerd
+    Demo(demo::Args),
+    /// Set everything up and run all tests
+    Test(test::Args),
+    /// Measure start time, throughput and memory against their bars
+    Bench(bench::Args),
+    /// Run something in an emulated host that has KVM, vhost and cgroup v2
+    Lab(lab::Args),
+    /// Check format, lints, docs, licences, crate arrows and size bars
+    Check(check::Args),
+    /// Build and put the runtime into a prefix
+    Install(install::InstallArgs),
+    /// Remove what `install` put into a prefix
+    Uninstall(install::UninstallArgs),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Lab(args) => lab::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
+    }
+}
