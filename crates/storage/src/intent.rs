@@ -1,0 +1,92 @@
+//! What is about to be made on the host, said before it is made.
+//!
+//! Every step of this crate that leaves a trace on the host (a directory, a mount, a process) is first
+//! announced to an [`Intents`] log and struck out once it is undone. Whoever owns the log can undo the rest
+//! after a crash, in reverse order. The log itself (file, replay) belongs to the sandbox.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of an announced intent in its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IntentId(pub u64);
+
+/// One thing on the host that a sandbox is about to make.
+///
+/// Undoing an intent that was announced but never carried out must do no harm: the process may have died
+/// between the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Intent {
+    /// A directory; undone with `rmdir`, so that a directory that is not empty is never emptied by mistake.
+    Dir {
+        /// Absolute path of the directory.
+        path: PathBuf,
+    },
+    /// A regular file (often an empty one that serves as a mount point); undone with `unlink`.
+    File {
+        /// Absolute path of the file.
+        path: PathBuf,
+    },
+    /// A mount; undone with a lazy unmount that does not follow symbolic links.
+    Mount {
+        /// Absolute path of the mount point.
+        target: PathBuf,
+    },
+    /// A child process; undone with `SIGKILL` to the processes that match both fields.
+    Process {
+        /// One argument of the process contains this text, and no other sandbox's process has it.
+        argv_token: String,
+        /// The executable, as started.
+        exe: PathBuf,
+    },
+    /// A unix socket in the file system; undone with `unlink`.
+    Socket {
+        /// Absolute path of the socket.
+        path: PathBuf,
+    },
+    /// A symbolic link; undone with `unlink`.
+    Link {
+        /// Absolute path of the link itself.
+        path: PathBuf,
+    },
+}
+
+/// Where intents are announced before they are carried out, and struck out after they are undone.
+pub trait Intents: Send + Sync {
+    /// Announces `intent`. Returns only after the log would survive the death of this process.
+    ///
+    /// # Errors
+    /// The log could not be written; the announced thing must then not be made.
+    fn will(&self, intent: Intent) -> io::Result<IntentId>;
+
+    /// Strikes out an intent: what it stood for is gone again. Cannot fail, as there is nothing the caller
+    /// could do: an intent that stays in the log is undone once more on replay, which does no harm.
+    fn done(&self, id: IntentId);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Intent, IntentId};
+
+    /// The log outlives the process that wrote it, so its format is fixed here.
+    #[test]
+    fn the_format_in_the_log_is_stable() {
+        let cases = [
+            (Intent::Dir { path: "/run/a".into() }, r#"{"kind":"dir","path":"/run/a"}"#),
+            (Intent::Mount { target: "/run/a/b".into() }, r#"{"kind":"mount","target":"/run/a/b"}"#),
+            (
+                Intent::Process { argv_token: "sandbox-x".into(), exe: "/usr/bin/qemu".into() },
+                r#"{"kind":"process","argv_token":"sandbox-x","exe":"/usr/bin/qemu"}"#,
+            ),
+        ];
+        for (intent, json) in cases {
+            assert_eq!(serde_json::to_string(&intent).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Intent>(json).unwrap(), intent);
+        }
+        assert_eq!(serde_json::to_string(&IntentId(7)).unwrap(), "7");
+    }
+}
