@@ -1,0 +1,178 @@
+//! The typed configuration: what the rest of the program sees.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::kernel_params::KernelParams;
+use crate::origin::Sources;
+
+/// The whole effective configuration of one sandbox.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Table `[hypervisor.qemu]`.
+    pub hypervisor: Hypervisor,
+    /// Table `[agent.kata]`.
+    pub agent: Agent,
+    /// Table `[runtime]`.
+    pub runtime: Runtime,
+    /// Every key with its effective value and where that came from.
+    pub sources: Sources,
+    /// The base file that was read.
+    pub path: PathBuf,
+}
+
+/// What the virtual machine is made of.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Hypervisor {
+    /// The QEMU binary.
+    pub path: PathBuf,
+    /// Host paths (globs) that the annotation `path` may name.
+    pub valid_hypervisor_paths: Vec<String>,
+    /// The guest kernel.
+    pub kernel: PathBuf,
+    /// The guest's initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The guest's root file system image. Always `None` so far: a value is refused when the file is read.
+    pub image: Option<PathBuf>,
+    /// Extra kernel parameters; each wins over a default of the same name.
+    pub kernel_params: KernelParams,
+    /// Firmware file; `None` means QEMU's own.
+    pub firmware: Option<PathBuf>,
+    /// QEMU machine type, as given to `-machine`.
+    pub machine_type: String,
+    /// Which accelerator to use.
+    pub accelerator: Accelerator,
+    /// Extra CPU features, appended to the CPU model (`pmu=off,vmx=off`); may be empty.
+    pub cpu_features: String,
+    /// vCPUs at boot, at least 1.
+    pub default_vcpus: u32,
+    /// The most vCPUs the VM may ever have, at least `default_vcpus`.
+    pub default_maxvcpus: u32,
+    /// Memory at boot in MiB.
+    pub default_memory_mib: u32,
+    /// How files are shared with the guest.
+    pub shared_fs: SharedFs,
+    /// The virtiofsd binary.
+    pub virtio_fs_daemon: PathBuf,
+    /// Host paths (globs) that the annotation `virtio_fs_daemon` may name.
+    pub valid_virtio_fs_daemon_paths: Vec<String>,
+    /// virtiofsd's cache policy: `auto`, `always`, `metadata` or `never`.
+    pub virtio_fs_cache: String,
+    /// Entries of each virtio-fs queue, a power of two.
+    pub virtio_fs_queue_size: u32,
+    /// Extra arguments for virtiofsd.
+    pub virtio_fs_extra_args: Vec<String>,
+    /// Where the guest's random numbers come from on the host.
+    pub entropy_source: PathBuf,
+    /// Host paths (globs) that the annotation `entropy_source` may name.
+    pub valid_entropy_sources: Vec<String>,
+    /// Hypervisor annotations that a pod may use.
+    pub enable_annotations: Vec<String>,
+    /// Debug output of the VMM and the guest kernel.
+    pub enable_debug: bool,
+    /// Switch off the seccomp filters of the VMM and of virtiofsd.
+    pub disable_seccomp: bool,
+}
+
+/// How the host talks to the agent, and how the agent behaves.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Agent {
+    /// Debug output of the agent.
+    pub enable_debug: bool,
+    /// The agent's log level; `Debug` or lower if `enable_debug`.
+    pub log_level: LogLevel,
+    /// Let the agent open a shell on the debug console port.
+    pub debug_console_enabled: bool,
+    /// The longest time from starting the VM until its agent must have announced itself.
+    pub dial_timeout: Duration,
+    /// Deadline of an ordinary request to the agent.
+    pub request_timeout: Duration,
+    /// Deadline of the request that makes a container.
+    pub create_container_timeout: Duration,
+}
+
+/// The host side of the runtime itself.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Runtime {
+    /// Debug output of the shim.
+    pub enable_debug: bool,
+    /// The shim's log level; `Debug` or lower if `enable_debug`.
+    pub log_level: LogLevel,
+    /// Drop the seccomp profile of containers. Always `true` so far: `false` is refused when the file is read.
+    pub disable_guest_seccomp: bool,
+}
+
+/// The accelerator that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accelerator {
+    /// KVM if it works here, else TCG.
+    #[default]
+    Auto,
+    /// KVM or an error.
+    Kvm,
+    /// Emulation, even if KVM would work.
+    Tcg,
+}
+
+/// How a sandbox's files reach the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SharedFs {
+    /// virtio-fs with a virtiofsd process for each VM.
+    #[default]
+    VirtioFs,
+}
+
+/// How much is logged, from the least to the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum LogLevel {
+    /// Only what makes the program stop.
+    Critical,
+    /// What failed.
+    Error,
+    /// What may become a failure.
+    Warn,
+    /// The milestones.
+    #[default]
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The spelling of the configuration file and of the agent's `agent.log=` parameter.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl Accelerator {
+    /// The spelling of the configuration file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+impl SharedFs {
+    /// The spelling of the configuration file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::VirtioFs => "virtio-fs",
+        }
+    }
+}
