@@ -1,0 +1,8 @@
+//! Names inside the guest that both ends must agree on.
+
+/// Where the sandbox's shared directory is mounted.
+pub const SHARED_DIR: &str = "/run/kata-containers/shared/containers/";
+/// The virtio-fs tag of the shared directory.
+pub const SHARE_TAG: &str = "kataShared";
+/// The virtio-serial port that carries the agent's streams when there is no vsock.
+pub const SERIAL_PORT: &str = "org.katacontainers.agent.0";
