@@ -3,12 +3,19 @@
 //! Each command prepares by itself what it needs (packages, host binaries, guest kernel, guest image) and
 //! keeps it in a cache, so that the second run goes straight to the point.
 
+mod apt;
 mod bench;
+mod binaries;
 mod check;
 mod demo;
+mod guest;
 mod install;
 mod lab;
+mod packages;
+mod process;
+mod progress;
 mod test;
+mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
