@@ -3,7 +3,7 @@
 
 mod generated;
 pub mod guest;
-
+pub mod oci_convert;
 pub mod ports;
 
 pub use generated::{agent, agent_ttrpc, csi, empty, health, health_ttrpc, kata, kata_ttrpc, oci, types};

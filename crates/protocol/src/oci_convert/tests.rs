@@ -1,0 +1,234 @@
+//! What the protocol holds survives the way to OCI and back.
+#![expect(non_snake_case, reason = "the strategies bind the protocol's own field names")]
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use protobuf::MessageField;
+
+use super::{grpc_to_process, grpc_to_spec, spec_to_grpc};
+use crate::oci;
+
+fn text() -> impl Strategy<Value = String> {
+    "[a-z0-9/_.=-]{1,12}"
+}
+
+fn message<S: Strategy>(strategy: S) -> impl Strategy<Value = MessageField<S::Value>>
+where
+    S::Value: Clone,
+{
+    option::of(strategy).prop_map(|value| value.map_or_else(MessageField::none, MessageField::some))
+}
+
+prop_compose! {
+    fn user()(UID in any::<u32>(), GID in any::<u32>(), AdditionalGids in vec(any::<u32>(), 0..4),
+              Username in text()) -> oci::User {
+        oci::User { UID, GID, AdditionalGids, Username, ..Default::default() }
+    }
+}
+
+fn capability_set() -> impl Strategy<Value = Vec<String>> {
+    proptest::sample::subsequence(vec!["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SYS_ADMIN"], 0..4)
+        .prop_map(|set| set.into_iter().map(str::to_owned).collect())
+}
+
+prop_compose! {
+    fn capabilities()(Bounding in capability_set(), Effective in capability_set(), Inheritable in capability_set(),
+                      Permitted in capability_set(), Ambient in capability_set()) -> oci::LinuxCapabilities {
+        oci::LinuxCapabilities { Bounding, Effective, Inheritable, Permitted, Ambient, ..Default::default() }
+    }
+}
+
+prop_compose! {
+    fn process()(Terminal in any::<bool>(), User in user(), Args in vec(text(), 0..4), Env in vec(text(), 0..4),
+                 Cwd in text(), Capabilities in message(capabilities()), NoNewPrivileges in any::<bool>(),
+                 OOMScoreAdj in -1000i64..1000, size in option::of(any::<(u32, u32)>()),
+                 limits in vec((select(vec!["RLIMIT_NOFILE", "RLIMIT_CORE"]), any::<(u64, u64)>()), 0..3))
+                -> oci::Process {
+        oci::Process {
+            Terminal, User: MessageField::some(User), Args, Env, Cwd, Capabilities, NoNewPrivileges, OOMScoreAdj,
+            ConsoleSize: size.map_or_else(MessageField::none, |(Height, Width)| {
+                MessageField::some(oci::Box { Height, Width, ..Default::default() })
+            }),
+            Rlimits: limits.into_iter().map(|(kind, (Hard, Soft))| {
+                oci::POSIXRlimit { Type: kind.to_owned(), Hard, Soft, ..Default::default() }
+            }).collect(),
+            ..Default::default()
+        }
+    }
+}
+
+prop_compose! {
+    fn device_rule()(Allow in any::<bool>(), kind in select(vec!["a", "b", "c"]),
+                     (Major, Minor) in prop_oneof![Just((-1, -1)), (1i64..500, -1i64..500)], Access in "[rwm]{1,3}")
+                    -> oci::LinuxDeviceCgroup {
+        oci::LinuxDeviceCgroup { Allow, Type: kind.to_owned(), Major, Minor, Access, ..Default::default() }
+    }
+}
+
+prop_compose! {
+    fn resources()(Devices in vec(device_rule(), 0..3), Limit in any::<i64>(), Swap in any::<i64>(),
+                   Swappiness in 0u64..100, Shares in any::<u64>(), Quota in any::<i64>(), Cpus in text(),
+                   pids in any::<i64>(), DisableOOMKiller in any::<bool>(), rate in any::<u64>(),
+                   weight in any::<u16>(), huge in 0..i64::MAX as u64) -> oci::LinuxResources {
+        let throttle = oci::LinuxThrottleDevice { Major: 8, Minor: 1, Rate: rate, ..Default::default() };
+        let memory = oci::LinuxMemory { Limit, Swap, Swappiness, DisableOOMKiller, ..Default::default() };
+        oci::LinuxResources {
+            Devices,
+            Memory: MessageField::some(memory),
+            CPU: MessageField::some(oci::LinuxCPU { Shares, Quota, Cpus, ..Default::default() }),
+            Pids: MessageField::some(oci::LinuxPids { Limit: pids, ..Default::default() }),
+            BlockIO: MessageField::some(oci::LinuxBlockIO {
+                Weight: weight.into(),
+                WeightDevice: vec![oci::LinuxWeightDevice { Major: 8, Weight: weight.into(), ..Default::default() }],
+                ThrottleReadBpsDevice: vec![throttle.clone()],
+                ThrottleWriteIOPSDevice: vec![throttle],
+                ..Default::default()
+            }),
+            HugepageLimits: vec![
+                oci::LinuxHugepageLimit { Pagesize: "2MB".to_owned(), Limit: huge, ..Default::default() },
+            ],
+            Network: MessageField::some(oci::LinuxNetwork { ClassID: 7, ..Default::default() }),
+            ..Default::default()
+        }
+    }
+}
+
+fn seccomp_rule(errno: Option<u32>, name: String, value: u64) -> oci::LinuxSyscall {
+    let argument = oci::LinuxSeccompArg {
+        Index: 1,
+        Value: value,
+        ValueTwo: value,
+        Op: "SCMP_CMP_MASKED_EQ".to_owned(),
+        ..Default::default()
+    };
+    let mut rule = oci::LinuxSyscall {
+        Names: vec![name],
+        Action: "SCMP_ACT_ERRNO".to_owned(),
+        Args: vec![argument],
+        ..Default::default()
+    };
+    if let Some(errno) = errno {
+        rule.set_errnoret(errno);
+    }
+    rule
+}
+
+prop_compose! {
+    fn seccomp()(rules in vec((option::of(any::<u32>()), text(), any::<u64>()), 0..3)) -> oci::LinuxSeccomp {
+        oci::LinuxSeccomp {
+            DefaultAction: "SCMP_ACT_ALLOW".to_owned(),
+            Architectures: vec!["SCMP_ARCH_X86_64".to_owned()],
+            Flags: vec!["SECCOMP_FILTER_FLAG_LOG".to_owned()],
+            Syscalls: rules.into_iter().map(|(errno, name, value)| seccomp_rule(errno, name, value)).collect(),
+            ..Default::default()
+        }
+    }
+}
+
+prop_compose! {
+    fn linux()(Resources in message(resources()), CgroupsPath in text(), Seccomp in message(seccomp()),
+               Sysctl in proptest::collection::hash_map(text(), text(), 0..3), ids in any::<(u32, u32, u32)>(),
+               kinds in vec((select(vec!["pid", "network", "mount", "ipc", "uts", "user", "cgroup"]), text()), 0..4),
+               MaskedPaths in vec(text(), 0..3), ReadonlyPaths in vec(text(), 0..3), RootfsPropagation in text(),
+               MountLabel in text(), mode in 0u32..0o7777) -> oci::Linux {
+        let mapping = oci::LinuxIDMapping { HostID: ids.0, ContainerID: ids.1, Size: ids.2, ..Default::default() };
+        let device = oci::LinuxDevice {
+            Path: "/dev/x".to_owned(), Type: "c".to_owned(), Major: 1, Minor: 3, FileMode: mode, ..Default::default()
+        };
+        oci::Linux {
+            UIDMappings: vec![mapping.clone()], GIDMappings: vec![mapping], Sysctl, Resources, CgroupsPath, Seccomp,
+            MaskedPaths, ReadonlyPaths, RootfsPropagation, MountLabel, Devices: vec![device],
+            Namespaces: kinds.into_iter().map(|(kind, Path)| {
+                oci::LinuxNamespace { Type: kind.to_owned(), Path, ..Default::default() }
+            }).collect(),
+            IntelRdt: MessageField::some(oci::LinuxIntelRdt {
+                L3CacheSchema: "L3:0=f".to_owned(), ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+}
+
+fn hooks() -> oci::Hooks {
+    let hook = oci::Hook {
+        Path: "/bin/hook".to_owned(),
+        Args: vec!["hook".to_owned()],
+        Env: vec!["A=b".to_owned()],
+        Timeout: 3,
+        ..Default::default()
+    };
+    oci::Hooks {
+        Prestart: vec![hook.clone()],
+        Poststart: vec![hook.clone()],
+        Poststop: vec![hook.clone()],
+        CreateRuntime: vec![hook.clone()],
+        CreateContainer: vec![hook.clone()],
+        StartContainer: vec![hook],
+        ..Default::default()
+    }
+}
+
+prop_compose! {
+    fn spec()(Process in message(process()), Hostname in text(), Linux in message(linux()), readonly in any::<bool>(),
+              Annotations in proptest::collection::hash_map(text(), text(), 0..3), options in vec(text(), 0..3))
+             -> oci::Spec {
+        let mount = oci::Mount {
+            destination: "/proc".to_owned(), source: "proc".to_owned(), type_: "proc".to_owned(), options,
+            ..Default::default()
+        };
+        oci::Spec {
+            Version: "1.2.0".to_owned(), Process, Hostname, Annotations, Linux, Mounts: vec![mount],
+            Root: MessageField::some(oci::Root {
+                Path: "/rootfs".to_owned(), Readonly: readonly, ..Default::default()
+            }),
+            Hooks: MessageField::some(hooks()),
+            ..Default::default()
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_specification_survives_the_round_trip(sent in spec()) {
+        let runtime = grpc_to_spec(&sent).expect("generated specifications are valid");
+        prop_assert_eq!(spec_to_grpc(&runtime), sent);
+    }
+}
+
+#[test]
+fn the_default_specification_survives_from_the_other_side() {
+    let spec = oci_spec::runtime::Spec::default();
+    let back = grpc_to_spec(&spec_to_grpc(&spec)).expect("made from a valid one");
+    assert_eq!(back.process().as_ref().map(|p| p.args()), spec.process().as_ref().map(|p| p.args()));
+    assert_eq!(back.mounts(), spec.mounts());
+    assert_eq!(
+        back.linux().as_ref().map(|l| l.namespaces().clone()),
+        spec.linux().as_ref().map(|l| l.namespaces().clone())
+    );
+}
+
+#[test]
+fn an_unknown_capability_is_named() {
+    let sets = oci::LinuxCapabilities { Bounding: vec!["CAP_NONSENSE".to_owned()], ..Default::default() };
+    let process = oci::Process { Capabilities: MessageField::some(sets), ..Default::default() };
+    let error = grpc_to_process(&process).expect_err("no such capability");
+    assert!(std::error::Error::source(&error).expect("has a source").to_string().contains("NONSENSE"));
+}
+
+#[test]
+fn a_rule_for_all_devices_has_no_numbers() {
+    for number in [0, -1] {
+        let rule = oci::LinuxDeviceCgroup {
+            Type: "a".to_owned(),
+            Major: number,
+            Minor: number,
+            Access: "rwm".to_owned(),
+            ..Default::default()
+        };
+        let resources = oci::LinuxResources { Devices: vec![rule], ..Default::default() };
+        let converted = super::grpc_to_resources(&resources).expect("valid");
+        let rules = converted.devices().as_ref().expect("one rule");
+        assert_eq!((rules[0].major(), rules[0].minor()), (None, None));
+    }
+}
