@@ -12,8 +12,10 @@ mod guest;
 mod install;
 mod lab;
 mod packages;
+mod prefix;
 mod process;
 mod progress;
+mod setup;
 mod test;
 mod workspace;
 
