@@ -1,0 +1,166 @@
+//! The server's socket: its name, making it, and telling a living one from a stale one.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::args::Identity;
+
+/// Where containerd's shims keep their sockets; short, because a socket's path may have 107 bytes.
+pub const SOCKET_DIR: &str = "/run/containerd/s";
+const SCHEME: &str = "unix://";
+
+/// The socket cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its directory.
+    #[error("Cannot make the socket directory {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A dead shim's socket is in the way.
+    #[error("Cannot remove the stale socket {}", path.display())]
+    Stale {
+        /// The socket.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Binding or restricting it.
+    #[error("Cannot listen on {}", path.display())]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Result of [`bind`].
+#[derive(Debug)]
+pub enum Bound {
+    /// The socket is new and ours.
+    New(UnixListener),
+    /// A living server listens there already.
+    Alive,
+}
+
+/// The socket of the server that serves sandbox `id`, for the containerd and namespace of `identity`.
+///
+/// The name is the upper-case hex SHA-256 of `address/namespace/id`, as upstream's Rust runtime makes it.
+#[must_use]
+pub fn socket_path(dir: &Path, identity: &Identity, id: &str) -> PathBuf {
+    let Identity { address, namespace, .. } = identity;
+    let mut name = String::with_capacity(64);
+    for byte in Sha256::digest(format!("{address}/{namespace}/{id}")) {
+        write!(name, "{byte:02X}").expect("writing to a string cannot fail");
+    }
+    dir.join(name)
+}
+
+/// A socket as containerd wants to read it.
+#[must_use]
+pub fn url(path: &Path) -> String {
+    format!("{SCHEME}{}", path.display())
+}
+
+/// The path in an address, with or without its scheme.
+#[must_use]
+pub fn path_of(address: &str) -> PathBuf {
+    let address = address.trim();
+    PathBuf::from(address.strip_prefix(SCHEME).unwrap_or(address))
+}
+
+/// Listens on `path`, in the place of a dead server if there was one.
+///
+/// # Errors
+/// The system's, with the path.
+pub fn bind(path: &Path) -> Result<Bound, Error> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir)
+        .map_err(|source| Error::Directory { path: dir.to_owned(), source })?;
+    let bind_error = |source| Error::Bind { path: path.to_owned(), source };
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if alive(path) {
+                return Ok(Bound::Alive);
+            }
+            remove(path)?;
+            UnixListener::bind(path).map_err(bind_error)?
+        }
+        other => other.map_err(bind_error)?,
+    };
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(bind_error)?;
+    Ok(Bound::New(listener))
+}
+
+/// Whether somebody listens on `path`.
+#[must_use]
+pub fn alive(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+/// Removes a socket; one that is not there is fine.
+///
+/// # Errors
+/// The system's, with the path.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Stale { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
+    use super::{Bound, alive, bind, path_of, remove, socket_path, url};
+    use crate::args::Identity;
+
+    #[test]
+    fn the_name_is_the_hash_of_address_namespace_and_id() {
+        let identity = Identity {
+            address: "/run/containerd/containerd.sock".into(),
+            namespace: "default".into(),
+            ..Identity::default()
+        };
+        let path = socket_path(Path::new("/run/containerd/s"), &identity, "web");
+        // printf %s /run/containerd/containerd.sock/default/web | sha256sum
+        let hash = "2CDE4450FA38C74F53603E01D2AFD903B315A27A596F12A151414CD59897D883";
+        assert_eq!(path.file_name().unwrap().len(), hash.len());
+        assert_eq!(path.file_name().unwrap().to_str().unwrap(), hash);
+        assert!(url(&path).starts_with("unix:///run/containerd/s/"));
+        assert_eq!(path_of(&format!("{}\n", url(&path))), path);
+        assert_eq!(path_of("/plain"), PathBuf::from("/plain"));
+        assert_ne!(socket_path(Path::new("/run/containerd/s"), &identity, "db"), path);
+    }
+
+    #[test]
+    fn a_living_socket_is_kept_and_a_stale_one_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s/socket");
+        let Bound::New(listener) = bind(&path).unwrap() else { panic!("not new") };
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(bind(&path).unwrap(), Bound::Alive));
+        drop(listener);
+        assert!(!alive(&path));
+        assert!(matches!(bind(&path).unwrap(), Bound::New(_)));
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+    }
+}

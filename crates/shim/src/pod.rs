@@ -1,0 +1,140 @@
+//! Which pod a container belongs to: what CRI implementations write into the annotations of `config.json`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+const TYPE_KEYS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+const SANDBOX_KEYS: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
+
+/// A container's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// It has a VM of its own: a single container, or the sandbox container of a pod.
+    Owner,
+    /// It joins the VM of this sandbox.
+    Member {
+        /// The sandbox's id.
+        sandbox: String,
+    },
+}
+
+/// The bundle does not say.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No `config.json`, or not ours to read.
+    #[error("Cannot read {}; a bundle must have a config.json", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Not JSON, or annotations that are not strings.
+    #[error("Cannot parse {}; it must be an OCI runtime configuration", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A member of no pod.
+    #[error("The annotation {type_key} says that this is a container of a pod, but none says of which: set {}", SANDBOX_KEYS[0])]
+    NoSandbox {
+        /// The annotation that says so.
+        type_key: &'static str,
+    },
+    /// A kind we do not know.
+    #[error("The annotation {type_key} must be \"sandbox\" or \"container\", not {value:?}")]
+    UnknownType {
+        /// The annotation.
+        type_key: &'static str,
+        /// Its value.
+        value: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Shallow {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+/// The annotations of a bundle's `config.json`.
+///
+/// # Errors
+/// The file is missing, unreadable or not what it should be.
+pub fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let path = bundle.join("config.json");
+    let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+    let shallow: Shallow = serde_json::from_slice(&bytes).map_err(|source| Error::Parse { path, source })?;
+    Ok(shallow.annotations)
+}
+
+/// The role that annotations give a container; none means a container alone.
+///
+/// # Errors
+/// An unknown kind, or a member without a sandbox.
+pub fn role(annotations: &BTreeMap<String, String>) -> Result<Role, Error> {
+    let find =
+        |keys: [&'static str; 2]| keys.into_iter().find_map(|key| annotations.get(key).map(|v| (key, v)));
+    match find(TYPE_KEYS) {
+        None => Ok(Role::Owner),
+        Some((_, kind)) if kind == "sandbox" => Ok(Role::Owner),
+        Some((type_key, kind)) if kind == "container" => match find(SANDBOX_KEYS) {
+            Some((_, sandbox)) if !sandbox.is_empty() => Ok(Role::Member { sandbox: sandbox.clone() }),
+            _ => Err(Error::NoSandbox { type_key }),
+        },
+        Some((type_key, value)) => Err(Error::UnknownType { type_key, value: value.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Error, Role, annotations, role};
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn roles_of_containerd_and_crio() {
+        assert_eq!(role(&map(&[])).unwrap(), Role::Owner);
+        let pause =
+            map(&[("io.kubernetes.cri.container-type", "sandbox"), ("io.kubernetes.cri.sandbox-id", "p")]);
+        assert_eq!(role(&pause).unwrap(), Role::Owner);
+        let app =
+            map(&[("io.kubernetes.cri.container-type", "container"), ("io.kubernetes.cri.sandbox-id", "p")]);
+        assert_eq!(role(&app).unwrap(), Role::Member { sandbox: "p".into() });
+        let crio = map(&[
+            ("io.kubernetes.cri-o.ContainerType", "container"),
+            ("io.kubernetes.cri-o.SandboxID", "q"),
+        ]);
+        assert_eq!(role(&crio).unwrap(), Role::Member { sandbox: "q".into() });
+    }
+
+    #[test]
+    fn half_an_answer_is_an_error() {
+        let lost = map(&[("io.kubernetes.cri.container-type", "container")]);
+        assert!(matches!(role(&lost), Err(Error::NoSandbox { .. })));
+        let odd = map(&[("io.kubernetes.cri.container-type", "pod")]);
+        assert!(matches!(role(&odd), Err(Error::UnknownType { .. })));
+    }
+
+    #[test]
+    fn annotations_are_optional_and_the_rest_of_the_file_is_not_looked_at() {
+        let bundle = tempfile::tempdir().unwrap();
+        assert!(matches!(annotations(bundle.path()), Err(Error::Read { .. })));
+        std::fs::write(bundle.path().join("config.json"), r#"{"process": 7}"#).unwrap();
+        assert!(annotations(bundle.path()).unwrap().is_empty());
+        std::fs::write(bundle.path().join("config.json"), r#"{"annotations": {"a": "b"}}"#).unwrap();
+        assert_eq!(annotations(bundle.path()).unwrap(), map(&[("a", "b")]));
+        std::fs::write(bundle.path().join("config.json"), "{").unwrap();
+        assert!(matches!(annotations(bundle.path()), Err(Error::Parse { .. })));
+    }
+}

@@ -1,0 +1,150 @@
+//! The action `start`: makes a container's server, or finds the one of its pod, and answers with its address.
+//!
+//! This process only makes the socket and hands it over; containerd waits for its exit, so it does nothing else.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::address::{self, Bound};
+use crate::args::{BIND_FD_ENV, Identity};
+use crate::bootstrap::{self, Request};
+use crate::pod::{self, Role};
+
+/// The file in the bundle that names the server's process.
+pub const PID_FILE: &str = "shim.pid";
+/// The file in the bundle that names the server's socket; containerd 1.6 reads it when it restarts.
+pub const ADDRESS_FILE: &str = "address";
+/// containerd's own ttRPC socket, for events.
+pub const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
+
+/// `start` failed; nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Standard input.
+    #[error("Cannot read how containerd wants to be answered")]
+    Bootstrap(#[from] bootstrap::Error),
+    /// Whose container this is.
+    #[error("Cannot tell to which sandbox the container belongs")]
+    Pod(#[from] pod::Error),
+    /// The sandbox of a member is gone.
+    #[error("The sandbox {sandbox} of this container is not running (no server on {}); create the pod anew", socket.display())]
+    SandboxGone {
+        /// Its id.
+        sandbox: String,
+        /// Where it should listen.
+        socket: PathBuf,
+    },
+    /// The socket.
+    #[error("Cannot make the server's socket")]
+    Address(#[from] address::Error),
+    /// The working directory is gone.
+    #[error("The bundle (working directory) cannot be used")]
+    Bundle(#[source] io::Error),
+    /// Starting ourselves as the server.
+    #[error("Cannot start the server")]
+    Spawn(#[source] io::Error),
+    /// A file in the bundle.
+    #[error("Cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// containerd does not listen to us.
+    #[error("Cannot write the address to standard output")]
+    Answer(#[source] io::Error),
+}
+
+/// Carries out `start`.
+///
+/// # Errors
+/// See [`Error`]; the chain is for containerd, which shows it to the user.
+pub fn run(identity: &Identity) -> Result<(), Error> {
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bootstrap::Error::Read)?);
+    let request = bootstrap::parse(&bootstrap::read(&input)?, identity)?;
+    let bundle = match &identity.bundle {
+        Some(bundle) => bundle.clone(),
+        None => env::current_dir().map_err(Error::Bundle)?,
+    };
+    let dir = request.socket_dir.as_deref().unwrap_or(Path::new(address::SOCKET_DIR));
+    let socket = match pod::role(&pod::annotations(&bundle)?)? {
+        Role::Member { sandbox } => join(dir, identity, sandbox)?,
+        Role::Owner => own(dir, identity, &request, &bundle)?,
+    };
+    let url = address::url(&socket);
+    write(&bundle.join(ADDRESS_FILE), &url)?;
+    io::stdout().write_all(&bootstrap::reply(&url, request.protobuf)).map_err(Error::Answer)
+}
+
+/// The socket of the pod's server, which must be there.
+fn join(dir: &Path, identity: &Identity, sandbox: String) -> Result<PathBuf, Error> {
+    let socket = address::socket_path(dir, identity, &sandbox);
+    if address::alive(&socket) { Ok(socket) } else { Err(Error::SandboxGone { sandbox, socket }) }
+}
+
+/// The socket of a server of our own, started unless it is there.
+fn own(dir: &Path, identity: &Identity, request: &Request, bundle: &Path) -> Result<PathBuf, Error> {
+    let socket = address::socket_path(dir, identity, &identity.id);
+    let Bound::New(listener) = address::bind(&socket)? else { return Ok(socket) };
+    let started = spawn(listener, identity, request, bundle).map_err(Error::Spawn).and_then(|mut child| {
+        let recorded = write(&bundle.join(PID_FILE), &child.id().to_string());
+        if recorded.is_err() {
+            // It dies of this for certain, and nobody is left to tell if it should not.
+            let _ = child.kill();
+        }
+        adjust_oom_score(child.id());
+        recorded
+    });
+    match started {
+        Ok(()) => Ok(socket),
+        Err(error) => {
+            let _ = address::remove(&socket);
+            Err(error)
+        }
+    }
+}
+
+/// Starts this program once more as the server. The listening socket is its standard input: the one
+/// descriptor that a child gets without any help.
+fn spawn(listener: UnixListener, identity: &Identity, request: &Request, bundle: &Path) -> io::Result<Child> {
+    let mut command = Command::new(env::current_exe()?);
+    command.args(["-namespace", &identity.namespace, "-id", &identity.id, "-address", &identity.address]);
+    command.args(["-publish-binary", &identity.publish_binary]);
+    command.arg("-bundle").arg(bundle);
+    if identity.debug || request.debug {
+        command.arg("-debug");
+    }
+    if let Some(config) = &request.config {
+        command.arg("-config").arg(config);
+    }
+    if let Some(address) = &request.ttrpc_address {
+        command.env(TTRPC_ADDRESS_ENV, address);
+    }
+    command.env(BIND_FD_ENV, "0").current_dir(bundle);
+    command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn()
+}
+
+/// Makes the server a little more likely to be killed than containerd when memory runs out, as containerd's
+/// own shim does. Not vital, so a refusal is passed over.
+fn adjust_oom_score(pid: u32) {
+    let parent = std::os::unix::process::parent_id();
+    let score = fs::read_to_string(format!("/proc/{parent}/oom_score_adj"));
+    if let Some(score) = score.ok().and_then(|text| text.trim().parse::<i32>().ok()) {
+        let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), (score + 1).min(1000).to_string());
+    }
+}
+
+/// Writes a small file so that nobody ever reads half of it.
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let error = |source| Error::Write { path: path.to_owned(), source };
+    let draft = path.with_extension("new");
+    fs::write(&draft, text).map_err(error)?;
+    fs::rename(&draft, path).map_err(error)
+}

@@ -1,0 +1,106 @@
+//! FIFOs between containerd's client and a process.
+//!
+//! Output: besides the writing end a reading end stays open, so that a reader that goes away (a client that
+//! detaches, containerd that restarts) fills the pipe instead of killing the stream. Input: besides the
+//! reading end a writing end stays open until `CloseIO`, so that a client that goes away does not end it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::pipe;
+
+use super::{Error, Input, Output};
+
+/// How long a client may take to open its end of an output. containerd's own shim waits for ever; after
+/// this time the output simply stays in the pipe.
+const READER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The writing end of an input that is held until `CloseIO`; dropping it lets the input end.
+#[derive(Debug)]
+pub struct StdinHold {
+    _writer: File,
+}
+
+/// Opens an input and its hold.
+pub(super) fn open_input(path: &Path) -> Result<(Input, StdinHold), Error> {
+    let error = |source| Error::Open { stream: "stdin", path: path.to_owned(), source };
+    let reader = pipe::OpenOptions::new().open_receiver(path).map_err(error)?;
+    let writer = nonblocking().write(true).open(path).map_err(error)?;
+    Ok((Box::new(FifoInput(reader)), StdinHold { _writer: writer }))
+}
+
+/// Opens an output as soon as somebody has opened the other end: an output that were written and closed
+/// before that would be lost.
+pub(super) async fn open_output(stream: &'static str, path: &Path) -> Result<Output, Error> {
+    let error = |source| Error::Open { stream, path: path.to_owned(), source };
+    let writer = match pipe::OpenOptions::new().open_sender(path) {
+        Err(none) if none.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            await_reader(path).await.map_err(error)?
+        }
+        other => other.map_err(error)?,
+    };
+    let reader = nonblocking().read(true).open(path).map_err(error)?;
+    Ok(Box::new(FifoOutput { writer, _reader: reader }))
+}
+
+/// The kernel wakes only a blocking `open` when a reader comes. Ours gives up by playing the reader itself.
+async fn await_reader(path: &Path) -> io::Result<pipe::Sender> {
+    let owned = path.to_owned();
+    let mut opening = tokio::task::spawn_blocking(move || OpenOptions::new().write(true).open(owned));
+    let file = match tokio::time::timeout(READER_PATIENCE, &mut opening).await {
+        Ok(opened) => opened,
+        Err(_) => {
+            let _reader = nonblocking().read(true).open(path)?;
+            opening.await
+        }
+    };
+    pipe::Sender::from_file(file.map_err(io::Error::other)??)
+}
+
+fn nonblocking() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(i32::try_from(OFlags::NONBLOCK.bits()).expect("the flag is a small constant"));
+    options
+}
+
+struct FifoInput(pipe::Receiver);
+
+impl AsyncRead for FifoInput {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+struct FifoOutput {
+    writer: pipe::Sender,
+    _reader: File,
+}
+
+impl AsyncWrite for FifoOutput {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.writer).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.writer).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,153 @@
+//! A process's standard streams on the host: what containerd names in a request, opened the way containerd's
+//! own shim opens it.
+
+mod fifo;
+mod logger;
+mod uri;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use self::fifo::StdinHold;
+use self::uri::Target;
+
+/// Bytes from containerd to the process.
+pub type Input = Box<dyn AsyncRead + Send + Unpin>;
+/// Bytes from the process to containerd.
+pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// What a request names: paths or URIs, empty for none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// A FIFO.
+    pub stdin: String,
+    /// A FIFO, `file://` or `binary://`.
+    pub stdout: String,
+    /// The same; not used with a terminal.
+    pub stderr: String,
+    /// The process has a terminal: its output is one stream.
+    pub terminal: bool,
+}
+
+/// The streams, ready to be copied to and from the guest.
+#[derive(Default)]
+pub struct Streams {
+    /// From containerd.
+    pub stdin: Option<Input>,
+    /// To containerd.
+    pub stdout: Option<Output>,
+    /// To containerd.
+    pub stderr: Option<Output>,
+    /// Keeps `stdin` from ending before `CloseIO`.
+    pub hold: Option<StdinHold>,
+}
+
+/// A stream cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not a URI that we know.
+    #[error(
+        "Cannot use {uri:?} as a process's output; give a FIFO's path, file:///path or binary:///program"
+    )]
+    Uri {
+        /// What was given.
+        uri: String,
+    },
+    /// A FIFO or file.
+    #[error("Cannot open {} as a process's {stream}", path.display())]
+    Open {
+        /// stdin, stdout or stderr.
+        stream: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The program of a `binary://` URI.
+    #[error("Cannot start the logging program {}", path.display())]
+    Logger {
+        /// The program.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It started, and gave up or said nothing for long.
+    #[error("The logging program {} did not become ready; it must close descriptor 5", path.display())]
+    LoggerNotReady {
+        /// The program.
+        path: PathBuf,
+    },
+}
+
+/// Opens what `names` asks for, for the container `id` of `namespace` (a logging program is told both).
+///
+/// # Errors
+/// What cannot be opened, and why. Nothing stays open.
+pub async fn open(names: &Names, namespace: &str, id: &str) -> Result<Streams, Error> {
+    let mut streams = Streams::default();
+    if !names.stdin.is_empty() {
+        let (input, hold) = fifo::open_input(Path::new(&names.stdin))?;
+        streams.stdin = Some(input);
+        streams.hold = Some(hold);
+    }
+    let stderr = if names.terminal { "" } else { &names.stderr };
+    if let Target::Logger(program) = uri::parse(&names.stdout)? {
+        // One program gets both streams, whatever stderr says, as in containerd's own shim.
+        let (stdout, stderr) = logger::start(&program, namespace, id).await?;
+        streams.stdout = Some(stdout);
+        streams.stderr = (!names.terminal).then_some(stderr);
+        return Ok(streams);
+    }
+    streams.stdout = open_output("stdout", &names.stdout).await?;
+    streams.stderr = open_output("stderr", stderr).await?;
+    Ok(streams)
+}
+
+async fn open_output(stream: &'static str, uri: &str) -> Result<Option<Output>, Error> {
+    match uri::parse(uri)? {
+        Target::None => Ok(None),
+        Target::Path(path) if is_fifo(&path) => fifo::open_output(stream, &path).await.map(Some),
+        Target::Path(path) | Target::File(path) => {
+            let file = open_file(&path).map_err(|source| Error::Open { stream, path, source })?;
+            Ok(Some(Box::new(FileOutput(file))))
+        }
+        Target::Logger(_) => Err(Error::Uri { uri: uri.to_owned() }),
+    }
+}
+
+fn is_fifo(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// A log file. A file is always ready; what it costs to write to it is what it costs everybody.
+struct FileOutput(File);
+
+impl AsyncWrite for FileOutput {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.0.write(bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
