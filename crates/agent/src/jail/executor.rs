@@ -1,0 +1,180 @@
+//! The last step in the workload's process: finding the executable and becoming it.
+
+use std::ffi::CString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::unistd::execv;
+use oci_spec::runtime::Spec;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use super::failure::Failures;
+use super::sys;
+
+/// Where executables are looked for when the process has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Exit statuses of a shell for a command that is not there, and for one that cannot be run.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+
+/// Runs the workload with the messages that users know from runc.
+#[derive(Clone)]
+pub(super) struct WorkloadExecutor {
+    failures: Failures,
+    /// The container's first process: nobody waits for an error once it has been started.
+    init: bool,
+}
+
+impl WorkloadExecutor {
+    pub(super) fn for_init(failures: &Failures) -> Self {
+        Self { failures: failures.clone(), init: true }
+    }
+
+    pub(super) fn for_exec(failures: &Failures) -> Self {
+        Self { failures: failures.clone(), init: false }
+    }
+}
+
+impl Executor for WorkloadExecutor {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let checked = arguments(spec).and_then(|arguments| find(&arguments[0], &search_path(spec)));
+        checked.map(|_| ()).map_err(|message| {
+            self.failures.conclude(&message);
+            ExecutorValidationError::ArgValidationError(message)
+        })
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let (message, status) = match become_workload(spec) {
+            Ok(never) => match never {},
+            Err(failure) => failure,
+        };
+        if self.init {
+            // The console of the container is the only place left to say it.
+            let _ = io::stderr().write_all(format!("{message}\n").as_bytes());
+            std::process::exit(status);
+        }
+        self.failures.conclude(&message);
+        Err(ExecutorError::Other(message))
+    }
+}
+
+fn become_workload(spec: &Spec) -> Result<std::convert::Infallible, (String, i32)> {
+    let refuse = |message: String| (message, NOT_FOUND);
+    let arguments = arguments(spec).map_err(refuse)?;
+    let path = find(&arguments[0], &search_path(spec)).map_err(refuse)?;
+    let failed = |errno: Errno| {
+        let status = if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE };
+        (format!("exec {}: {}", path.display(), lower(errno.desc())), status)
+    };
+    let executable = c_string(path.as_os_str().as_encoded_bytes()).map_err(refuse)?;
+    let arguments: Vec<CString> =
+        arguments.iter().map(|argument| c_string(argument.as_bytes())).collect::<Result<_, _>>().map_err(refuse)?;
+    sys::restore_sigpipe().map_err(failed)?;
+    SigSet::empty().thread_set_mask().map_err(failed)?;
+    execv(&executable, &arguments).map_err(failed)
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, String> {
+    CString::new(bytes).map_err(|_| "exec: an argument contains a NUL byte".to_owned())
+}
+
+fn arguments(spec: &Spec) -> Result<&[String], String> {
+    let process = spec.process().as_ref();
+    let arguments = process.and_then(|process| process.args().as_deref()).unwrap_or_default();
+    match arguments.first() {
+        None => Err("exec: the process has no arguments; set process.args".to_owned()),
+        Some(name) if name.is_empty() => Err("exec: \"\": executable file not found in $PATH".to_owned()),
+        Some(_) => Ok(arguments),
+    }
+}
+
+fn search_path(spec: &Spec) -> String {
+    let process = spec.process().as_ref();
+    let environment = process.and_then(|process| process.env().as_deref()).unwrap_or_default();
+    let path = environment.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+    path.unwrap_or(DEFAULT_PATH).to_owned()
+}
+
+/// The file that `name` stands for.
+fn find(name: &str, search_path: &str) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        return match check(Path::new(name)) {
+            Ok(()) => Ok(name.into()),
+            Err(Errno::ENOENT) => Err(format!("exec: {name:?}: stat {name}: no such file or directory")),
+            Err(errno) => Err(format!("exec: {name:?}: {}", lower(errno.desc()))),
+        };
+    }
+    let mut denied = None;
+    for directory in search_path.split(':') {
+        let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
+        match check(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(errno @ (Errno::EACCES | Errno::EISDIR)) => denied = denied.or(Some(errno)),
+            Err(_) => {}
+        }
+    }
+    match denied {
+        Some(Errno::EACCES) => Err(format!("exec: {name:?}: permission denied")),
+        _ => Err(format!("exec: {name:?}: executable file not found in $PATH")),
+    }
+}
+
+fn check(path: &Path) -> Result<(), Errno> {
+    let metadata = std::fs::metadata(path).map_err(|error| errno_of(&error))?;
+    if metadata.is_dir() {
+        return Err(Errno::EISDIR);
+    }
+    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
+}
+
+/// Error texts inside a sentence start small, as everywhere in this field.
+fn lower(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().chain(characters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_searched_in_the_path() {
+        assert_eq!(find("sh", "/nowhere:/bin").as_deref(), Ok(Path::new("/bin/sh")));
+    }
+
+    #[test]
+    fn a_missing_name_is_reported_like_runc() {
+        assert_eq!(
+            find("nope", "/bin:/usr/bin").expect_err("there is none"),
+            "exec: \"nope\": executable file not found in $PATH"
+        );
+    }
+
+    #[test]
+    fn a_missing_path_is_reported_like_runc() {
+        assert_eq!(
+            find("/no/such", "/bin").expect_err("there is none"),
+            "exec: \"/no/such\": stat /no/such: no such file or directory"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_executable_is_denied() {
+        assert_eq!(find("/etc/passwd", "").expect_err("is data"), "exec: \"/etc/passwd\": permission denied");
+    }
+
+    #[test]
+    fn a_directory_is_no_executable() {
+        assert_eq!(find("/etc", "").expect_err("is a directory"), "exec: \"/etc\": is a directory");
+    }
+}

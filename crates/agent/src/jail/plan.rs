@@ -1,0 +1,68 @@
+//! What the agent tells the jail, and what the jail answers.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::Process;
+use serde::{Deserialize, Serialize};
+
+/// Where the jail finds its [`Plan`] (a memory file with JSON).
+pub(crate) const PLAN_FD: i32 = 3;
+/// Where the jail writes its [`Outcome`] (a pipe; one line of JSON).
+pub(crate) const RESULT_FD: i32 = 4;
+/// Where `libcontainer` looks for cgroups.
+pub(crate) const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+
+/// One job.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Plan {
+    /// Make a container; its process waits for the notify socket.
+    Create(Create),
+    /// Run a process in a running container.
+    Exec(Exec),
+}
+
+/// What both jobs need.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// The container.
+    pub(crate) container_id: String,
+    /// Where `libcontainer` keeps its state, one folder per container.
+    pub(crate) state_dir: PathBuf,
+    /// The socket that is sent the terminal, if the process has one.
+    pub(crate) console: Option<PathBuf>,
+    /// The cgroup v2 hierarchy, unless it is mounted at [`CGROUP_MOUNT`].
+    pub(crate) cgroup_root: Option<PathBuf>,
+}
+
+/// See [`Plan::Create`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Create {
+    /// Where.
+    pub(crate) place: Place,
+    /// The folder with the container's `config.json`.
+    pub(crate) bundle: PathBuf,
+}
+
+/// See [`Plan::Exec`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Exec {
+    /// Where.
+    pub(crate) place: Place,
+    /// What to run.
+    pub(crate) process: Process,
+}
+
+/// How it went.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// The process is there.
+    Started {
+        /// Its id in the agent's pid namespace.
+        pid: i32,
+    },
+    /// It is not.
+    Failed {
+        /// Why, for people.
+        message: String,
+    },
+}
