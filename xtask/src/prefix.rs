@@ -82,11 +82,6 @@ impl Prefix {
         self.root.join("bin")
     }
 
-    /// The file server.
-    pub(crate) fn virtiofsd(&self) -> PathBuf {
-        self.root.join("libexec/virtiofsd")
-    }
-
     /// The guest kernel.
     pub(crate) fn kernel(&self) -> PathBuf {
         self.root.join("share/kata-containers/vmlinux.container")

@@ -2,7 +2,7 @@
 //! of it put into a prefix. Nothing is done twice; a second call takes a second or two.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -66,13 +66,15 @@ fn items(
 
 /// Fills the placeholders; one that is not known here is an error rather than a broken path later.
 fn configuration(template: &str, prefix: &Prefix) -> Result<String> {
-    let shown = |path: &Path| path.display().to_string();
+    let shown = |path: PathBuf| path.display().to_string();
     let values = [
-        ("@PREFIX@", shown(prefix.root())),
         ("@QEMU@", QEMU.to_owned()),
-        ("@KERNEL@", shown(&prefix.kernel())),
-        ("@INITRD@", shown(&prefix.initrd())),
-        ("@VIRTIOFSD@", shown(&prefix.virtiofsd())),
+        ("@QEMUPATH@", QEMU.to_owned()),
+        ("@KERNEL@", shown(prefix.kernel())),
+        ("@INITRD@", shown(prefix.initrd())),
+        ("@VIRTIOFSD@", shown(prefix.root().join("libexec/virtiofsd"))),
+        ("@SHAREDIR@", shown(prefix.root().join("share/kata-containers"))),
+        ("@LIBEXECDIR@", shown(prefix.root().join("libexec"))),
     ];
     let filled = values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value));
     let placeholder = |line: &&str| {
@@ -92,8 +94,8 @@ mod tests {
     #[test]
     fn placeholders_are_filled_and_unknown_ones_refused() {
         let prefix = Prefix::new(Path::new("/opt/x")).unwrap();
-        let text = configuration("kernel = \"@PREFIX@/share\"\nmail = \"a@b\"\n", &prefix).unwrap();
-        assert_eq!(text, "kernel = \"/opt/x/share\"\nmail = \"a@b\"\n");
+        let text = configuration("kernel = \"@SHAREDIR@/x\"\nmail = \"a@b\"\n", &prefix).unwrap();
+        assert_eq!(text, "kernel = \"/opt/x/share/kata-containers/x\"\nmail = \"a@b\"\n");
         assert!(configuration("path = \"@OTHER@/x\"\n", &prefix).is_err());
     }
 }
