@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::origin::Origin;
+
 /// Why no configuration could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,10 +47,10 @@ pub enum Error {
 }
 
 /// One thing to correct in a file or an annotation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// `path:line`, or the annotation.
-    pub place: String,
+    /// Where the wrong value stands.
+    pub place: Origin,
     /// What is wrong and what to do, as a sentence.
     pub text: String,
 }

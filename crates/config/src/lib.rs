@@ -4,24 +4,75 @@
 //! that are not honoured yet ([`load`] refuses those unless the value says what happens today anyway), or an error.
 //! Every effective value knows where it came from ([`Sources`]).
 
+mod annotations;
+mod derive;
 mod error;
+mod file;
+mod glob;
 mod kernel_params;
+mod layer;
+mod locate;
 mod model;
+mod nearest;
+pub mod options;
 mod origin;
 mod request;
+mod settings;
+mod template;
 mod value;
+
+use std::path::PathBuf;
 
 pub use error::{Error, Problem};
 pub use kernel_params::{KernelParam, KernelParams};
 pub use model::{Accelerator, Agent, Config, Hypervisor, LogLevel, Runtime, SharedFs};
 pub use origin::{Origin, Setting, Sources};
 pub use request::{DEFAULT_PATHS, LoadRequest};
+pub use template::{Placement, TEMPLATE, render_template};
 pub use value::{Fixed, Value};
+
+use file::Role;
+use settings::Settings;
 
 /// Finds, reads, merges and checks the configuration.
 ///
+/// Later wins: defaults, base file, `config.d/*.toml` in alphabetical order, annotations.
+///
 /// # Errors
-/// No file, an unreadable file, or a list of everything that is wrong in it.
+/// No file, an unreadable file, or a list of everything that is wrong in the files and annotations.
 pub fn load(request: &LoadRequest) -> Result<Config, Error> {
-    Err(Error::NotFound { searched: request.search.clone() })
+    let base = locate::base(request)?;
+    let mut settings = Settings::defaults();
+    let mut problems = Vec::new();
+    let mut layers = vec![file::read(&base.path, Role::Base, &base.chosen_by)?];
+    for path in locate::drop_ins(&base.path)? {
+        layers.push(file::read(&path, Role::DropIn, "being a drop-in")?);
+    }
+    for mut layer in layers {
+        problems.append(&mut layer.problems);
+        settings.overlay(layer);
+    }
+    let mut layer = annotations::read(&request.annotations, &settings);
+    problems.append(&mut layer.problems);
+    settings.overlay(layer);
+    let built = settings.build(base.path, request.host_cpus);
+    match built {
+        Ok(config) if problems.is_empty() => return Ok(config),
+        Ok(_) => {}
+        Err(more) => problems.extend(more),
+    }
+    problems.sort();
+    Err(Error::Invalid(problems))
 }
+
+impl Config {
+    /// What results if no file says anything, on a host with `host_cpus` CPUs.
+    #[must_use]
+    pub fn built_in(host_cpus: u32) -> Self {
+        let path = PathBuf::from("(built in)");
+        Settings::defaults().build(path, host_cpus).expect("a test builds the defaults")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,9 @@ use serde::Serialize;
 use crate::value::Value;
 
 /// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+///
+/// The order is that of precedence, then of lines.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Origin {
     /// Nobody gave one.

@@ -64,6 +64,16 @@ impl Value {
         u32::try_from(self.integer()).unwrap_or(0)
     }
 
+    /// The number, whole or not, or 0.
+    #[must_use]
+    pub fn number(&self) -> f64 {
+        match self {
+            Self::Int(number) => *number as f64,
+            Self::Float(number) => *number,
+            _ => 0.0,
+        }
+    }
+
     /// The text, or an empty one.
     #[must_use]
     pub fn text(&self) -> &str {

@@ -1,0 +1,101 @@
+//! Values that follow from other values or from the host.
+
+use crate::error::Problem;
+use crate::model::{Config, LogLevel};
+use crate::options::Table;
+use crate::origin::{Origin, Setting};
+use crate::settings::Settings;
+use crate::value::Value;
+
+/// Upstream's default memory in MiB.
+const DEFAULT_MEMORY_MIB: u32 = 2048;
+
+/// Fills in what is derived and checks what depends on several keys.
+pub(crate) fn complete(config: &mut Config, settings: &Settings, host_cpus: u32) -> Vec<Problem> {
+    memory(config);
+    log_levels(config);
+    vcpus(config, settings, host_cpus.max(1)).err().into_iter().collect()
+}
+
+fn memory(config: &mut Config) {
+    if config.hypervisor.default_memory_mib == 0 {
+        config.hypervisor.default_memory_mib = DEFAULT_MEMORY_MIB;
+        note(config, "hypervisor.qemu.default_memory", Value::Int(DEFAULT_MEMORY_MIB.into()), "0 means 2048");
+    }
+}
+
+fn log_levels(config: &mut Config) {
+    if config.runtime.enable_debug && config.runtime.log_level < LogLevel::Debug {
+        config.runtime.log_level = LogLevel::Debug;
+        note(
+            config,
+            "runtime.log_level",
+            Value::Text("debug".to_owned()),
+            "enable_debug = true in [runtime]",
+        );
+    }
+    if config.agent.enable_debug && config.agent.log_level < LogLevel::Debug {
+        config.agent.log_level = LogLevel::Debug;
+        note(
+            config,
+            "agent.kata.log_level",
+            Value::Text("debug".to_owned()),
+            "enable_debug = true in [agent.kata]",
+        );
+    }
+}
+
+fn vcpus(config: &mut Config, settings: &Settings, host_cpus: u32) -> Result<(), Problem> {
+    let asked = settings.named(Table::Hypervisor, "default_vcpus");
+    let most = settings.named(Table::Hypervisor, "default_maxvcpus");
+    let boot = boot_vcpus(asked.value.number(), host_cpus);
+    let limit = most.value.unsigned();
+    let by_annotation = matches!(asked.origin, Origin::Annotation { .. });
+    if limit != 0 && boot > limit {
+        return Err(too_many(asked, boot, &format!("`default_maxvcpus` ({limit}, {})", most.origin)));
+    }
+    if limit == 0 && by_annotation && boot > host_cpus {
+        return Err(too_many(asked, boot, &format!("the host's CPUs ({host_cpus})")));
+    }
+    config.hypervisor.default_vcpus = boot;
+    config.hypervisor.default_maxvcpus = if limit == 0 { boot.max(host_cpus) } else { limit };
+    if asked.value != Value::Int(boot.into()) {
+        let how = format!("{} ({}) on a host with {host_cpus} CPUs", asked.value, asked.origin);
+        note(config, "hypervisor.qemu.default_vcpus", Value::Int(boot.into()), &how);
+    }
+    if limit == 0 {
+        let value = Value::Int(config.hypervisor.default_maxvcpus.into());
+        note(config, "hypervisor.qemu.default_maxvcpus", value, "0 means the CPUs of the host");
+    }
+    Ok(())
+}
+
+/// Fractions are rounded up, 0 is 1, a negative number is all of the host's.
+fn boot_vcpus(asked: f64, host_cpus: u32) -> u32 {
+    if asked < 0.0 {
+        return host_cpus;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the row's bounds are -1 and 1024, negative ones were handled"
+    )]
+    let whole = asked.ceil() as u32;
+    whole.max(1)
+}
+
+fn too_many(asked: &Setting, boot: u32, limit: &str) -> Problem {
+    let text =
+        format!("`default_vcpus` asks for {boot} vCPUs, more than {limit}; lower it or raise the limit");
+    Problem { place: asked.origin.clone(), text }
+}
+
+/// Replaces a setting by its derived value; the earlier origin is part of the explanation.
+fn note(config: &mut Config, key: &str, value: Value, how: &str) {
+    let from = match config.sources.get(key).map(|setting| &setting.origin) {
+        None | Some(Origin::Default) => how.to_owned(),
+        Some(earlier) if how.contains(&earlier.to_string()) => how.to_owned(),
+        Some(earlier) => format!("{how} ({earlier})"),
+    };
+    config.sources.0.insert(key.to_owned(), Setting { value, origin: Origin::Derived { from } });
+}

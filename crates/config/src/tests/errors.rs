@@ -1,0 +1,75 @@
+//! The texts a person reads when a file is wrong.
+
+use super::Tree;
+
+fn refused(text: &str) -> String {
+    let tree = Tree::new(text);
+    let result = tree.load();
+    tree.text(result)
+}
+
+#[test]
+fn one_problem_is_one_line() {
+    insta::assert_snapshot!(refused("[hypervisor.qemu]\ndefault_vcpu = 2\n"), @"/etc/kata-containers/configuration.toml:2: Unknown key `default_vcpu` in [hypervisor.qemu]; did you mean `default_vcpus`?");
+}
+
+#[test]
+fn not_toml() {
+    insta::assert_snapshot!(refused("[hypervisor.qemu]\npath = \n"), @"/etc/kata-containers/configuration.toml:2: Not valid TOML: string values must be quoted, expected literal string");
+    insta::assert_snapshot!(refused("[runtime]\nname = 'virt_container'\nname = 'x'\n"), @"/etc/kata-containers/configuration.toml:3: Not valid TOML: duplicate key");
+}
+
+#[test]
+fn everything_is_reported_at_once() {
+    let everything = refused(
+        "stray = 1\n\
+         [hypervisor]\npath = '/x'\n\
+         [hypervisor.clh]\npath = '/x'\n\
+         [hypervisor.qmu]\npath = '/x'\n\
+         [hypervisor.qemu]\n\
+         path = 'qemu'\n\
+         kernel = 5\n\
+         initrd = ''\n\
+         image = '/image'\n\
+         kernel_params = 'a=\"b'\n\
+         machine_type = 'virt'\n\
+         accelerator = 'hvf'\n\
+         default_vcpus = 'two'\n\
+         default_maxvcpus = 1.5\n\
+         default_memory = 32\n\
+         shared_fs = 'virtio-9p'\n\
+         virtio_fs_queue_size = 1000\n\
+         virtio_fs_extra_args = [1, 2]\n\
+         enable_annotations = ['kernal']\n\
+         enable_debug = 'true'\n\
+         block_device_driver = 'virtio-scsi'\n\
+         enable_hugepages = true\n\
+         guest_extension_images = [{ name = 'x' }]\n\
+         debug_console_enabled = true\n\
+         xyzzy = 1979-05-27\n\
+         [agent.kata]\n\
+         dial_timeout = 10\n\
+         reconnect_timeout_ms = 10000\n\
+         mem_agent = { enable = true }\n\
+         [agent.other]\n\
+         [runtime]\n\
+         disable_guest_seccomp = false\n\
+         internetworking_model = 'tcfilter'\n\
+         [factory]\n\
+         enable_template = true\n\
+         [runtimes]\n",
+    );
+    insta::assert_snapshot!(everything);
+}
+
+#[test]
+fn limits_of_vcpus_name_both_places() {
+    insta::assert_snapshot!(refused("[hypervisor.qemu]\ndefault_vcpus = 4\ndefault_maxvcpus = 2\n"), @"/etc/kata-containers/configuration.toml:2: `default_vcpus` asks for 4 vCPUs, more than `default_maxvcpus` (2, /etc/kata-containers/configuration.toml:3); lower it or raise the limit");
+}
+
+#[test]
+fn a_problem_in_a_drop_in_names_the_drop_in() {
+    let tree = Tree::new("").with("config.d/10-a.toml", "\n[runtime]\nenable_debg = true\n");
+    let result = tree.load();
+    insta::assert_snapshot!(tree.text(result), @"/etc/kata-containers/config.d/10-a.toml:3: Unknown key `enable_debg` in [runtime]; did you mean `enable_debug`?");
+}

@@ -1,0 +1,126 @@
+//! Defaults, base file, drop-ins: what wins, and what is remembered about it.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{Tree, origin};
+use crate::{Accelerator, Config, LogLevel, Placement, TEMPLATE, render_template};
+
+#[test]
+fn the_shipped_file_says_the_defaults() {
+    let shipped = Tree::new(&render_template(&Placement::default())).load().unwrap();
+    let built_in = Config::built_in(4);
+    assert_eq!(shipped.hypervisor, built_in.hypervisor);
+    assert_eq!(shipped.agent, built_in.agent);
+    assert_eq!(shipped.runtime, built_in.runtime);
+    let plain = TEMPLATE.lines().filter(|line| !line.starts_with('#') && line.contains('@'));
+    assert_eq!(plain.count(), 6, "every placeholder is filled by render_template");
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    let config = Tree::new("").load().unwrap();
+    assert_eq!(config.hypervisor, Config::built_in(4).hypervisor);
+    assert_eq!(config.hypervisor.default_memory_mib, 2048);
+    assert_eq!(config.hypervisor.accelerator, Accelerator::Auto);
+    assert_eq!(origin(&config, "hypervisor.qemu.path"), "default");
+}
+
+#[test]
+fn a_value_knows_its_line() {
+    let tree = Tree::new("# a comment\n[hypervisor.qemu]\n\ndefault_memory = 512\n");
+    let config = tree.load().unwrap();
+    assert_eq!(config.hypervisor.default_memory_mib, 512);
+    let expected = format!("{}:4", tree.path().display());
+    assert_eq!(origin(&config, "hypervisor.qemu.default_memory"), expected);
+}
+
+#[test]
+fn drop_ins_are_read_in_alphabetical_order() {
+    let tree = Tree::new("[hypervisor.qemu]\ndefault_memory = 100\n")
+        .with("config.d/20-that.toml", "[hypervisor.qemu]\ndefault_memory = 300\n")
+        .with("config.d/10-this.toml", "[hypervisor.qemu]\ndefault_memory = 200\nkernel = '/k'\n")
+        .with("config.d/.30-hidden.toml", "[hypervisor.qemu]\ndefault_memory = 400\n")
+        .with("config.d/40-other.conf", "not toml");
+    let config = tree.load().unwrap();
+    assert_eq!(config.hypervisor.default_memory_mib, 300);
+    assert!(origin(&config, "hypervisor.qemu.default_memory").ends_with("config.d/20-that.toml:2"));
+    assert!(origin(&config, "hypervisor.qemu.kernel").ends_with("config.d/10-this.toml:3"));
+}
+
+#[test]
+fn vcpus_are_rounded_up_and_bounded_by_the_host() {
+    for (given, boot, most) in
+        [("1.5", 2, 4), ("0", 1, 4), ("-1", 4, 4), ("3", 3, 4), ("8", 8, 8), ("0.2", 1, 4)]
+    {
+        let config = Tree::new(&format!("[hypervisor.qemu]\ndefault_vcpus = {given}\n")).load().unwrap();
+        assert_eq!(
+            (config.hypervisor.default_vcpus, config.hypervisor.default_maxvcpus),
+            (boot, most),
+            "{given}"
+        );
+    }
+    let config = Tree::new("[hypervisor.qemu]\ndefault_vcpus = 1.5\n").load().unwrap();
+    let from = origin(&config, "hypervisor.qemu.default_vcpus");
+    assert!(from.starts_with("derived: 1.5 (") && from.ends_with(":2) on a host with 4 CPUs"), "{from}");
+}
+
+#[test]
+fn debug_raises_the_log_level_but_never_lowers_it() {
+    let level = |text: &str| Tree::new(text).load().unwrap().runtime.log_level;
+    assert_eq!(level("[runtime]\nenable_debug = true\n"), LogLevel::Debug);
+    assert_eq!(level("[runtime]\nenable_debug = true\nlog_level = 'trace'\n"), LogLevel::Trace);
+    assert_eq!(level("[runtime]\nlog_level = 'warn'\n"), LogLevel::Warn);
+}
+
+#[test]
+fn both_dialects_are_understood() {
+    let go = "[agent.kata]\ndial_timeout = 45\n[runtime]\ncreate_container_timeout = 7\n";
+    let rs = "[agent.kata]\nreconnect_timeout_ms = 45000\ncreate_container_timeout = 7\n";
+    assert_eq!(Tree::new(go).load().unwrap().agent, Tree::new(rs).load().unwrap().agent);
+}
+
+#[test]
+fn known_keys_may_say_what_happens_anyway() {
+    let config = Tree::new(
+        "[hypervisor.qemu]\nimage = ''\nenable_iommu = false\nhot_plug_vfio = 'no-port'\nvirtio_fs_cache_size = 0\n\
+         overhead_vcpus = 0.0\n[hypervisor.qemu.factory]\nenable_template = false\n[factory]\nvm_cache_number = 0\n\
+         [agent.kata]\nkernel_modules = []\nmem_agent = { enable = false }\n\
+         [runtime]\nname = 'virt_container'\nhypervisor_name = 'qemu'\nagent_name = 'kata'\nexperimental = []\n",
+    )
+    .load();
+    assert_eq!(config.unwrap().hypervisor, Config::built_in(4).hypervisor);
+}
+
+proptest! {
+    /// Whatever files give the key, the last of base and drop-ins (by name) wins, and the origin names it.
+    #[test]
+    fn the_last_file_wins(base in proptest::option::of(64u32..9999),
+                          drop_ins in proptest::collection::btree_map("[a-z0-9][a-zA-Z0-9-]{0,6}", proptest::option::of(64u32..9999), 0..6)) {
+        let table = |memory: Option<u32>| memory.map_or_else(String::new, |m| format!("[hypervisor.qemu]\ndefault_memory = {m}\n"));
+        let tree = Tree::new(&table(base));
+        let drop_ins: BTreeMap<String, Option<u32>> = drop_ins.into_iter().map(|(name, m)| (format!("{name}.toml"), m)).collect();
+        for (name, memory) in &drop_ins {
+            tree.write(&format!("config.d/{name}"), &table(*memory));
+        }
+        let config = tree.load().unwrap();
+        let last = drop_ins.iter().filter_map(|(name, memory)| Some((name.as_str(), (*memory)?))).next_back();
+        let (file, expected) = last.or(base.map(|m| ("configuration.toml", m))).unwrap_or(("default", 2048));
+        prop_assert_eq!(config.hypervisor.default_memory_mib, expected);
+        prop_assert!(origin(&config, "hypervisor.qemu.default_memory").contains(file));
+    }
+
+    /// No text makes the reader panic.
+    #[test]
+    fn any_text_is_read_or_refused(text in "[\\[\\]a-z_.=\"' \n0-9{},#-]{0,80}") {
+        let _ = crate::file::parse(&text, std::path::Path::new("/x"), crate::file::Role::Base);
+    }
+
+    /// Kernel parameters come out as they went in.
+    #[test]
+    fn kernel_parameters_round_trip(words in proptest::collection::vec("[a-z.]{1,8}(=[a-z0-9/,=]{0,8}|=\"[a-z ]{0,8}\")?", 0..6)) {
+        let params = crate::KernelParams::parse(&words.join("  ")).unwrap();
+        prop_assert_eq!(params.to_words(), words);
+    }
+}
