@@ -12,12 +12,12 @@ use sha2::{Digest, Sha256};
 use crate::args::Identity;
 
 /// Where containerd's shims keep their sockets; short, because a socket's path may have 107 bytes.
-pub const SOCKET_DIR: &str = "/run/containerd/s";
+pub(crate) const SOCKET_DIR: &str = "/run/containerd/s";
 const SCHEME: &str = "unix://";
 
 /// The socket cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Its directory.
     #[error("Cannot make the socket directory {}", path.display())]
     Directory {
@@ -46,7 +46,7 @@ pub enum Error {
 
 /// Result of [`bind`].
 #[derive(Debug)]
-pub enum Bound {
+pub(crate) enum Bound {
     /// The socket is new and ours.
     New(UnixListener),
     /// A living server listens there already.
@@ -57,7 +57,7 @@ pub enum Bound {
 ///
 /// The name is the upper-case hex SHA-256 of `address/namespace/id`, as upstream's Rust runtime makes it.
 #[must_use]
-pub fn socket_path(dir: &Path, identity: &Identity, id: &str) -> PathBuf {
+pub(crate) fn socket_path(dir: &Path, identity: &Identity, id: &str) -> PathBuf {
     let Identity { address, namespace, .. } = identity;
     let mut name = String::with_capacity(64);
     for byte in Sha256::digest(format!("{address}/{namespace}/{id}")) {
@@ -68,13 +68,13 @@ pub fn socket_path(dir: &Path, identity: &Identity, id: &str) -> PathBuf {
 
 /// A socket as containerd wants to read it.
 #[must_use]
-pub fn url(path: &Path) -> String {
+pub(crate) fn url(path: &Path) -> String {
     format!("{SCHEME}{}", path.display())
 }
 
 /// The path in an address, with or without its scheme.
 #[must_use]
-pub fn path_of(address: &str) -> PathBuf {
+pub(crate) fn path_of(address: &str) -> PathBuf {
     let address = address.trim();
     PathBuf::from(address.strip_prefix(SCHEME).unwrap_or(address))
 }
@@ -83,7 +83,7 @@ pub fn path_of(address: &str) -> PathBuf {
 ///
 /// # Errors
 /// The system's, with the path.
-pub fn bind(path: &Path) -> Result<Bound, Error> {
+pub(crate) fn bind(path: &Path) -> Result<Bound, Error> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new()
         .recursive(true)
@@ -107,7 +107,7 @@ pub fn bind(path: &Path) -> Result<Bound, Error> {
 
 /// Whether somebody listens on `path`.
 #[must_use]
-pub fn alive(path: &Path) -> bool {
+pub(crate) fn alive(path: &Path) -> bool {
     UnixStream::connect(path).is_ok()
 }
 
@@ -115,7 +115,7 @@ pub fn alive(path: &Path) -> bool {
 ///
 /// # Errors
 /// The system's, with the path.
-pub fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(Error::Stale { path: path.to_owned(), source })

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 /// Environment variable that makes this process the server: the number of the inherited descriptor that
 /// is its listening socket.
-pub const BIND_FD_ENV: &str = "KATA_RUNTIME_BIND_FD";
+pub(crate) const BIND_FD_ENV: &str = "KATA_RUNTIME_BIND_FD";
 
 /// Shown by `-help` and after wrong use.
-pub const USAGE: &str = "\
+pub(crate) const USAGE: &str = "\
 Usage: containerd-shim-kata-v2 -namespace N -id ID -address A [-publish-binary B] [-bundle P] [-debug] start|delete
        containerd-shim-kata-v2 -info      (RuntimeInfo protobuf on standard output)
        containerd-shim-kata-v2 -version
@@ -15,7 +15,7 @@ This program is started by containerd, not by hand: ctr run --runtime io.contain
 
 /// What this process was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Print who we are, for containerd's introspection service.
     Info,
     /// Print the version, for a person.
@@ -32,26 +32,26 @@ pub enum Command {
 
 /// For whom and on whose behalf.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// containerd's namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// The container; of the server: the sandbox.
-    pub id: String,
+    pub(crate) id: String,
     /// containerd's gRPC socket.
-    pub address: String,
+    pub(crate) address: String,
     /// containerd's own binary, for `publish` when there is no ttRPC address.
-    pub publish_binary: String,
+    pub(crate) publish_binary: String,
     /// The bundle, when it is not the working directory.
-    pub bundle: Option<PathBuf>,
+    pub(crate) bundle: Option<PathBuf>,
     /// Log at debug level.
-    pub debug: bool,
+    pub(crate) debug: bool,
     /// Our own flag, from `start` to the server: the configuration file named by containerd's runtime options.
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Wrong use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Not one of ours.
     #[error("Unknown flag {0}\n{USAGE}")]
     UnknownFlag(String),
@@ -84,7 +84,7 @@ pub enum Error {
 ///
 /// # Errors
 /// Wrong use; the text ends with [`USAGE`].
-pub fn parse(words: impl IntoIterator<Item = String>, serving: bool) -> Result<Command, Error> {
+pub(crate) fn parse(words: impl IntoIterator<Item = String>, serving: bool) -> Result<Command, Error> {
     let mut words = words.into_iter();
     let mut identity = Identity::default();
     let mut action = None;

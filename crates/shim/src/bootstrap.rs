@@ -26,22 +26,22 @@ const LIMIT: usize = 10 << 20;
 
 /// What was said on standard input.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub(crate) struct Request {
     /// Answer with a protobuf instead of a bare address.
-    pub protobuf: bool,
+    pub(crate) protobuf: bool,
     /// containerd's ttRPC address, when it came this way and not in the environment.
-    pub ttrpc_address: Option<String>,
+    pub(crate) ttrpc_address: Option<String>,
     /// Where the socket goes, instead of the default place.
-    pub socket_dir: Option<PathBuf>,
+    pub(crate) socket_dir: Option<PathBuf>,
     /// The configuration file that containerd's configuration or client names.
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// More log than usual is wanted.
-    pub debug: bool,
+    pub(crate) debug: bool,
 }
 
 /// Standard input cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Reading failed.
     #[error("Cannot read the start parameters from standard input; check containerd")]
     Read(#[source] io::Error),
@@ -54,7 +54,7 @@ pub enum Error {
 ///
 /// # Errors
 /// The system's, when reading.
-pub fn read(input: &File) -> Result<Vec<u8>, Error> {
+pub(crate) fn read(input: &File) -> Result<Vec<u8>, Error> {
     if input.is_terminal() {
         return Ok(Vec::new());
     }
@@ -89,7 +89,7 @@ fn readable(input: &File, deadline: Instant) -> io::Result<bool> {
 ///
 /// # Errors
 /// Runtime options of a type that is ours and that do not parse.
-pub fn parse(bytes: &[u8], identity: &Identity) -> Result<Request, Error> {
+pub(crate) fn parse(bytes: &[u8], identity: &Identity) -> Result<Request, Error> {
     if bytes.is_empty() {
         return Ok(Request::default());
     }
@@ -128,7 +128,7 @@ fn config(any: &Any) -> Result<Option<PathBuf>, Error> {
 
 /// The answer to `start`, in the form that was asked for.
 #[must_use]
-pub fn reply(address: &str, protobuf: bool) -> Vec<u8> {
+pub(crate) fn reply(address: &str, protobuf: bool) -> Vec<u8> {
     if !protobuf {
         return address.as_bytes().to_vec();
     }

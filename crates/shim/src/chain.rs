@@ -4,7 +4,7 @@ use std::error::Error;
 
 /// The error and its sources, joined by `: `.
 #[must_use]
-pub fn text(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn text(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

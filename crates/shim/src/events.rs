@@ -11,22 +11,22 @@ use protobuf::{MessageField, MessageFull};
 
 /// One event, not yet in its envelope.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Event {
+pub(crate) struct Event {
     /// containerd's topic, such as `/tasks/exit`.
-    pub topic: &'static str,
+    pub(crate) topic: &'static str,
     /// The message.
-    pub message: Any,
+    pub(crate) message: Any,
 }
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The process id that containerd knows.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// 0–255; 128 + signal for a killed process.
-    pub status: u32,
+    pub(crate) status: u32,
     /// When.
-    pub at: SystemTime,
+    pub(crate) at: SystemTime,
 }
 
 fn event(topic: &'static str, message: &impl MessageFull) -> Event {
@@ -35,7 +35,7 @@ fn event(topic: &'static str, message: &impl MessageFull) -> Event {
 
 /// A message with the type name that containerd's `typeurl` expects (no `type.googleapis.com/`).
 #[must_use]
-pub fn any<M: MessageFull>(message: &M) -> Any {
+pub(crate) fn any<M: MessageFull>(message: &M) -> Any {
     Any {
         type_url: M::descriptor().full_name().to_owned(),
         value: message.write_to_bytes().expect("a message in memory always serialises"),
@@ -45,7 +45,7 @@ pub fn any<M: MessageFull>(message: &M) -> Any {
 
 /// A time in protobuf; times before 1970 do not happen here and count as 1970.
 #[must_use]
-pub fn timestamp(time: SystemTime) -> Timestamp {
+pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp {
         seconds: since.as_secs().cast_signed(),
@@ -56,7 +56,7 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
 
 /// A container was created.
 #[must_use]
-pub fn create(request: &CreateTaskRequest, pid: u32) -> Event {
+pub(crate) fn create(request: &CreateTaskRequest, pid: u32) -> Event {
     let io = task::TaskIO {
         stdin: request.stdin.clone(),
         stdout: request.stdout.clone(),
@@ -79,7 +79,7 @@ pub fn create(request: &CreateTaskRequest, pid: u32) -> Event {
 
 /// A container's first process, or with `exec` another one, runs.
 #[must_use]
-pub fn start(container: &str, exec: &str, pid: u32) -> Event {
+pub(crate) fn start(container: &str, exec: &str, pid: u32) -> Event {
     let container_id = container.to_owned();
     if exec.is_empty() {
         let message = task::TaskStart { container_id, pid, ..task::TaskStart::default() };
@@ -96,7 +96,7 @@ pub fn start(container: &str, exec: &str, pid: u32) -> Event {
 
 /// Another process is ready to be started.
 #[must_use]
-pub fn exec_added(container: &str, exec: &str) -> Event {
+pub(crate) fn exec_added(container: &str, exec: &str) -> Event {
     let message = task::TaskExecAdded {
         container_id: container.to_owned(),
         exec_id: exec.to_owned(),
@@ -107,7 +107,7 @@ pub fn exec_added(container: &str, exec: &str) -> Event {
 
 /// A process ended; `exec` is empty for a container's first one.
 #[must_use]
-pub fn exit(container: &str, exec: &str, ended: &Ended) -> Event {
+pub(crate) fn exit(container: &str, exec: &str, ended: &Ended) -> Event {
     let message = task::TaskExit {
         container_id: container.to_owned(),
         id: if exec.is_empty() { container.to_owned() } else { exec.to_owned() },
@@ -121,7 +121,7 @@ pub fn exit(container: &str, exec: &str, ended: &Ended) -> Event {
 
 /// A container is gone.
 #[must_use]
-pub fn delete(container: &str, ended: &Ended) -> Event {
+pub(crate) fn delete(container: &str, ended: &Ended) -> Event {
     let message = task::TaskDelete {
         container_id: container.to_owned(),
         pid: ended.pid,
@@ -134,21 +134,21 @@ pub fn delete(container: &str, ended: &Ended) -> Event {
 
 /// A container was paused.
 #[must_use]
-pub fn paused(container: &str) -> Event {
+pub(crate) fn paused(container: &str) -> Event {
     let message = task::TaskPaused { container_id: container.to_owned(), ..task::TaskPaused::default() };
     event(topics::TASK_PAUSED_EVENT_TOPIC, &message)
 }
 
 /// A container goes on.
 #[must_use]
-pub fn resumed(container: &str) -> Event {
+pub(crate) fn resumed(container: &str) -> Event {
     let message = task::TaskResumed { container_id: container.to_owned(), ..task::TaskResumed::default() };
     event(topics::TASK_RESUMED_EVENT_TOPIC, &message)
 }
 
 /// The guest's kernel killed a process of this container for want of memory.
 #[must_use]
-pub fn out_of_memory(container: &str) -> Event {
+pub(crate) fn out_of_memory(container: &str) -> Event {
     let message = task::TaskOOM { container_id: container.to_owned(), ..task::TaskOOM::default() };
     event(topics::TASK_OOM_EVENT_TOPIC, &message)
 }

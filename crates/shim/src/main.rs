@@ -6,13 +6,19 @@
 
 mod address;
 mod args;
+mod backend;
 mod bootstrap;
 mod chain;
+mod decorate;
+mod environment;
 mod events;
+mod info;
+mod ledger;
 mod logging;
 mod options;
 mod pod;
 mod publisher;
+mod service;
 mod start;
 mod stdio;
 

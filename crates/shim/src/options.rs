@@ -7,14 +7,14 @@ use protobuf::well_known_types::any::Any;
 
 /// `runtimeoptions.v1.Options` of containerd's API, as far as we use it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// Field 2: the configuration file.
-    pub config_path: Option<PathBuf>,
+    pub(crate) config_path: Option<PathBuf>,
 }
 
 /// The options are of our type but broken, or ask for what we do not have.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Not a message.
     #[error("The value of {type_url} does not parse")]
     Malformed {
@@ -35,7 +35,7 @@ impl Options {
     ///
     /// # Errors
     /// A value that is not what its type says.
-    pub fn from_any(any: &Any) -> Result<Self, Error> {
+    pub(crate) fn from_any(any: &Any) -> Result<Self, Error> {
         if !any.type_url.ends_with("runtimeoptions.v1.Options") {
             return Ok(Self::default());
         }

@@ -12,7 +12,7 @@ const SANDBOX_KEYS: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.
 
 /// A container's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// It has a VM of its own: a single container, or the sandbox container of a pod.
     Owner,
     /// It joins the VM of this sandbox.
@@ -24,7 +24,7 @@ pub enum Role {
 
 /// The bundle does not say.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// No `config.json`, or not ours to read.
     #[error("Cannot read {}; a bundle must have a config.json", path.display())]
     Read {
@@ -67,7 +67,7 @@ struct Shallow {
 ///
 /// # Errors
 /// The file is missing, unreadable or not what it should be.
-pub fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, Error> {
     let path = bundle.join("config.json");
     let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
     let shallow: Shallow = serde_json::from_slice(&bytes).map_err(|source| Error::Parse { path, source })?;
@@ -78,7 +78,7 @@ pub fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, Error> {
 ///
 /// # Errors
 /// An unknown kind, or a member without a sandbox.
-pub fn role(annotations: &BTreeMap<String, String>) -> Result<Role, Error> {
+pub(crate) fn role(annotations: &BTreeMap<String, String>) -> Result<Role, Error> {
     let find =
         |keys: [&'static str; 2]| keys.into_iter().find_map(|key| annotations.get(key).map(|v| (key, v)));
     match find(TYPE_KEYS) {

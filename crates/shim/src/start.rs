@@ -16,15 +16,15 @@ use crate::bootstrap::{self, Request};
 use crate::pod::{self, Role};
 
 /// The file in the bundle that names the server's process.
-pub const PID_FILE: &str = "shim.pid";
+pub(crate) const PID_FILE: &str = "shim.pid";
 /// The file in the bundle that names the server's socket; containerd 1.6 reads it when it restarts.
-pub const ADDRESS_FILE: &str = "address";
+pub(crate) const ADDRESS_FILE: &str = "address";
 /// containerd's own ttRPC socket, for events.
-pub const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
+pub(crate) const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
 
 /// `start` failed; nothing is left of it.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Standard input.
     #[error("Cannot read how containerd wants to be answered")]
     Bootstrap(#[from] bootstrap::Error),
@@ -65,7 +65,7 @@ pub enum Error {
 ///
 /// # Errors
 /// See [`Error`]; the chain is for containerd, which shows it to the user.
-pub fn run(identity: &Identity) -> Result<(), Error> {
+pub(crate) fn run(identity: &Identity) -> Result<(), Error> {
     let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bootstrap::Error::Read)?);
     let request = bootstrap::parse(&bootstrap::read(&input)?, identity)?;
     let bundle = match &identity.bundle {

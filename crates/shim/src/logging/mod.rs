@@ -23,7 +23,7 @@ const FIFO_NAME: &str = "log";
 
 /// Sends this process's log to containerd and the journal. A panic is logged, then ends the process: half a
 /// sandbox must not go on.
-pub fn start(bundle: &Path, sandbox: &str, level: LevelFilter) {
+pub(crate) fn start(bundle: &Path, sandbox: &str, level: LevelFilter) {
     let output = Output::new(sandbox, LogFifo::open(&bundle.join(FIFO_NAME)).ok(), Journal::open().ok());
     let subscriber = tracing_subscriber::registry().with(output.with_filter(level));
     // Fails only if there is a subscriber already, and then that one is as good.

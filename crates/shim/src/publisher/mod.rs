@@ -32,7 +32,7 @@ const REFUSALS: u32 = 5;
 
 /// How events reach containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Route {
+pub(crate) enum Route {
     /// Its ttRPC socket (`TTRPC_ADDRESS`).
     Ttrpc {
         /// The socket.
@@ -52,7 +52,7 @@ pub enum Route {
 impl Route {
     /// Chooses: the ttRPC socket if it is known, else the binary, else nothing.
     #[must_use]
-    pub fn choose(ttrpc_address: Option<&str>, program: &str, address: &str) -> Self {
+    pub(crate) fn choose(ttrpc_address: Option<&str>, program: &str, address: &str) -> Self {
         match ttrpc_address.filter(|address| !address.is_empty()) {
             Some(ttrpc) => Self::Ttrpc { socket: address::path_of(ttrpc) },
             None if program.is_empty() => Self::Nowhere,
@@ -63,20 +63,23 @@ impl Route {
 
 /// The sending side of the queue; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Publisher {
-    queue: mpsc::UnboundedSender<Item>,
+pub(crate) struct Publisher {
+    pub(crate) queue: mpsc::UnboundedSender<Item>,
 }
 
+/// What stands in the queue.
 #[derive(Debug)]
-enum Item {
+pub(crate) enum Item {
+    /// An event and when it happened.
     Event(SystemTime, Event),
+    /// To be answered when everything before it is sent.
     Flushed(oneshot::Sender<()>),
 }
 
 impl Publisher {
     /// Starts the task that sends. It ends when the last clone is dropped and the queue is empty.
     #[must_use]
-    pub fn start(route: Route, namespace: &str) -> Self {
+    pub(crate) fn start(route: Route, namespace: &str) -> Self {
         let (queue, items) = mpsc::unbounded_channel();
         let courier = Courier { route, namespace: namespace.to_owned(), client: None };
         tokio::spawn(courier.run(items));
@@ -84,13 +87,13 @@ impl Publisher {
     }
 
     /// Appends an event. It is sent after all that were appended before it.
-    pub fn publish(&self, event: Event) {
+    pub(crate) fn publish(&self, event: Event) {
         // The task ends only with the runtime.
         let _ = self.queue.send(Item::Event(SystemTime::now(), event));
     }
 
     /// Waits until everything appended so far is sent, or the time is up.
-    pub async fn flush(&self, limit: Duration) {
+    pub(crate) async fn flush(&self, limit: Duration) {
         let (done, flushed) = oneshot::channel();
         let _ = self.queue.send(Item::Flushed(done));
         if timeout(limit, flushed).await.is_err() {

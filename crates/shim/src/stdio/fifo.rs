@@ -24,7 +24,7 @@ const READER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The writing end of an input that is held until `CloseIO`; dropping it lets the input end.
 #[derive(Debug)]
-pub struct StdinHold {
+pub(crate) struct StdinHold {
     _writer: File,
 }
 

@@ -16,43 +16,43 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use self::fifo::StdinHold;
+pub(crate) use self::fifo::StdinHold;
 use self::uri::Target;
 
 /// Bytes from containerd to the process.
-pub type Input = Box<dyn AsyncRead + Send + Unpin>;
+pub(crate) type Input = Box<dyn AsyncRead + Send + Unpin>;
 /// Bytes from the process to containerd.
-pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
+pub(crate) type Output = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// What a request names: paths or URIs, empty for none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Names {
+pub(crate) struct Names {
     /// A FIFO.
-    pub stdin: String,
+    pub(crate) stdin: String,
     /// A FIFO, `file://` or `binary://`.
-    pub stdout: String,
+    pub(crate) stdout: String,
     /// The same; not used with a terminal.
-    pub stderr: String,
+    pub(crate) stderr: String,
     /// The process has a terminal: its output is one stream.
-    pub terminal: bool,
+    pub(crate) terminal: bool,
 }
 
 /// The streams, ready to be copied to and from the guest.
 #[derive(Default)]
-pub struct Streams {
+pub(crate) struct Streams {
     /// From containerd.
-    pub stdin: Option<Input>,
+    pub(crate) stdin: Option<Input>,
     /// To containerd.
-    pub stdout: Option<Output>,
+    pub(crate) stdout: Option<Output>,
     /// To containerd.
-    pub stderr: Option<Output>,
+    pub(crate) stderr: Option<Output>,
     /// Keeps `stdin` from ending before `CloseIO`.
-    pub hold: Option<StdinHold>,
+    pub(crate) hold: Option<StdinHold>,
 }
 
 /// A stream cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Not a URI that we know.
     #[error(
         "Cannot use {uri:?} as a process's output; give a FIFO's path, file:///path or binary:///program"
@@ -91,7 +91,7 @@ pub enum Error {
 ///
 /// # Errors
 /// What cannot be opened, and why. Nothing stays open.
-pub async fn open(names: &Names, namespace: &str, id: &str) -> Result<Streams, Error> {
+pub(crate) async fn open(names: &Names, namespace: &str, id: &str) -> Result<Streams, Error> {
     let mut streams = Streams::default();
     if !names.stdin.is_empty() {
         let (input, hold) = fifo::open_input(Path::new(&names.stdin))?;

@@ -1,0 +1,148 @@
+//! What the task service needs of a sandbox: the seam between containerd's words and ours. The product has
+//! one implementation ([`crate::kata`]); tests have another.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::Mount;
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use oci_spec::runtime::{Process, Spec};
+
+use crate::events::Ended;
+use crate::ledger::Key;
+use crate::stdio::{Input, Output};
+
+/// A failure that the caller may see: which kind (containerd's clients act on it), and the whole chain as text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Failure {
+    /// The kind.
+    pub(crate) kind: Kind,
+    /// The text, with its causes.
+    pub(crate) text: String,
+}
+
+/// containerd's kinds of errors, as far as we use them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// No such container, process, or no longer.
+    NotFound,
+    /// The name is taken.
+    AlreadyExists,
+    /// Not in this state.
+    FailedPrecondition,
+    /// The request cannot be right.
+    InvalidArgument,
+    /// It took too long.
+    DeadlineExceeded,
+    /// We do not have that.
+    Unimplemented,
+    /// The VM is gone or going.
+    Unavailable,
+    /// Anything else.
+    Unknown,
+}
+
+impl Failure {
+    /// A failure without causes.
+    pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
+
+    /// A failure with an error's whole chain.
+    #[must_use]
+    pub(crate) fn of(kind: Kind, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { kind, text: crate::chain::text(error) }
+    }
+}
+
+/// The streams of a new process.
+#[derive(Default)]
+pub(crate) struct Stdio {
+    /// It has a terminal.
+    pub(crate) terminal: bool,
+    /// From containerd.
+    pub(crate) stdin: Option<Input>,
+    /// To containerd.
+    pub(crate) stdout: Option<Output>,
+    /// To containerd.
+    pub(crate) stderr: Option<Output>,
+}
+
+/// A container to make.
+pub(crate) struct NewContainer {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its bundle.
+    pub(crate) bundle: PathBuf,
+    /// Its root file system, as containerd describes it.
+    pub(crate) rootfs: Vec<Mount>,
+    /// Its `config.json`.
+    pub(crate) spec: Spec,
+    /// Its first process's streams.
+    pub(crate) stdio: Stdio,
+}
+
+/// Where in its life a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    /// Made, not started.
+    Created,
+    /// Running.
+    Running,
+    /// Its container is paused.
+    Paused,
+    /// Ended.
+    Stopped,
+}
+
+/// Answer to `State`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State {
+    /// Where in its life.
+    pub(crate) status: Status,
+    /// The process id that containerd knows.
+    pub(crate) pid: u32,
+    /// How it ended, if it did.
+    pub(crate) ended: Option<Ended>,
+}
+
+/// A process in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GuestProcess {
+    /// The guest's number for it.
+    pub(crate) pid: u32,
+    /// The exec that it is, or empty.
+    pub(crate) exec: String,
+}
+
+/// A sandbox with its containers.
+#[async_trait]
+pub(crate) trait Backend: Send + Sync {
+    /// Makes a container; the answer is the process id that containerd shall know.
+    async fn create(&self, container: NewContainer) -> Result<u32, Failure>;
+    /// Makes another process in a container.
+    async fn exec(&self, key: &Key, process: Process, stdio: Stdio) -> Result<(), Failure>;
+    /// Starts a process.
+    async fn start(&self, key: &Key) -> Result<u32, Failure>;
+    /// Looks at a process.
+    async fn state(&self, key: &Key) -> Result<State, Failure>;
+    /// Sends a signal to a process, or with `all` to every process of the container.
+    async fn kill(&self, key: &Key, signal: u32, all: bool) -> Result<(), Failure>;
+    /// Forgets a process that has ended or was never started; the first process takes its container along.
+    async fn delete(&self, key: &Key) -> Result<Ended, Failure>;
+    /// Waits for a process's end.
+    async fn wait(&self, key: &Key) -> Result<Ended, Failure>;
+    /// Freezes a container.
+    async fn pause(&self, container: &str) -> Result<(), Failure>;
+    /// Thaws a container.
+    async fn resume(&self, container: &str) -> Result<(), Failure>;
+    /// A container's processes.
+    async fn pids(&self, container: &str) -> Result<Vec<GuestProcess>, Failure>;
+    /// A container's consumption.
+    async fn stats(&self, container: &str) -> Result<Metrics, Failure>;
+    /// Tells a process's terminal its size in characters.
+    async fn resize(&self, key: &Key, width: u32, height: u32) -> Result<(), Failure>;
+    /// Ends the VM and removes everything the sandbox made; may be called again.
+    async fn shutdown(&self) -> Result<(), Failure>;
+}

@@ -1,0 +1,239 @@
+//! What containerd knows of each process, and in which order it is told.
+//!
+//! containerd relies on an order per container: create, start, exit, delete; of other processes: added,
+//! started, exit; and the exit of a container's first process last of all exits. The sandbox reports ends as
+//! they happen, on a queue of its own, so an end can be known before the answer that begins it: such an end
+//! is held here until its turn. Nothing in here waits, so the lock is never held for long.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use crate::events::{self, Ended, Event};
+use crate::publisher::Publisher;
+use crate::stdio::{Names, StdinHold};
+
+/// A process: the container's id, and the exec's (empty for the container's first process).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// The container.
+    pub(crate) container: String,
+    /// The exec, or empty.
+    pub(crate) exec: String,
+}
+
+impl Key {
+    /// Of ids as they come in requests.
+    #[must_use]
+    pub(crate) fn new(container: &str, exec: &str) -> Self {
+        Self { container: container.to_owned(), exec: exec.to_owned() }
+    }
+}
+
+/// What a process was created with, for `State`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// Its container's bundle.
+    pub(crate) bundle: String,
+    /// Its streams.
+    pub(crate) names: Names,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// `Create` or `Exec` has not answered yet.
+    Creating,
+    /// Made, and not started.
+    Ready,
+    /// `Start` has not answered yet.
+    Starting,
+    /// Runs, or did.
+    Started,
+}
+
+#[derive(Debug)]
+struct Entry {
+    facts: Facts,
+    hold: Option<StdinHold>,
+    phase: Phase,
+    pid: u32,
+    ended: Option<Ended>,
+    told: bool,
+}
+
+/// All processes of a sandbox that containerd knows.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    entries: Mutex<HashMap<Key, Entry>>,
+    publisher: Publisher,
+}
+
+impl Ledger {
+    /// An empty one, which tells through `publisher`.
+    #[must_use]
+    pub(crate) fn new(publisher: Publisher) -> Self {
+        Self { entries: Mutex::default(), publisher }
+    }
+
+    /// Before the sandbox is asked to make a process. False: there is one of that name.
+    #[must_use]
+    pub(crate) fn begin(&self, key: Key, facts: Facts) -> bool {
+        let mut entries = self.lock();
+        if entries.contains_key(&key) {
+            return false;
+        }
+        let phase = Phase::Creating;
+        entries.insert(key, Entry { facts, hold: None, phase, pid: 0, ended: None, told: false });
+        true
+    }
+
+    /// Keeps its input from ending.
+    pub(crate) fn hold(&self, key: &Key, hold: Option<StdinHold>) {
+        if let Some(entry) = self.lock().get_mut(key) {
+            entry.hold = hold;
+        }
+    }
+
+    /// The sandbox could not make it.
+    pub(crate) fn abandon(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    /// It is made; tells `event`. containerd knows it as `pid` (0: not yet).
+    pub(crate) fn created(&self, key: &Key, pid: u32, event: Event) {
+        self.advance(key, Phase::Ready, Some((pid, event)));
+    }
+
+    /// Before the sandbox is asked to start it.
+    pub(crate) fn starting(&self, key: &Key) {
+        if let Some(entry) = self.lock().get_mut(key)
+            && entry.phase == Phase::Ready
+        {
+            entry.phase = Phase::Starting;
+        }
+    }
+
+    /// It runs; tells `event`, and its end if that is known by now.
+    pub(crate) fn started(&self, key: &Key, pid: u32, event: Event) {
+        self.advance(key, Phase::Started, Some((pid, event)));
+    }
+
+    /// It could not be started.
+    pub(crate) fn start_failed(&self, key: &Key) {
+        self.advance(key, Phase::Ready, None);
+    }
+
+    /// The sandbox says that it ended. True: it is not told yet, because other processes of the container
+    /// have not ended; [`release`](Self::release) tells it anyway.
+    #[must_use]
+    pub(crate) fn ended(&self, key: &Key, ended: Ended) -> bool {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get_mut(key) {
+            entry.ended.get_or_insert(ended);
+        }
+        self.tell(&mut entries, &key.container, false);
+        entries.get(key).is_some_and(|entry| !entry.told && entry.phase == Phase::Started)
+    }
+
+    /// Tells the end of a container although other processes of it have not ended.
+    pub(crate) fn release(&self, container: &str) {
+        self.tell(&mut self.lock(), container, true);
+    }
+
+    /// The sandbox has forgotten it; tells what is not told yet. `ended` is what the sandbox says of its end.
+    /// Answers with the process id that containerd knew.
+    pub(crate) fn deleted(&self, key: &Key, mut ended: Ended) -> u32 {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(key) else { return ended.pid };
+        ended.pid = entry.pid;
+        // An end that the sandbox has not reported yet must still come before the deletion.
+        if entry.phase == Phase::Started {
+            entry.ended.get_or_insert(ended);
+        }
+        let init = key.exec.is_empty();
+        self.tell(&mut entries, &key.container, init);
+        entries.remove(key);
+        if init {
+            entries.retain(|other, _| other.container != key.container);
+            self.publisher.publish(events::delete(&key.container, &ended));
+        } else {
+            // It may have been the last one that its container's own end waited for.
+            self.tell(&mut entries, &key.container, false);
+        }
+        ended.pid
+    }
+
+    /// Lets the process's input end. False: there is no such process.
+    #[must_use]
+    pub(crate) fn close_stdin(&self, key: &Key) -> bool {
+        self.lock().get_mut(key).map(|entry| entry.hold = None).is_some()
+    }
+
+    /// What a process was created with.
+    #[must_use]
+    pub(crate) fn facts(&self, key: &Key) -> Option<Facts> {
+        self.lock().get(key).map(|entry| entry.facts.clone())
+    }
+
+    /// The process id that containerd knows; 0 for none.
+    #[must_use]
+    pub(crate) fn pid(&self, key: &Key) -> u32 {
+        self.lock().get(key).map_or(0, |entry| entry.pid)
+    }
+
+    /// Whether no container is known.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn advance(&self, key: &Key, phase: Phase, told: Option<(u32, Event)>) {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(key);
+        if let Some(entry) = entry {
+            entry.phase = phase;
+            if let Some((pid, _)) = told {
+                entry.pid = pid;
+            }
+        }
+        if let Some((_, event)) = told {
+            self.publisher.publish(event);
+        }
+        self.tell(&mut entries, &key.container, false);
+    }
+
+    /// Tells the ends in this container whose turn has come: of processes that nobody is starting; the
+    /// container's own after all others, unless `force`.
+    fn tell(&self, entries: &mut HashMap<Key, Entry>, container: &str, force: bool) {
+        let mut running = false;
+        let mut init = None;
+        for (key, entry) in entries.iter_mut().filter(|(key, _)| key.container == container) {
+            if key.exec.is_empty() {
+                init = Some(entry);
+                continue;
+            }
+            self.tell_one(key, entry);
+            running |= !entry.told && matches!(entry.phase, Phase::Starting | Phase::Started);
+        }
+        if let Some(entry) = init
+            && (force || !running)
+        {
+            self.tell_one(&Key::new(container, ""), entry);
+        }
+    }
+
+    fn tell_one(&self, key: &Key, entry: &mut Entry) {
+        let settled = matches!(entry.phase, Phase::Ready | Phase::Started);
+        if let Some(ended) = entry.ended.filter(|_| settled && !entry.told) {
+            entry.told = true;
+            let ended = Ended { pid: entry.pid, ..ended };
+            self.publisher.publish(events::exit(&key.container, &key.exec, &ended));
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {
+        self.entries.lock().expect("a panic ends the process, so nobody left the lock poisoned")
+    }
+}
+
+#[cfg(test)]
+mod tests;

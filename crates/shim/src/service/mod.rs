@@ -1,0 +1,333 @@
+//! containerd's task API (`containerd.task.v2` and `v3`), for one sandbox.
+
+mod convert;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::{
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest,
+    PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse,
+    StateRequest, StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::shim_async::Task;
+use oci_spec::runtime::Spec;
+use protobuf::MessageField;
+use tokio::sync::Notify;
+use ttrpc::r#async::TtrpcContext;
+
+use self::convert::status;
+use crate::backend::{Backend, Failure, Kind, NewContainer, Stdio};
+use crate::events::{self, any, timestamp};
+use crate::ledger::{Facts, Key, Ledger};
+use crate::options::Options;
+use crate::publisher::Publisher;
+use crate::stdio::{self, Names};
+
+/// How long the last events may take to reach containerd, which is there: it has just called.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+
+/// The sandbox behind the service, or why there is none.
+pub(crate) type Launched = Result<Arc<dyn Backend>, Failure>;
+
+/// The handlers. All of them are called through [`crate::decorate`].
+pub(crate) struct Service {
+    namespace: String,
+    config: Option<PathBuf>,
+    launched: Launched,
+    ledger: Arc<Ledger>,
+    publisher: Publisher,
+    end: Arc<Notify>,
+}
+
+/// What a [`Service`] is made of.
+pub(crate) struct Parts {
+    /// containerd's namespace.
+    pub(crate) namespace: String,
+    /// The configuration file that runtime options named at the start.
+    pub(crate) config: Option<PathBuf>,
+    /// The sandbox.
+    pub(crate) launched: Launched,
+    /// What containerd knows.
+    pub(crate) ledger: Arc<Ledger>,
+    /// The way to containerd.
+    pub(crate) publisher: Publisher,
+    /// Notified when the process shall end.
+    pub(crate) end: Arc<Notify>,
+}
+
+impl From<Parts> for Service {
+    fn from(parts: Parts) -> Self {
+        let Parts { namespace, config, launched, ledger, publisher, end } = parts;
+        Self { namespace, config, launched, ledger, publisher, end }
+    }
+}
+
+impl Service {
+    fn sandbox(&self) -> Result<&dyn Backend, Failure> {
+        self.launched.as_deref().map_err(Clone::clone)
+    }
+
+    /// The sandbox, for requests about a process that must be known.
+    fn known(&self, key: &Key) -> Result<(&dyn Backend, Facts), Failure> {
+        let facts = self.ledger.facts(key).ok_or_else(|| not_found(key))?;
+        Ok((self.sandbox()?, facts))
+    }
+
+    async fn make_container(&self, request: CreateTaskRequest) -> Result<u32, Failure> {
+        if !request.checkpoint.is_empty() {
+            return Err(Failure::new(
+                Kind::Unimplemented,
+                "Restoring a container from a checkpoint is not implemented",
+            ));
+        }
+        self.check_options(&request)?;
+        let sandbox = self.sandbox()?;
+        let key = Key::new(&request.id, "");
+        let facts = Facts { bundle: request.bundle.clone(), names: convert::names_of_create(&request) };
+        let names = facts.names.clone();
+        if !self.ledger.begin(key.clone(), facts) {
+            return Err(Failure::new(Kind::AlreadyExists, format!("Container {} exists", request.id)));
+        }
+        let made = async {
+            let bundle = PathBuf::from(&request.bundle);
+            let spec = load_spec(&bundle)?;
+            let stdio = self.open(&names, &key).await?;
+            let rootfs = request.rootfs.clone();
+            sandbox.create(NewContainer { id: request.id.clone(), bundle, rootfs, spec, stdio }).await
+        };
+        match made.await {
+            Ok(pid) => {
+                self.ledger.created(&key, pid, events::create(&request, pid));
+                Ok(pid)
+            }
+            Err(failure) => {
+                self.ledger.abandon(&key);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn make_process(&self, request: ExecProcessRequest) -> Result<(), Failure> {
+        let (sandbox, facts) = self.known(&Key::new(&request.id, ""))?;
+        let key = Key::new(&request.id, &request.exec_id);
+        let names = convert::names_of_exec(&request);
+        let process = convert::process(request.spec.as_ref(), names.terminal)?;
+        if request.exec_id.is_empty() {
+            return Err(Failure::new(Kind::InvalidArgument, "An exec needs an id"));
+        }
+        if !self.ledger.begin(key.clone(), Facts { names: names.clone(), ..facts }) {
+            return Err(Failure::new(Kind::AlreadyExists, format!("Exec {} exists", request.exec_id)));
+        }
+        let made = async {
+            let stdio = self.open(&names, &key).await?;
+            sandbox.exec(&key, process, stdio).await
+        };
+        match made.await {
+            Ok(()) => {
+                self.ledger.created(&key, 0, events::exec_added(&key.container, &key.exec));
+                Ok(())
+            }
+            Err(failure) => {
+                self.ledger.abandon(&key);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Runtime options come with `start` and again here. Other ones than then come too late: the VM runs.
+    fn check_options(&self, request: &CreateTaskRequest) -> Result<(), Failure> {
+        let Some(any) = request.options.as_ref() else { return Ok(()) };
+        let options = Options::from_any(any).map_err(|error| Failure::of(Kind::InvalidArgument, &error))?;
+        match options.config_path {
+            Some(path) if Some(&path) != self.config.as_ref() => {
+                let text = format!(
+                    "The configuration {} was named only after the sandbox had been started with another; \
+                     name it in the runtime's options, so that it comes with start",
+                    path.display()
+                );
+                Err(Failure::new(Kind::InvalidArgument, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn open(&self, names: &Names, key: &Key) -> Result<Stdio, Failure> {
+        let streams = stdio::open(names, &self.namespace, &key.container)
+            .await
+            .map_err(|error| Failure::of(Kind::InvalidArgument, &error))?;
+        self.ledger.hold(key, streams.hold);
+        let stdio::Streams { stdin, stdout, stderr, .. } = streams;
+        Ok(Stdio { terminal: names.terminal, stdin, stdout, stderr })
+    }
+
+    async fn start_process(&self, key: &Key) -> Result<u32, Failure> {
+        let (sandbox, _) = self.known(key)?;
+        self.ledger.starting(key);
+        match sandbox.start(key).await {
+            Ok(pid) => {
+                self.ledger.started(key, pid, events::start(&key.container, &key.exec, pid));
+                Ok(pid)
+            }
+            Err(failure) => {
+                self.ledger.start_failed(key);
+                Err(failure)
+            }
+        }
+    }
+
+    async fn end_all(&self) {
+        if let Ok(sandbox) = &self.launched
+            && let Err(failure) = sandbox.shutdown().await
+        {
+            tracing::error!(reason = failure.text, "the sandbox did not end in order");
+        }
+        self.publisher.flush(LAST_EVENTS).await;
+        self.end.notify_one();
+    }
+}
+
+fn not_found(key: &Key) -> Failure {
+    let text = match key.exec.as_str() {
+        "" => format!("Container {} does not exist", key.container),
+        exec => format!("Process {exec} does not exist in container {}", key.container),
+    };
+    Failure::new(Kind::NotFound, text)
+}
+
+fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
+    Spec::load(bundle.join("config.json")).map_err(|error| Failure::of(Kind::InvalidArgument, &error))
+}
+
+#[async_trait]
+impl Task for Service {
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
+        let key = Key::new(&request.id, &request.exec_id);
+        let (sandbox, facts) = self.known(&key).map_err(status)?;
+        let state = sandbox.state(&key).await.map_err(status)?;
+        Ok(convert::state(&key, facts, &state))
+    }
+
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: CreateTaskRequest,
+    ) -> ttrpc::Result<CreateTaskResponse> {
+        let pid = self.make_container(request).await.map_err(status)?;
+        Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+        let key = Key::new(&request.id, &request.exec_id);
+        let pid = self.start_process(&key).await.map_err(status)?;
+        Ok(StartResponse { pid, ..StartResponse::default() })
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
+        let key = Key::new(&request.id, &request.exec_id);
+        let (sandbox, _) = self.known(&key).map_err(status)?;
+        let mut ended = sandbox.delete(&key).await.map_err(status)?;
+        ended.pid = self.ledger.deleted(&key, ended);
+        Ok(DeleteResponse {
+            pid: ended.pid,
+            exit_status: ended.status,
+            exited_at: MessageField::some(timestamp(ended.at)),
+            ..DeleteResponse::default()
+        })
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let (sandbox, _) = self.known(&Key::new(&request.id, "")).map_err(status)?;
+        Ok(convert::pids(sandbox.pids(&request.id).await.map_err(status)?))
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        let (sandbox, _) = self.known(&Key::new(&request.id, "")).map_err(status)?;
+        sandbox.pause(&request.id).await.map_err(status)?;
+        self.publisher.publish(events::paused(&request.id));
+        Ok(Empty::default())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        let (sandbox, _) = self.known(&Key::new(&request.id, "")).map_err(status)?;
+        sandbox.resume(&request.id).await.map_err(status)?;
+        self.publisher.publish(events::resumed(&request.id));
+        Ok(Empty::default())
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        Err(status(Failure::new(Kind::Unimplemented, "Checkpointing a container is not implemented")))
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
+        let key = Key::new(&request.id, &request.exec_id);
+        let (sandbox, _) = self.known(&key).map_err(status)?;
+        sandbox.kill(&key, request.signal, request.all).await.map_err(status)?;
+        Ok(Empty::default())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        self.make_process(request).await.map_err(status)?;
+        Ok(Empty::default())
+    }
+
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        let key = Key::new(&request.id, &request.exec_id);
+        let (sandbox, _) = self.known(&key).map_err(status)?;
+        sandbox.resize(&key, request.width, request.height).await.map_err(status)?;
+        Ok(Empty::default())
+    }
+
+    async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
+        let key = Key::new(&request.id, &request.exec_id);
+        // The end of the FIFO is the end of the process's input, after all that is still in it.
+        if request.stdin && !self.ledger.close_stdin(&key) {
+            return Err(status(not_found(&key)));
+        }
+        Ok(Empty::default())
+    }
+
+    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let text = "Updating a container's resources is not implemented; create it anew with other limits";
+        Err(status(Failure::new(Kind::Unimplemented, text)))
+    }
+
+    async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
+        let key = Key::new(&request.id, &request.exec_id);
+        let (sandbox, _) = self.known(&key).map_err(status)?;
+        let ended = sandbox.wait(&key).await.map_err(status)?;
+        Ok(WaitResponse {
+            exit_status: ended.status,
+            exited_at: MessageField::some(timestamp(ended.at)),
+            ..WaitResponse::default()
+        })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let (sandbox, _) = self.known(&Key::new(&request.id, "")).map_err(status)?;
+        let metrics = sandbox.stats(&request.id).await.map_err(status)?;
+        Ok(StatsResponse { stats: MessageField::some(any(&metrics)), ..StatsResponse::default() })
+    }
+
+    async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
+        Ok(ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid: self.ledger.pid(&Key::new(&request.id, "")),
+            version: crate::info::VERSION.to_owned(),
+            ..ConnectResponse::default()
+        })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> ttrpc::Result<Empty> {
+        // containerd calls after each container of a pod; only the last one ends it.
+        if request.now || self.ledger.is_empty() {
+            self.end_all().await;
+        }
+        Ok(Empty::default())
+    }
+}
