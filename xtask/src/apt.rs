@@ -67,6 +67,12 @@ impl Release {
     }
 }
 
+/// The addresses of all archives the machine uses; none where there is no apt.
+pub(crate) fn addresses() -> Vec<String> {
+    let entries = sources::read(Path::new("/etc/apt")).unwrap_or_default();
+    entries.into_iter().flat_map(|entry| entry.uris).collect()
+}
+
 /// An apt state of its own in a directory of ours.
 pub(crate) struct PrivateApt {
     directory: PathBuf,

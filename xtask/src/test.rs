@@ -1,12 +1,53 @@
-//! `cargo xtask test`.
+//! `cargo xtask test`: everything set up, then every test of the workspace: units, the agent without a VM, and whole
+//! systems through a real containerd.
+//!
+//! The whole-system tests find their parts through the environment:
+//!
+//! * `KATA_TEST_STAGE`: the prefix into which everything is installed;
+//! * `KATA_TEST_CACHE`: a directory for what tests want to keep between runs, such as images.
+
+use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::images;
+use crate::process;
+use crate::progress::Progress;
+use crate::setup;
+use crate::workspace::Workspace;
+
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Handed to the test runner: names to choose tests by, or its options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    runner: Vec<String>,
+}
 
-/// Runs the command.
-pub(crate) fn run(_args: &Args) -> Result<()> {
-    bail!("Not there yet")
+/// Sets everything up and runs the tests; the runner's own words come last.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let progress = Progress::new();
+    if !rustix::process::geteuid().is_root() {
+        bail!("containerd and its containers need root: run `cargo xtask test` as root");
+    }
+    let workspace = Workspace::find()?;
+    let prefix = setup::stage(&workspace, &progress)?;
+    images::busybox(&workspace)?;
+
+    let mut runner = runner(&workspace, &progress);
+    runner.args(&args.runner);
+    runner.env("KATA_TEST_STAGE", prefix.root()).env("KATA_TEST_CACHE", &workspace.cache);
+    process::shown_to_user(&mut runner)
+}
+
+/// nextest if it is there: it runs each test in a process of its own and shows failures better.
+fn runner(workspace: &Workspace, progress: &Progress) -> Command {
+    let mut cargo = workspace.cargo();
+    if process::on_path("cargo-nextest") {
+        cargo.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    } else {
+        progress.line("tests", "cargo-nextest is not here, using cargo test");
+        cargo.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+    }
+    cargo
 }

@@ -68,6 +68,7 @@ impl Workspace {
             }
             Err(TryLockError::Error(e)) => return Err(e).context("Cannot lock the cache"),
         }
+        progress.line(what, "waiting for another cargo xtask that makes it");
         file.lock()?;
         Ok(file)
     }

@@ -1,0 +1,64 @@
+//! Which crate may use which: the rooms of ARCHITECTURE.md as a table.
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// A crate, and those of ours it may use. Tests (dev-dependencies) may use any.
+const ROOMS: [(&str, &[&str]); 11] = [
+    ("kata-transport", &[]),
+    ("kata-protocol", &[]),
+    ("kata-config", &[]),
+    ("kata-vmm", &[]),
+    ("kata-storage", &["kata-protocol"]),
+    ("kata-sandbox", &["kata-config", "kata-protocol", "kata-storage", "kata-transport", "kata-vmm"]),
+    ("containerd-shim-kata-v2", &["kata-config", "kata-protocol", "kata-sandbox", "kata-storage"]),
+    ("kata-runtime", &["kata-config", "kata-sandbox", "kata-vmm"]),
+    ("kata-agent", &["kata-protocol", "kata-transport"]),
+    ("kata-e2e", &[]),
+    ("xtask", &[]),
+];
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+/// A package of the workspace, as `cargo metadata` tells it.
+#[derive(Deserialize)]
+pub(crate) struct Package {
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// `dev`, `build`, or nothing for an ordinary one.
+    kind: Option<String>,
+    /// Only those of this repository have one.
+    path: Option<String>,
+}
+
+/// Every arrow that is not in the table.
+pub(crate) fn check(workspace: &Workspace) -> Result<Vec<String>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["metadata", "--no-deps", "--format-version", "1"]);
+    let metadata: Metadata = serde_json::from_slice(&process::output(&mut cargo)?)?;
+    Ok(metadata.packages.iter().flat_map(wrong_arrows).collect())
+}
+
+/// The arrows of one package that are not in the table.
+pub(crate) fn wrong_arrows(package: &Package) -> Vec<String> {
+    let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == package.name) else {
+        return vec![format!(
+            "{} has no place in the table of rooms (xtask/src/check/arrows.rs)",
+            package.name
+        )];
+    };
+    let ours = package.dependencies.iter().filter(|d| d.path.is_some() && d.kind.as_deref() != Some("dev"));
+    let wrong = ours.filter(|d| !allowed.contains(&d.name.as_str()));
+    wrong.map(|d| format!("{} must not know {}", package.name, d.name)).collect()
+}
