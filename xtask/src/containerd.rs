@@ -110,11 +110,6 @@ impl Containerd {
         command
     }
 
-    /// The snapshotter that `ctr run` has to be given here.
-    pub(crate) fn snapshotter(&self) -> &'static str {
-        self.snapshotter
-    }
-
     /// The socket's path.
     pub(crate) fn address(&self) -> PathBuf {
         self.run.path().join("containerd.sock")

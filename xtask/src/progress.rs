@@ -17,11 +17,6 @@ impl Progress {
         Self { start: Instant::now() }
     }
 
-    /// Seconds since the start.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.start.elapsed()
-    }
-
     /// One line: seconds, what it is about, what happens to it.
     pub(crate) fn line(&self, area: &str, text: impl Display) {
         eprintln!("[{:6.1} s] {area}: {text}", self.start.elapsed().as_secs_f64());

@@ -63,9 +63,7 @@ impl Workspace {
         let file = File::create(&path).with_context(|| format!("Cannot make {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                progress.line(what, "waiting for another cargo xtask that makes it")
-            }
+            Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(e)) => return Err(e).context("Cannot lock the cache"),
         }
         progress.line(what, "waiting for another cargo xtask that makes it");

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFCHR: u32 = 0o020_000;
-const S_IFLNK: u32 = 0o120_000;
 const TRAILER: &str = "TRAILER!!!";
 
 /// What an archive holds, by path without a leading slash.
@@ -31,11 +30,6 @@ impl Archive {
     /// A regular file.
     pub(crate) fn file(&mut self, path: &str, mode: u32, data: Vec<u8>) -> &mut Self {
         self.insert(path, Entry { mode: S_IFREG | mode, device: (0, 0), data })
-    }
-
-    /// A symbolic link.
-    pub(crate) fn link(&mut self, path: &str, target: &str) -> &mut Self {
-        self.insert(path, Entry { mode: S_IFLNK | 0o777, device: (0, 0), data: target.into() })
     }
 
     /// A character device.
