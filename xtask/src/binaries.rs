@@ -1,6 +1,7 @@
 //! The programs that run on the host, and the agent for the guest.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -27,33 +28,32 @@ pub(crate) struct Binaries {
 /// Builds what is not up to date.
 pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<Binaries> {
     let virtiofsd = virtiofsd(workspace, progress)?;
-    let log = workspace.log("binaries")?;
-    progress.line("binaries", format_args!("shim, kata-runtime and agent (log: {})", log.display()));
-    progress.watch("binaries", || {
-        product(workspace, &log).context("Cannot build the host binaries")?;
-        agent(workspace, &log).context("Cannot build the agent")
-    })?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--locked", "-p", "containerd-shim-kata-v2", "-p", "kata-runtime"]);
+    build(workspace, progress, "host binaries", &mut cargo)?;
     let release = workspace.target.join("release");
     Ok(Binaries {
         shim: release.join("containerd-shim-kata-v2"),
         runtime: release.join("kata-runtime"),
         virtiofsd,
-        agent: workspace.target.join(GUEST_TARGET).join("agent/kata-agent"),
+        agent: agent(workspace, progress)?,
     })
 }
 
-fn product(workspace: &Workspace, log: &Path) -> Result<()> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--locked", "-p", "containerd-shim-kata-v2", "-p", "kata-runtime"]);
-    process::logged(&mut cargo, log)
-}
-
-fn agent(workspace: &Workspace, log: &Path) -> Result<()> {
+/// Builds the agent, static; returns its path.
+pub(crate) fn agent(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--profile", "agent", "--locked", "-p", "kata-agent", "--target", GUEST_TARGET]);
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
-    process::logged(&mut cargo, log)
+    build(workspace, progress, "agent", &mut cargo)?;
+    Ok(workspace.target.join(GUEST_TARGET).join("agent/kata-agent"))
+}
+
+fn build(workspace: &Workspace, progress: &Progress, what: &str, cargo: &mut Command) -> Result<()> {
+    let log = workspace.log(&what.replace(' ', "-"))?;
+    progress.line(what, format_args!("building what has changed (log: {})", log.display()));
+    progress.watch(what, || process::logged(cargo, &log)).with_context(|| format!("Cannot build: {what}"))
 }
 
 /// virtiofsd is not packaged by Debian 12; it comes from the crates registry, once.

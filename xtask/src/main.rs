@@ -47,6 +47,8 @@ enum Command {
     Lab(lab::Args),
     /// Check format, lints, docs, licences, crate arrows and size bars
     Check(check::Args),
+    /// Build the guest kernel and the guest image
+    Guest(guest::Args),
     /// Build and put the runtime into a prefix
     Install(install::InstallArgs),
     /// Remove what `install` put into a prefix
@@ -71,6 +73,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Guest(args) => guest::run(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
     }
