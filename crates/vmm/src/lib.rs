@@ -1,1 +1,26 @@
-//! vmm
+//! Virtual machine monitors behind one trait.
+//!
+//! [`launch`] turns a [`VmPlan`] (everything known before boot, as plain data) into a running VM behind the
+//! [`Vmm`] trait. This crate knows nothing of containers, pods or OCI. A driver is a folder of its own with
+//! the files `config`, `command_line`, `lifecycle` and `tests`; today there is one, [`qemu`].
+
+pub mod accelerator;
+mod netns;
+mod plan;
+pub mod qemu;
+mod vmm;
+
+pub use plan::{Accelerator, AgentChannel, Share, VmPlan};
+pub use vmm::{Capabilities, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
+
+/// Starts the VM that `plan` describes.
+///
+/// Returns as soon as the VMM's process exists; what happens next arrives through [`Vmm::take_events`]. Must
+/// be called inside a tokio runtime.
+///
+/// # Errors
+/// The plan cannot be carried out (a missing file, a kernel command line that is too long) or the process
+/// could not be started. What the VMM itself refuses later is told by [`VmEvent::Exited`].
+pub async fn launch(plan: VmPlan) -> Result<Box<dyn Vmm>, VmmError> {
+    Ok(Box::new(qemu::launch(plan).await?))
+}

@@ -1,0 +1,34 @@
+//! Starting a process inside another network namespace.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+
+/// Where a start in a namespace failed.
+pub(crate) enum Failure {
+    /// The namespace could not be entered.
+    Namespace(io::Error),
+    /// The process could not be started.
+    Spawn(io::Error),
+}
+
+/// Starts `command` with the network namespace `netns`.
+///
+/// A namespace belongs to a thread, and a child gets its parent thread's; so a thread of its own enters the
+/// namespace, starts the child and ends. No other thread of this process ever changes its namespace.
+pub(crate) fn spawn_in(netns: &Path, mut command: Command) -> Result<Child, Failure> {
+    let namespace = File::open(netns).map_err(Failure::Namespace)?;
+    let runtime = Handle::current();
+    let thread = thread::Builder::new().name("netns-spawn".to_owned()).spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| Failure::Namespace(errno.into()))?;
+        let _runtime = runtime.enter();
+        command.spawn().map_err(Failure::Spawn)
+    });
+    let joined = thread.map_err(Failure::Spawn)?.join();
+    joined.unwrap_or_else(|_| Err(Failure::Spawn(io::Error::other("the starting thread panicked"))))
+}

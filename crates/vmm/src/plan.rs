@@ -1,0 +1,91 @@
+//! The plan of a VM: everything that is known before it boots, as plain data.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// How the guest's instructions are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// Hardware virtualisation through `/dev/kvm`.
+    Kvm,
+    /// Emulation by QEMU's Tiny Code Generator: works everywhere, several times slower.
+    Tcg,
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// A directory of the host that a vhost-user daemon shows to the guest as a virtio-fs device.
+#[derive(Debug)]
+pub struct Share {
+    /// The tag by which the guest mounts it, at most 36 bytes.
+    pub tag: String,
+    /// The daemon's vhost-user socket, already connected.
+    pub socket: OwnedFd,
+    /// Length of the request queue: a power of two, at most 1024.
+    pub queue_size: u32,
+}
+
+/// How bytes reach the agent in the guest.
+#[derive(Debug)]
+pub enum AgentChannel {
+    /// An `AF_VSOCK` device carried by the host's kernel.
+    Vsock {
+        /// The guest's context id, 3 or more.
+        cid: u32,
+        /// `/dev/vhost-vsock`, opened, with the context id already set.
+        vhost_fd: OwnedFd,
+    },
+    /// A virtio-serial port; the host's end comes from [`crate::Vmm::take_agent_socket`].
+    Serial,
+}
+
+/// Everything a VMM must know to start a VM.
+#[derive(Debug)]
+pub struct VmPlan {
+    /// The sandbox's id. The process carries `sandbox-<id>` among its arguments and is found by that.
+    pub id: String,
+    /// The VMM's executable, an absolute path.
+    pub binary: PathBuf,
+    /// QEMU's machine type; only `q35` has been tried.
+    pub machine_type: String,
+    /// Chosen beforehand, see [`crate::accelerator`].
+    pub accelerator: Accelerator,
+    /// Added to the CPU model, in QEMU's own notation (`pmu=off,-sse4a`); empty for none.
+    pub cpu_features: String,
+    /// Virtual CPUs at boot, at least 1.
+    pub vcpus: u32,
+    /// The most the VM may ever have; at least `vcpus`.
+    pub max_vcpus: u32,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// An uncompressed `vmlinux` with a PVH entry point, or a `bzImage`.
+    pub kernel: PathBuf,
+    /// The initial root file system.
+    pub initrd: PathBuf,
+    /// Kernel parameters beyond the driver's defaults; they win over a default of the same name.
+    pub kernel_params: Vec<String>,
+    /// Firmware instead of the driver's own choice.
+    pub firmware: Option<PathBuf>,
+    /// Shared directories, attached in this order; at most 4.
+    pub shares: Vec<Share>,
+    /// The way to the agent.
+    pub agent: AgentChannel,
+    /// Where the guest's console is written; made if missing (mode 0600), appended to otherwise.
+    pub console_log: PathBuf,
+    /// Whether the VMM restricts itself to the system calls it needs.
+    pub seccomp: bool,
+    /// The network namespace to start the VMM in (a path like `/run/netns/x`); `None`: the caller's own.
+    pub netns: Option<PathBuf>,
+    /// Louder: the guest's kernel is not told to be quiet.
+    pub debug: bool,
+    /// Where the guest's random number generator gets its entropy from, usually `/dev/urandom`.
+    pub entropy_source: PathBuf,
+}

@@ -1,0 +1,282 @@
+//! From a plan to QEMU's command line: one step per device.
+//!
+//! QEMU gets every socket as an inherited file descriptor, under the number it has in this process: nothing is
+//! listened on, and no path has to be cleaned up.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use super::config::{self, Profile, profile, slot};
+use crate::plan::{AgentChannel, Share, VmPlan};
+
+/// What in a plan QEMU could not be given.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandLineError {
+    /// The kernel's command line is too long.
+    #[error(
+        "The kernel's command line has {length} bytes, the kernel reads {}: shorten `kernel_params`",
+        config::MAX_KERNEL_COMMAND_LINE
+    )]
+    KernelParamsTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// A kernel parameter holds a line break or a zero byte.
+    #[error("The kernel parameter {parameter:?} holds a control character: remove it from `kernel_params`")]
+    KernelParam {
+        /// The parameter.
+        parameter: String,
+    },
+    /// The number of CPUs is zero or above the maximum.
+    #[error(
+        "The VM cannot have {vcpus} virtual CPUs of at most {max}: check `default_vcpus`, `default_maxvcpus`"
+    )]
+    Cpus {
+        /// CPUs at boot.
+        vcpus: u32,
+        /// The most ever.
+        max: u32,
+    },
+    /// The guest's memory is too small.
+    #[error(
+        "{mib} MiB are too little memory for a VM: set `default_memory` to at least {}",
+        config::MIN_MEMORY_MIB
+    )]
+    Memory {
+        /// What was asked for.
+        mib: u32,
+    },
+    /// A virtio-fs tag has a bad length.
+    #[error("The share's tag {tag:?} must have 1 to 36 bytes: the device has no room for more")]
+    Tag {
+        /// The tag.
+        tag: String,
+    },
+    /// A virtio queue has a bad length.
+    #[error("A queue of {size} is impossible: set `virtio_fs_queue_size` to a power of two from 4 to 1024")]
+    QueueSize {
+        /// What was asked for.
+        size: u32,
+    },
+    /// More shared directories than slots.
+    #[error("A VM can have at most {} shared directories, not {count}", slot::SHARE_COUNT)]
+    TooManyShares {
+        /// How many were asked for.
+        count: usize,
+    },
+    /// A path that QEMU's options cannot hold.
+    #[error("The path {path:?} is not UTF-8, which QEMU's options need: move it elsewhere")]
+    Path {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// QEMU's ends of the sockets and files that the driver makes for it.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    /// The control channel.
+    pub(super) qmp: OwnedFd,
+    /// The console's log, opened for appending.
+    pub(super) console: OwnedFd,
+    /// The agent's serial port, if the plan has one.
+    pub(super) agent: Option<OwnedFd>,
+}
+
+/// A finished command line, with the file descriptors its numbers stand for.
+#[derive(Debug, Default)]
+pub(super) struct CommandLine {
+    /// Arguments after the executable.
+    pub(super) arguments: Vec<OsString>,
+    /// To be inherited under their own numbers; each with its purpose.
+    pub(super) descriptors: Vec<(&'static str, OwnedFd)>,
+}
+
+/// Builds the command line. Takes the plan's sockets along.
+///
+/// # Errors
+/// A value in the plan that QEMU or the guest's kernel has no room for.
+pub(super) fn build(plan: VmPlan, endpoints: Endpoints) -> Result<CommandLine, CommandLineError> {
+    let mut line = CommandLine::default();
+    let profile = profile(plan.accelerator);
+    line.identity(&plan);
+    line.machine(&plan, profile);
+    line.processors(&plan, profile)?;
+    line.memory(&plan)?;
+    line.boot(&plan, profile)?;
+    line.control(endpoints.qmp);
+    line.serial_bus();
+    line.console(endpoints.console);
+    line.entropy(&plan.entropy_source)?;
+    line.agent(plan.agent, endpoints.agent);
+    line.shares(plan.shares)?;
+    line.seccomp(plan.seccomp);
+    Ok(line)
+}
+
+impl CommandLine {
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.arguments.push(name.into());
+        self.arguments.push(value.into());
+    }
+
+    fn flag(&mut self, name: &str) {
+        self.arguments.push(name.into());
+    }
+
+    /// Lets QEMU inherit `fd`; returns the number that it will have there.
+    fn inherit(&mut self, purpose: &'static str, fd: OwnedFd) -> RawFd {
+        let number = fd.as_raw_fd();
+        self.descriptors.push((purpose, fd));
+        number
+    }
+
+    /// A modern virtio device in a fixed slot of the root bus.
+    fn virtio_device(&mut self, device: &str, slot: u8, properties: &str) {
+        self.option("-device", format!("{device},bus=pcie.0,addr={slot:#x},disable-legacy=on,{properties}"));
+    }
+
+    /// Who this is: crash clean-up finds the process by its name.
+    fn identity(&mut self, plan: &VmPlan) {
+        self.option("-name", format!("sandbox-{},debug-threads=on", escaped(&plan.id)));
+        // Nothing from QEMU's defaults or from files in /etc or the home directory.
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            self.flag(flag);
+        }
+        self.option("-display", "none");
+    }
+
+    fn machine(&mut self, plan: &VmPlan, profile: &Profile) {
+        let machine = escaped(&plan.machine_type);
+        self.option("-machine", format!("{machine},memory-backend=mem0,{}", profile.machine));
+        self.option("-accel", profile.accel);
+        self.option("-rtc", "base=utc,clock=host");
+        self.arguments.extend(profile.extra.iter().map(Into::into));
+    }
+
+    fn processors(&mut self, plan: &VmPlan, profile: &Profile) -> Result<(), CommandLineError> {
+        let (vcpus, max) = (plan.vcpus, plan.max_vcpus);
+        if vcpus == 0 || vcpus > max {
+            return Err(CommandLineError::Cpus { vcpus, max });
+        }
+        let comma = if plan.cpu_features.is_empty() { "" } else { "," };
+        self.option("-cpu", format!("{}{comma}{}", profile.cpu, plan.cpu_features));
+        self.option("-smp", format!("{vcpus},sockets={max},cores=1,threads=1,maxcpus={max}"));
+        Ok(())
+    }
+
+    /// Memory that vhost-user daemons can map: a memfd, shared.
+    fn memory(&mut self, plan: &VmPlan) -> Result<(), CommandLineError> {
+        let mib = plan.memory_mib;
+        if mib < config::MIN_MEMORY_MIB {
+            return Err(CommandLineError::Memory { mib });
+        }
+        self.option("-m", format!("{mib}M"));
+        self.option("-object", format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"));
+        Ok(())
+    }
+
+    /// Kernel, initrd and firmware. A `vmlinux` is entered through its PVH note, without decompression.
+    fn boot(&mut self, plan: &VmPlan, profile: &Profile) -> Result<(), CommandLineError> {
+        if let Some(parameter) = plan.kernel_params.iter().find(|param| param.contains(char::is_control)) {
+            return Err(CommandLineError::KernelParam { parameter: parameter.clone() });
+        }
+        let params = config::kernel_command_line(plan.accelerator, plan.debug, &plan.kernel_params);
+        if params.len() > config::MAX_KERNEL_COMMAND_LINE {
+            return Err(CommandLineError::KernelParamsTooLong { length: params.len() });
+        }
+        self.option("-kernel", &plan.kernel);
+        self.option("-initrd", &plan.initrd);
+        self.option("-append", params);
+        if let Some(firmware) = plan.firmware.as_deref().or(profile.firmware.map(Path::new)) {
+            self.option("-bios", firmware);
+        }
+        Ok(())
+    }
+
+    /// QMP on a socket that is connected already.
+    fn control(&mut self, socket: OwnedFd) {
+        let fd = self.inherit("qmp", socket);
+        self.option("-chardev", format!("socket,id=qmp,fd={fd}"));
+        self.option("-mon", "chardev=qmp,mode=control");
+    }
+
+    /// One controller for console and agent port.
+    fn serial_bus(&mut self) {
+        self.virtio_device("virtio-serial-pci", slot::SERIAL, "id=serial0,max_ports=2");
+    }
+
+    /// The guest's `hvc0`, written to the console log.
+    fn console(&mut self, log: OwnedFd) {
+        let fd = self.inherit("console", log);
+        self.option("-add-fd", format!("fd={fd},set=1,opaque=console"));
+        self.option("-chardev", "file,id=console,path=/dev/fdset/1,append=on");
+        self.option("-device", "virtconsole,id=console0,bus=serial0.0,nr=0,chardev=console");
+    }
+
+    fn entropy(&mut self, source: &Path) -> Result<(), CommandLineError> {
+        let source = source.to_str().ok_or_else(|| CommandLineError::Path { path: source.to_owned() })?;
+        self.option("-object", format!("rng-random,id=rng0,filename={}", escaped(source)));
+        self.virtio_device("virtio-rng-pci", slot::RNG, "rng=rng0");
+        Ok(())
+    }
+
+    fn agent(&mut self, channel: AgentChannel, port: Option<OwnedFd>) {
+        if let AgentChannel::Vsock { cid, vhost_fd } = channel {
+            let fd = self.inherit("vhost", vhost_fd);
+            let properties = format!("vhostfd={fd},guest-cid={cid}");
+            self.virtio_device("vhost-vsock-pci", slot::VSOCK, &properties);
+        }
+        if let Some(port) = port {
+            let fd = self.inherit("agent", port);
+            self.option("-chardev", format!("socket,id=agent,fd={fd}"));
+            let (id, name) = (config::AGENT_PORT_ID, config::AGENT_PORT_NAME);
+            let port = format!("virtserialport,id={id},bus=serial0.0,nr=1,chardev=agent,name={name}");
+            self.option("-device", port);
+        }
+    }
+
+    fn shares(&mut self, shares: Vec<Share>) -> Result<(), CommandLineError> {
+        let count = shares.len();
+        if count > usize::from(slot::SHARE_COUNT) {
+            return Err(CommandLineError::TooManyShares { count });
+        }
+        for (share, slot) in shares.into_iter().zip(slot::SHARES..) {
+            self.share(share, slot)?;
+        }
+        Ok(())
+    }
+
+    fn share(&mut self, share: Share, slot: u8) -> Result<(), CommandLineError> {
+        let Share { tag, socket, queue_size } = share;
+        if tag.is_empty() || tag.len() > 36 {
+            return Err(CommandLineError::Tag { tag });
+        }
+        // The device exists only as a modern one and does not know `disable-legacy`.
+        if !queue_size.is_power_of_two() || !(4..=1024).contains(&queue_size) {
+            return Err(CommandLineError::QueueSize { size: queue_size });
+        }
+        let fd = self.inherit("share", socket);
+        self.option("-chardev", format!("socket,id=fs{slot},fd={fd}"));
+        let tag = escaped(&tag);
+        let device = format!(
+            "vhost-user-fs-pci,bus=pcie.0,addr={slot:#x},chardev=fs{slot},tag={tag},queue-size={queue_size}"
+        );
+        self.option("-device", device);
+        Ok(())
+    }
+
+    /// QEMU's own system call filter. Measured: it costs no time at the start.
+    fn seccomp(&mut self, enabled: bool) {
+        if enabled {
+            let rules = "obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+            self.option("-sandbox", format!("on,{rules}"));
+        }
+    }
+}
+
+/// A value inside one of QEMU's comma-separated options.
+fn escaped(value: &str) -> String {
+    value.replace(',', ",,")
+}

@@ -1,0 +1,121 @@
+//! The driver's tables: what differs between accelerators, kernel parameters, PCI slots.
+//!
+//! Everything that is tuned by measuring stands here and nowhere else.
+
+use crate::plan::Accelerator;
+
+/// What depends on the accelerator.
+#[derive(Debug)]
+pub(super) struct Profile {
+    /// The value of `-accel`.
+    pub(super) accel: &'static str,
+    /// The CPU model; the plan's features are added.
+    pub(super) cpu: &'static str,
+    /// Added to `-machine q35`.
+    pub(super) machine: &'static str,
+    /// Firmware if the plan names none; `None` is QEMU's own, SeaBIOS. A name without a directory is looked up by
+    /// QEMU among its data files.
+    pub(super) firmware: Option<&'static str>,
+    /// More arguments, as they are.
+    pub(super) extra: &'static [&'static str],
+    /// Kernel parameters, before [`KERNEL_PARAMS`].
+    pub(super) kernel_params: &'static [&'static str],
+}
+
+/// The devices of `q35` that no guest of ours uses; each costs time in firmware and kernel.
+const NO_LEGACY_DEVICES: &str = "graphics=off,vmport=off,smm=off,sata=off,smbus=off,usb=off,hpet=off";
+
+const KVM: Profile = Profile {
+    accel: "kvm",
+    // The PMU costs exits on each context switch and is of no use in a container.
+    cpu: "host,pmu=off",
+    machine: NO_LEGACY_DEVICES,
+    firmware: None,
+    // Lost timer ticks are not made up for: the guest's clock is kvmclock.
+    extra: &["-global", "kvm-pit.lost_tick_policy=discard"],
+    kernel_params: &[],
+};
+
+const TCG: Profile = Profile {
+    // One host thread for each virtual CPU. 256 MiB of translated code hold a kernel and a workload; QEMU's own
+    // choice is an eighth of the host's memory.
+    accel: "tcg,thread=multi,tb-size=256",
+    cpu: "max",
+    machine: NO_LEGACY_DEVICES,
+    firmware: None,
+    extra: &[],
+    // The TSC is emulated from the host's clock: it never stops or drifts, so nothing has to watch it.
+    kernel_params: &["tsc=reliable", "no_timer_check"],
+};
+
+/// Kernel parameters for every accelerator. The plan's own win over these by name.
+pub(super) const KERNEL_PARAMS: &[&str] = &[
+    "console=hvc0",
+    // A guest that panics is gone at once: reboot by the keyboard controller, which `-no-reboot` makes an exit.
+    "reboot=k",
+    "panic=1",
+    // cgroup v2 only.
+    "cgroup_no_v1=all",
+    // There is one PCI bus.
+    "pci=lastbus=0",
+    // No probing of keyboard and mouse; the controller is only for the reboot.
+    "i8042.noaux=1",
+    "i8042.nopnp=1",
+    "i8042.dumbkbd=1",
+    "cryptomgr.notests",
+    // Interfaces keep the names that the kernel gives.
+    "net.ifnames=0",
+    // Grace periods are short while there is little to wait for: starts are faster.
+    "rcupdate.rcu_expedited=1",
+    "random.trust_cpu=on",
+];
+
+/// Kernel parameters that are left out when the plan asks for debugging.
+pub(super) const QUIET_PARAMS: &[&str] = &["quiet"];
+
+/// The longest kernel command line; x86's `COMMAND_LINE_SIZE` counts the final zero.
+pub(super) const MAX_KERNEL_COMMAND_LINE: usize = 2047;
+
+/// The least guest memory in MiB with which a kernel gets as far as an error message.
+pub(super) const MIN_MEMORY_MIB: u32 = 64;
+
+/// Slots on the root bus, fixed so that a device's address never depends on what else there is. Slot 0 is the host
+/// bridge, 31 the LPC bridge.
+pub(super) mod slot {
+    /// Agent port and console.
+    pub(crate) const SERIAL: u8 = 1;
+    /// Entropy.
+    pub(crate) const RNG: u8 = 2;
+    /// vsock.
+    pub(crate) const VSOCK: u8 = 3;
+    /// The first shared directory; the others follow.
+    pub(crate) const SHARES: u8 = 4;
+    /// How many slots are reserved for shared directories.
+    pub(crate) const SHARE_COUNT: u8 = 4;
+}
+
+/// The name by which the guest finds the agent's port.
+pub(super) const AGENT_PORT_NAME: &str = "org.katacontainers.agent.0";
+/// The device id of the agent's port, as QMP events name it.
+pub(super) const AGENT_PORT_ID: &str = "agent0";
+
+/// The profile for an accelerator.
+pub(super) fn profile(accelerator: Accelerator) -> &'static Profile {
+    match accelerator {
+        Accelerator::Kvm => &KVM,
+        Accelerator::Tcg => &TCG,
+    }
+}
+
+/// The kernel's command line: the plan's parameters after those defaults that they do not replace.
+pub(super) fn kernel_command_line(accelerator: Accelerator, debug: bool, own: &[String]) -> String {
+    let quiet = if debug { &[] } else { QUIET_PARAMS };
+    let defaults = profile(accelerator).kernel_params.iter().chain(KERNEL_PARAMS).chain(quiet).copied();
+    let kept = defaults.filter(|default| !own.iter().any(|param| name_of(param) == name_of(default)));
+    kept.chain(own.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+}
+
+/// A parameter's name; to the kernel `-` and `_` are the same in it.
+fn name_of(param: &str) -> String {
+    param.split('=').next().unwrap_or_default().replace('-', "_")
+}

@@ -1,0 +1,89 @@
+//! What QEMU's error messages mean for the user.
+
+/// A part of a message, and what to do when it is there. The first that fits counts.
+const ADVICE: &[(&str, &str)] = &[
+    (
+        "without PVH ELF Note",
+        "The guest kernel has no PVH entry point: build it with CONFIG_PVH=y or use a bzImage",
+    ),
+    (
+        "invalid kernel header",
+        "`kernel` in the configuration is neither a bzImage nor a vmlinux with a PVH note",
+    ),
+    (
+        "loading elf kernel",
+        "`kernel` in the configuration is a damaged vmlinux: install the guest kernel again",
+    ),
+    ("could not load kernel", "`kernel` in the configuration cannot be loaded: check the path and the file"),
+    ("could not open kernel", "`kernel` in the configuration cannot be opened: check the path and the file"),
+    ("could not load initrd", "`initrd` in the configuration cannot be loaded: check the path and the file"),
+    ("error reading initrd", "`initrd` in the configuration cannot be loaded: check the path and the file"),
+    ("Could not access KVM", "KVM cannot be used: see `kata-runtime check`, or set `accelerator = \"tcg\"`"),
+    (
+        "failed to initialize kvm",
+        "KVM cannot be used: see `kata-runtime check`, or set `accelerator = \"tcg\"`",
+    ),
+    ("Cannot allocate memory", "The host has too little free memory: lower `default_memory` or free some"),
+    ("Failed to read msg header", "The shared directory's daemon (virtiofsd) ended: see its own error"),
+    ("Failed to write msg", "The shared directory's daemon (virtiofsd) ended: see its own error"),
+    (
+        "vhost-user",
+        "The shared directory's daemon (virtiofsd) does not work with this QEMU: check its version",
+    ),
+    ("guest-cid", "The vsock context id is taken: start the sandbox again"),
+    (
+        "could not load PC BIOS",
+        "`firmware` in the configuration cannot be loaded: check the path and the file",
+    ),
+    (
+        "unsupported machine type",
+        "This QEMU does not know the `machine_type` of the configuration: use \"q35\"",
+    ),
+    ("seccomp", "This QEMU cannot filter system calls: set `disable_seccomp = true`"),
+    ("-sandbox", "This QEMU cannot filter system calls: set `disable_seccomp = true`"),
+    ("is not a valid device model name", "This QEMU lacks a device: version 7.2 or newer is needed"),
+    ("invalid option", "This QEMU does not know an option: version 7.2 or newer is needed"),
+    ("invalid accelerator", "This QEMU was built without the accelerator: set `accelerator = \"tcg\"`"),
+    ("not found", "This QEMU lacks a property of a device: version 7.2 or newer is needed"),
+];
+
+/// What to do about what QEMU wrote to its standard error, if it is understood.
+pub(super) fn advice(stderr: &str) -> Option<String> {
+    let found = ADVICE.iter().find(|(part, _)| stderr.contains(part));
+    found.map(|(_, advice)| (*advice).to_owned())
+}
+
+/// The line that says what went wrong: the last that QEMU began with its own name and that is no warning, else
+/// the last of all. Lines without the name are hints to the line before.
+pub(super) fn cause(stderr: &str) -> Option<String> {
+    let named = |line: &&str| line.starts_with("qemu") && !line.contains(": warning: ");
+    let line = stderr.lines().rfind(named).or_else(|| stderr.lines().next_back());
+    line.map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{advice, cause};
+
+    #[test]
+    fn the_cause_is_found_between_warnings_and_hints() {
+        let stderr = "qemu: warning: a\nqemu: unsupported machine type\nUse -machine help\nqemu: warning: b";
+        assert_eq!(cause(stderr).unwrap(), "qemu: unsupported machine type");
+        assert_eq!(cause("x\nSegmentation fault").unwrap(), "Segmentation fault");
+        assert_eq!(cause(""), None);
+    }
+
+    #[test]
+    fn known_messages_get_advice() {
+        for (stderr, expected) in [
+            ("qemu: Error loading uncompressed kernel without PVH ELF Note", "CONFIG_PVH"),
+            ("Could not access KVM kernel module: No such file or directory", "accelerator"),
+            ("-device vhost-user-fs-pci: Failed to read msg header. Read 0 instead of 12.", "virtiofsd"),
+            ("qemu: -device foo: 'foo' is not a valid device model name", "7.2"),
+        ] {
+            let advice = advice(stderr).unwrap();
+            assert!(advice.contains(expected), "{stderr}: {advice}");
+        }
+        assert_eq!(advice("qemu-system-x86_64: something new"), None);
+    }
+}

@@ -1,0 +1,317 @@
+//! The life of a QEMU process: start, events, end.
+//!
+//! One task owns the child and is the only one that kills or reaps it; one serves the control channel; one
+//! keeps the last lines of standard error. [`Qemu`] is a handle that talks to them.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use command_fds::CommandFdExt;
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::command_line::{CommandLine, Endpoints, build};
+use super::qmp::{self, Client, Connected, Cont, QmpError, QueryStatus, Quit, Stop};
+use super::{config, diagnosis, stderr};
+use crate::netns::{self, Failure};
+use crate::plan::{AgentChannel, VmPlan};
+use crate::vmm::{Capabilities, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
+
+/// How long QEMU may take to answer on its control channel. It answers in milliseconds, but a loaded host may
+/// keep it waiting.
+const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the last events and error lines are waited for once the process is gone.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Events kept for a consumer that is busy.
+const EVENT_BACKLOG: usize = 64;
+
+/// A running QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    pid: u32,
+    agent_socket: Mutex<Option<OwnedFd>>,
+    events: Mutex<Option<mpsc::Receiver<VmEvent>>>,
+    control: watch::Receiver<Control>,
+    exit: watch::Receiver<Option<VmExit>>,
+    kill: mpsc::Sender<()>,
+}
+
+/// How far the control channel is.
+#[derive(Debug, Clone)]
+enum Control {
+    Connecting,
+    Ready(Client),
+    Lost,
+}
+
+/// Starts QEMU for `plan` and returns as soon as the process exists. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// A file is missing, the plan makes no command line, or the process cannot be started.
+pub async fn launch(plan: VmPlan) -> Result<Qemu, VmmError> {
+    check_files(&plan)?;
+    let (ours, qmp) = pair("control channel")?;
+    let (agent_socket, agent) = match &plan.agent {
+        AgentChannel::Serial => pair("agent port").map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
+        AgentChannel::Vsock { .. } => (None, None),
+    };
+    let endpoints = Endpoints { qmp, console: open_console(&plan.console_log)?, agent };
+    let (binary, netns) = (plan.binary.clone(), plan.netns.clone());
+    let line = build(plan, endpoints)?;
+    tracing::debug!(?binary, arguments = ?line.arguments, "starting QEMU");
+    let child = spawn(&binary, netns.as_deref(), line)?;
+    Ok(Qemu::watch(child, ours, agent_socket))
+}
+
+/// Names a missing file now, instead of letting QEMU fail in its own words.
+fn check_files(plan: &VmPlan) -> Result<(), VmmError> {
+    let mut files = vec![
+        ("guest kernel", plan.kernel.as_path(), "kernel"),
+        ("guest image", plan.initrd.as_path(), "initrd"),
+        ("entropy source", plan.entropy_source.as_path(), "entropy_source"),
+    ];
+    files.extend(plan.firmware.as_deref().map(|path| ("firmware", path, "firmware")));
+    for (what, path, key) in files {
+        let opened = File::open(path).and_then(|file| file.metadata());
+        let found = opened.and_then(|found| match found.is_dir() {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => Ok(()),
+        });
+        found.map_err(|source| VmmError::BootFile { what, path: path.to_owned(), key, source })?;
+    }
+    Ok(())
+}
+
+fn pair(what: &'static str) -> Result<(OwnedFd, OwnedFd), VmmError> {
+    let (ours, theirs) = UnixStream::pair().map_err(|source| VmmError::Socket { what, source })?;
+    Ok((ours.into(), theirs.into()))
+}
+
+fn open_console(path: &Path) -> Result<OwnedFd, VmmError> {
+    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    opened.map(Into::into).map_err(|source| VmmError::ConsoleLog { path: path.to_owned(), source })
+}
+
+fn spawn(binary: &Path, netns: Option<&Path>, line: CommandLine) -> Result<Child, VmmError> {
+    let mut command = Command::new(binary);
+    command.args(line.arguments).env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // Not in our process group: a Ctrl-C in a terminal is for us to handle.
+    command.process_group(0).kill_on_drop(true);
+    // The numbers stay as they are. Mapping to chosen ones could hit the pipe by which the standard library
+    // learns that `exec` failed.
+    command.preserved_fds(line.descriptors.into_iter().map(|(_, fd)| fd).collect());
+    let spawned = match netns {
+        None => command.spawn().map_err(Failure::Spawn),
+        Some(netns) => netns::spawn_in(netns, command),
+    };
+    spawned.map_err(|failure| match (failure, netns) {
+        (Failure::Spawn(source), _) if source.kind() == io::ErrorKind::NotFound => {
+            VmmError::BinaryMissing { path: binary.to_owned() }
+        }
+        (Failure::Namespace(source), Some(netns)) => VmmError::Netns { path: netns.to_owned(), source },
+        (Failure::Spawn(source) | Failure::Namespace(source), _) => {
+            VmmError::Spawn { path: binary.to_owned(), source }
+        }
+    })
+}
+
+impl Qemu {
+    /// Starts the tasks that watch a started process.
+    fn watch(mut child: Child, qmp: OwnedFd, agent_socket: Option<OwnedFd>) -> Self {
+        let pid = child.id().unwrap_or_default();
+        let (publisher, events) = mpsc::channel(EVENT_BACKLOG);
+        let (control_state, control) = watch::channel(Control::Connecting);
+        let (exit_state, exit) = watch::channel(None);
+        let (kill, kill_orders) = mpsc::channel(1);
+        let last_words = LastWords {
+            stderr: tokio::spawn(stderr::collect(child.stderr.take(), pid)),
+            control: tokio::spawn(serve_control(qmp, control_state, publisher.clone())),
+        };
+        tokio::spawn(supervise(child, kill_orders, last_words, publisher, exit_state));
+        Self {
+            pid,
+            agent_socket: Mutex::new(agent_socket),
+            events: Mutex::new(Some(events)),
+            control,
+            exit,
+            kill,
+        }
+    }
+
+    /// The control channel, waited for if it is not up yet.
+    async fn client(&self) -> Result<Client, VmmError> {
+        let mut control = self.control.clone();
+        let up = control.wait_for(|state| !matches!(state, Control::Connecting));
+        let Ok(Ok(state)) = timeout(CONTROL_DEADLINE, up).await.map(|up| up.map(|state| state.clone()))
+        else {
+            return Err(QmpError::Greeting.into());
+        };
+        match state {
+            Control::Ready(client) => Ok(client),
+            Control::Connecting | Control::Lost => match self.exit.borrow().clone() {
+                Some(exit) => Err(VmmError::Gone(exit)),
+                None => Err(QmpError::Greeting.into()),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Vmm for Qemu {
+    fn kind(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { shared_directories: true, vsock: true, serial: true, pause: true }
+    }
+
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn take_agent_socket(&self) -> Option<OwnedFd> {
+        self.agent_socket.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn take_events(&self) -> Option<mpsc::Receiver<VmEvent>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    async fn status(&self) -> Result<VmStatus, VmmError> {
+        let info = self.client().await?.execute(QueryStatus {}).await?;
+        Ok(match info.status.as_str() {
+            _ if info.running => VmStatus::Running,
+            "shutdown" | "internal-error" | "io-error" | "guest-panicked" => VmStatus::Stopped,
+            _ => VmStatus::Paused,
+        })
+    }
+
+    async fn pause(&self) -> Result<(), VmmError> {
+        self.client().await?.execute(Stop {}).await?;
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<(), VmmError> {
+        self.client().await?.execute(Cont {}).await?;
+        Ok(())
+    }
+
+    async fn shutdown(&self, deadline: Duration) -> VmExit {
+        let deadline = Instant::now() + deadline;
+        let state = self.control.borrow().clone();
+        if let Control::Ready(client) = state {
+            let quit = async {
+                // QEMU may be gone before its answer is read: what counts is the exit.
+                client.execute(Quit {}).await.ok();
+                self.wait().await
+            };
+            if let Ok(exit) = timeout_at(deadline, quit).await {
+                return exit;
+            }
+        }
+        self.kill().await
+    }
+
+    async fn kill(&self) -> VmExit {
+        // A full queue means that it has been ordered, a closed one that it is done.
+        self.kill.try_send(()).ok();
+        self.wait().await
+    }
+
+    async fn wait(&self) -> VmExit {
+        let mut exit = self.exit.clone();
+        let exited = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
+        exited.unwrap_or(VmExit { status: None, stderr: String::new(), cause: None, advice: None })
+    }
+}
+
+/// The tasks that know what QEMU said before it ended.
+struct LastWords {
+    stderr: JoinHandle<String>,
+    control: JoinHandle<()>,
+}
+
+/// Owns the child: kills it on order or when all handles are gone, reaps it, tells everybody.
+async fn supervise(
+    mut child: Child,
+    mut kill_orders: mpsc::Receiver<()>,
+    last_words: LastWords,
+    publisher: mpsc::Sender<VmEvent>,
+    exit_state: watch::Sender<Option<VmExit>>,
+) {
+    let status = tokio::select! {
+        status = child.wait() => status,
+        _ = kill_orders.recv() => match child.start_kill() {
+            Ok(()) => child.wait().await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = &status {
+        tracing::error!(%error, "QEMU's process cannot be waited for");
+    }
+    // Both end by themselves now that the process is gone. Events come before the exit that follows them.
+    timeout(LAST_WORDS, last_words.control).await.ok();
+    let stderr = timeout(LAST_WORDS, last_words.stderr).await;
+    let stderr = stderr.ok().and_then(Result::ok).unwrap_or_default();
+    let (cause, advice) = (diagnosis::cause(&stderr), diagnosis::advice(&stderr));
+    let exit = VmExit { status: status.ok(), stderr, cause, advice };
+    exit_state.send_replace(Some(exit.clone()));
+    // Nobody may be listening.
+    publisher.send(VmEvent::Exited(exit)).await.ok();
+}
+
+/// Connects the control channel and passes on what it tells, until it closes.
+async fn serve_control(qmp: OwnedFd, state: watch::Sender<Control>, publisher: mpsc::Sender<VmEvent>) {
+    match qmp::connect(qmp, CONTROL_DEADLINE).await {
+        Ok(Connected { client, mut events, version }) => {
+            tracing::debug!(%version, "QEMU's control channel is up");
+            state.send_replace(Control::Ready(client));
+            publisher.send(VmEvent::ControlReady).await.ok();
+            while let Some(event) = events.recv().await {
+                publish(&event, &publisher).await;
+            }
+        }
+        // QEMU ended at once, which its exit explains, or it hangs, which whoever waits for it notices.
+        Err(error) => tracing::debug!(%error, "QEMU's control channel did not come up"),
+    }
+    state.send_replace(Control::Lost);
+}
+
+/// Passes on an event of QEMU, if it is one that matters.
+async fn publish(event: &qmp::Event, publisher: &mpsc::Sender<VmEvent>) {
+    tracing::debug!(event = event.name, data = %event.data, "QEMU event");
+    if let Some(change) = event.decode::<qmp::VserportChange>() {
+        if change.id == config::AGENT_PORT_ID {
+            let port = if change.open { VmEvent::AgentPortOpened } else { VmEvent::AgentPortClosed };
+            publisher.send(port).await.ok();
+        }
+    } else if let Some(shutdown) = event.decode::<qmp::Shutdown>() {
+        publisher.send(VmEvent::Shutdown { reason: reason(&shutdown.reason) }).await.ok();
+    } else if event.decode::<qmp::GuestPanicked>().is_some() {
+        publisher.send(VmEvent::Panicked).await.ok();
+    }
+}
+
+/// Reads QEMU's `ShutdownCause`.
+fn reason(cause: &str) -> ShutdownReason {
+    match cause {
+        "guest-shutdown" => ShutdownReason::GuestShutdown,
+        "guest-reset" | "subsystem-reset" => ShutdownReason::GuestReset,
+        "guest-panic" => ShutdownReason::GuestPanic,
+        "host-qmp-quit" => ShutdownReason::HostQuit,
+        "host-signal" => ShutdownReason::HostSignal,
+        other => ShutdownReason::Other(other.to_owned()),
+    }
+}

@@ -1,0 +1,16 @@
+//! The QEMU driver: works with QEMU 7.2 and newer.
+
+mod command_line;
+mod config;
+mod diagnosis;
+mod lifecycle;
+pub mod qmp;
+mod stderr;
+#[cfg(test)]
+mod tests;
+mod version;
+
+pub use command_line::CommandLineError;
+pub use lifecycle::{Qemu, launch};
+pub use qmp::{QmpError, Version};
+pub use version::{OLDEST_SUPPORTED, probe};

@@ -1,0 +1,78 @@
+//! The QMP commands that the driver sends, one small type each.
+
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+
+/// A QMP command: its fields are the arguments.
+pub trait Command: Serialize + Send {
+    /// The name on the wire.
+    const NAME: &'static str;
+    /// What QEMU returns. Unknown fields in it are ignored, so newer versions do no harm.
+    type Reply: DeserializeOwned + Send;
+}
+
+/// Ends the negotiation; must be the first command.
+#[derive(Debug, Serialize)]
+pub struct QmpCapabilities {}
+
+impl Command for QmpCapabilities {
+    const NAME: &'static str = "qmp_capabilities";
+    type Reply = IgnoredAny;
+}
+
+/// What the VM is doing.
+#[derive(Debug, Serialize)]
+pub struct QueryStatus {}
+
+/// The reply to [`QueryStatus`].
+#[derive(Debug, Deserialize)]
+pub struct StatusInfo {
+    /// Whether guest code runs.
+    pub running: bool,
+    /// QEMU's `RunState`, for example `prelaunch`, `paused`, `shutdown`.
+    pub status: String,
+}
+
+impl Command for QueryStatus {
+    const NAME: &'static str = "query-status";
+    type Reply = StatusInfo;
+}
+
+/// Pauses all virtual CPUs.
+#[derive(Debug, Serialize)]
+pub struct Stop {}
+
+impl Command for Stop {
+    const NAME: &'static str = "stop";
+    type Reply = IgnoredAny;
+}
+
+/// Lets the virtual CPUs run.
+#[derive(Debug, Serialize)]
+pub struct Cont {}
+
+impl Command for Cont {
+    const NAME: &'static str = "cont";
+    type Reply = IgnoredAny;
+}
+
+/// Ends QEMU.
+#[derive(Debug, Serialize)]
+pub struct Quit {}
+
+impl Command for Quit {
+    const NAME: &'static str = "quit";
+    type Reply = IgnoredAny;
+}
+
+/// Gives a name to the file descriptor that comes along with the command.
+#[derive(Debug, Serialize)]
+pub struct Getfd {
+    /// The name that later commands use for it.
+    pub fdname: String,
+}
+
+impl Command for Getfd {
+    const NAME: &'static str = "getfd";
+    type Reply = IgnoredAny;
+}

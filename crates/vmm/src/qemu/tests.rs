@@ -1,0 +1,319 @@
+//! Command lines as snapshots, and the life of real QEMU processes.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::command_line::{CommandLine, CommandLineError, Endpoints, build};
+use super::{config, launch};
+use crate::plan::{Accelerator, AgentChannel, Share, VmPlan};
+use crate::vmm::{ShutdownReason, VmEvent, VmStatus, Vmm, VmmError};
+
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
+fn any_fd() -> OwnedFd {
+    File::open("/dev/null").unwrap().into()
+}
+
+fn plan(accelerator: Accelerator) -> VmPlan {
+    VmPlan {
+        id: "0123abcd".to_owned(),
+        binary: QEMU.into(),
+        machine_type: "q35".to_owned(),
+        accelerator,
+        cpu_features: String::new(),
+        vcpus: 1,
+        max_vcpus: 2,
+        memory_mib: 256,
+        kernel: "/usr/share/kata-containers/vmlinux.container".into(),
+        initrd: "/usr/share/kata-containers/initrd.img".into(),
+        kernel_params: Vec::new(),
+        firmware: None,
+        shares: Vec::new(),
+        agent: AgentChannel::Serial,
+        console_log: "/dev/null".into(),
+        seccomp: true,
+        netns: None,
+        debug: false,
+        entropy_source: "/dev/urandom".into(),
+    }
+}
+
+fn command_line(plan: VmPlan) -> Result<CommandLine, CommandLineError> {
+    let agent = matches!(plan.agent, AgentChannel::Serial).then(any_fd);
+    build(plan, Endpoints { qmp: any_fd(), console: any_fd(), agent })
+}
+
+/// One option a line, descriptors by purpose instead of by number.
+fn rendered(plan: VmPlan) -> String {
+    use std::os::fd::AsRawFd;
+
+    let line = command_line(plan).unwrap();
+    let mut text = String::new();
+    for argument in &line.arguments {
+        let argument = argument.to_str().unwrap();
+        let separator = if argument.starts_with('-') { "\n" } else { " " };
+        text = text + separator + argument;
+    }
+    for (purpose, fd) in &line.descriptors {
+        for key in ["fd", "vhostfd"] {
+            text = text.replace(&format!("{key}={}", fd.as_raw_fd()), &format!("{key}=<{purpose}>"));
+        }
+    }
+    text.trim().to_owned()
+}
+
+#[test]
+fn under_tcg_with_a_serial_agent_and_a_share() {
+    let mut plan = plan(Accelerator::Tcg);
+    plan.shares.push(Share { tag: "kataShared".to_owned(), socket: any_fd(), queue_size: 1024 });
+    insta::assert_snapshot!(rendered(plan));
+}
+
+#[test]
+fn under_kvm_with_vsock_and_own_parameters() {
+    let mut plan = plan(Accelerator::Kvm);
+    plan.agent = AgentChannel::Vsock { cid: 4242, vhost_fd: any_fd() };
+    plan.cpu_features = "-vmx".to_owned();
+    plan.kernel_params = vec!["panic=5".to_owned(), "agent.log=debug".to_owned()];
+    plan.firmware = Some("/usr/share/qemu/qboot.rom".into());
+    plan.seccomp = false;
+    plan.debug = true;
+    insta::assert_snapshot!(rendered(plan));
+}
+
+#[test]
+fn own_kernel_parameters_win_by_name() {
+    let own = ["console=ttyS0", "console=hvc0", "net.ifnames=1", "cgroup-no-v1=none", "x"].map(str::to_owned);
+    let line = config::kernel_command_line(Accelerator::Kvm, false, &own);
+    let words: Vec<_> = line.split(' ').collect();
+    assert!(words.ends_with(&["console=ttyS0", "console=hvc0", "net.ifnames=1", "cgroup-no-v1=none", "x"]));
+    for gone in ["net.ifnames=0", "cgroup_no_v1=all"] {
+        assert!(!words.contains(&gone), "{line}");
+    }
+    assert_eq!(words.iter().filter(|word| word.starts_with("console=")).count(), 2, "{line}");
+}
+
+#[test]
+fn impossible_plans_are_refused() {
+    let refused = |change: fn(&mut VmPlan)| {
+        let mut plan = plan(Accelerator::Tcg);
+        change(&mut plan);
+        command_line(plan).unwrap_err()
+    };
+    let share = |tag: &str, queue_size| Share { tag: tag.to_owned(), socket: any_fd(), queue_size };
+    assert_eq!(refused(|plan| plan.vcpus = 0), CommandLineError::Cpus { vcpus: 0, max: 2 });
+    assert_eq!(refused(|plan| plan.vcpus = 3), CommandLineError::Cpus { vcpus: 3, max: 2 });
+    assert_eq!(refused(|plan| plan.memory_mib = 1), CommandLineError::Memory { mib: 1 });
+    let long = refused(|plan| plan.kernel_params.push("x".repeat(3000)));
+    assert!(matches!(long, CommandLineError::KernelParamsTooLong { length: 3001.. }), "{long}");
+    let control = refused(|plan| plan.kernel_params.push("a\nb".to_owned()));
+    assert!(matches!(control, CommandLineError::KernelParam { .. }), "{control}");
+
+    for (shares, expected) in [
+        (vec![share("", 64)], CommandLineError::Tag { tag: String::new() }),
+        (vec![share("x", 100)], CommandLineError::QueueSize { size: 100 }),
+        (vec![share("x", 2048)], CommandLineError::QueueSize { size: 2048 }),
+        ((0..5).map(|_| share("x", 64)).collect(), CommandLineError::TooManyShares { count: 5 }),
+    ] {
+        let mut plan = plan(Accelerator::Tcg);
+        plan.shares = shares;
+        assert_eq!(command_line(plan).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn commas_cannot_add_options() {
+    let mut plan = plan(Accelerator::Tcg);
+    plan.id = "a,process=b".to_owned();
+    plan.entropy_source = "/dev/x,y".into();
+    let text = rendered(plan);
+    assert!(text.contains("-name sandbox-a,,process=b,debug-threads=on"), "{text}");
+    assert!(text.contains("filename=/dev/x,,y"), "{text}");
+}
+
+/// A plan for a real QEMU; `None`, with the reason printed, where there is none.
+///
+/// Its kernel is a bzImage header with nothing behind it: enough for QEMU to load, and then it spins or resets.
+fn real(dir: &TempDir) -> Option<VmPlan> {
+    if !Path::new(QEMU).exists() {
+        eprintln!("skipped: there is no {QEMU}");
+        return None;
+    }
+    let (kernel, initrd) = (dir.path().join("bzImage"), dir.path().join("initrd"));
+    fs::write(&kernel, endless_kernel()).unwrap();
+    fs::write(&initrd, b"0707").unwrap();
+    let mut plan = plan(Accelerator::Tcg);
+    plan.kernel = kernel;
+    plan.initrd = initrd;
+    plan.console_log = dir.path().join("console.log");
+    Some(plan)
+}
+
+/// A bzImage (boot protocol 2.15) whose real-mode entry jumps to itself.
+fn endless_kernel() -> Vec<u8> {
+    let mut image = vec![0; 16 * 512];
+    image[0x1f1] = 1; // One 512-byte setup sector.
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[0x200..0x202].copy_from_slice(&[0xeb, 0xfe]); // jmp $
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x020f_u16.to_le_bytes());
+    image[0x211] = 1; // LOADED_HIGH
+    image[0x22c..0x230].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes()); // The initrd's highest address.
+    image[0x238..0x23c].copy_from_slice(&2047_u32.to_le_bytes()); // The command line's longest.
+    image
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn next(events: &mut mpsc::Receiver<VmEvent>) -> VmEvent {
+    timeout(PATIENCE, events.recv())
+        .await
+        .expect("an event within 20 s")
+        .expect("events go on until the exit")
+}
+
+#[tokio::test]
+async fn a_vm_starts_answers_and_is_killed_within_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(plan) = real(&dir) else { return };
+    let vm = launch(plan).await.unwrap();
+    let mut events = vm.take_events().unwrap();
+    assert!(vm.take_events().is_none());
+    assert_eq!(next(&mut events).await, VmEvent::ControlReady);
+    assert_eq!(vm.status().await.unwrap(), VmStatus::Running);
+
+    let arguments = fs::read(format!("/proc/{}/cmdline", vm.pid())).unwrap();
+    let marker = b"sandbox-0123abcd";
+    assert!(arguments.windows(marker.len()).any(|window| window == marker));
+    assert!(vm.take_agent_socket().is_some() && vm.take_agent_socket().is_none());
+
+    let killed_at = Instant::now();
+    let exit = vm.kill().await;
+    assert_eq!(next(&mut events).await, VmEvent::Exited(exit.clone()));
+    assert!(killed_at.elapsed() < Duration::from_secs(1), "{:?}", killed_at.elapsed());
+    assert_eq!(exit.status.unwrap().signal(), Some(9));
+    assert_eq!(exit.to_string(), "The VMM was killed by signal 9");
+    assert_eq!(events.recv().await, None);
+    assert!(matches!(vm.status().await, Err(VmmError::Gone(gone)) if gone == exit));
+    assert_eq!(vm.kill().await, exit);
+    assert_eq!(vm.shutdown(PATIENCE).await, exit);
+}
+
+#[tokio::test]
+async fn a_vm_pauses_resumes_and_quits() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(plan) = real(&dir) else { return };
+    let vm = launch(plan).await.unwrap();
+    let mut events = vm.take_events().unwrap();
+    vm.pause().await.unwrap();
+    assert_eq!(vm.status().await.unwrap(), VmStatus::Paused);
+    vm.resume().await.unwrap();
+    assert_eq!(vm.status().await.unwrap(), VmStatus::Running);
+
+    let exit = vm.shutdown(PATIENCE).await;
+    assert!(exit.success(), "{exit}");
+    assert_eq!(next(&mut events).await, VmEvent::ControlReady);
+    assert_eq!(next(&mut events).await, VmEvent::Shutdown { reason: ShutdownReason::HostQuit });
+    assert_eq!(next(&mut events).await, VmEvent::Exited(exit));
+}
+
+#[tokio::test]
+async fn a_stopped_process_is_killed_at_the_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(plan) = real(&dir) else { return };
+    let vm = launch(plan).await.unwrap();
+    vm.status().await.unwrap();
+    let pid = rustix::process::Pid::from_raw(vm.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let exit = vm.shutdown(Duration::from_millis(200)).await;
+    assert_eq!(exit.status.unwrap().signal(), Some(9));
+}
+
+#[tokio::test]
+async fn a_killed_process_is_noticed_and_a_dropped_handle_kills() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(plan) = real(&dir) else { return };
+    let vm = launch(plan).await.unwrap();
+    let mut events = vm.take_events().unwrap();
+    drop(vm);
+    let exit = loop {
+        if let VmEvent::Exited(exit) = next(&mut events).await {
+            break exit;
+        }
+    };
+    assert_eq!(exit.status.unwrap().signal(), Some(9));
+}
+
+#[tokio::test]
+async fn qemu_says_why_it_could_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut plan) = real(&dir) else { return };
+    plan.machine_type = "no-such-machine".to_owned();
+    let exit = launch(plan).await.unwrap().wait().await;
+    assert!(!exit.success());
+    let text = exit.to_string();
+    assert!(text.contains("unsupported machine type") && text.contains("`machine_type`"), "{text}");
+
+    let Some(plan) = real(&dir) else { return };
+    fs::write(&plan.kernel, b"\x7fELF not really").unwrap();
+    let exit = launch(plan).await.unwrap().wait().await;
+    assert!(exit.to_string().contains("`kernel`"), "{exit}");
+}
+
+#[tokio::test]
+async fn missing_files_are_named_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut plan) = real(&dir) else { return };
+    plan.kernel = "/nonexistent/vmlinux".into();
+    let error = launch(plan).await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("The guest kernel \"/nonexistent/vmlinux\" cannot be read"),
+        "{error}"
+    );
+
+    let Some(mut plan) = real(&dir) else { return };
+    plan.binary = "/nonexistent/qemu".into();
+    let error = launch(plan).await.unwrap_err();
+    assert!(matches!(error, VmmError::BinaryMissing { .. }), "{error}");
+
+    let Some(mut plan) = real(&dir) else { return };
+    plan.netns = Some("/nonexistent/netns".into());
+    let error = launch(plan).await.unwrap_err();
+    assert!(matches!(error, VmmError::Netns { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_vm_starts_in_its_network_namespace() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut plan) = real(&dir) else { return };
+    let holder = std::process::Command::new("unshare").args(["--net", "sleep", "60"]).spawn();
+    let Ok(mut holder) = holder else {
+        eprintln!("skipped: no unshare(1)");
+        return;
+    };
+    let namespace = format!("/proc/{}/ns/net", holder.id());
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    let started = Instant::now();
+    while fs::read_link(&namespace).is_ok_and(|link| link == own) && started.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+    let wanted = fs::read_link(&namespace).unwrap();
+    if wanted == own {
+        eprintln!("skipped: no right to make a network namespace");
+        return;
+    }
+    plan.netns = Some(namespace.into());
+    let vm = launch(plan).await.unwrap();
+    assert_eq!(fs::read_link(format!("/proc/{}/ns/net", vm.pid())).unwrap(), wanted);
+    assert_eq!(fs::read_link("/proc/self/ns/net").unwrap(), own);
+    vm.kill().await;
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}

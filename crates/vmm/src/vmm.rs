@@ -1,0 +1,235 @@
+//! What every driver offers: the [`Vmm`] trait, its events and its errors.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::qemu::{CommandLineError, QmpError};
+
+/// What a driver can do beyond starting and stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Directories can be shared through virtio-fs.
+    pub shared_directories: bool,
+    /// The agent can be reached through the host's vsock.
+    pub vsock: bool,
+    /// The agent can be reached through a virtio-serial port.
+    pub serial: bool,
+    /// The whole VM can be paused and resumed.
+    pub pause: bool,
+}
+
+/// Why a VM stopped running, as far as the VMM knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShutdownReason {
+    /// The guest powered itself off.
+    GuestShutdown,
+    /// The guest asked for a reboot, which ends the VM; a kernel panic looks like this too.
+    GuestReset,
+    /// The guest said that it panicked.
+    GuestPanic,
+    /// The host asked the VMM to quit.
+    HostQuit,
+    /// The VMM was told to end by a signal.
+    HostSignal,
+    /// Anything else, in the VMM's own words.
+    Other(String),
+}
+
+/// The end of the VMM's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmExit {
+    /// How the process ended; `None` if it could not be waited for.
+    pub status: Option<ExitStatus>,
+    /// The last lines (at most 8 KiB) the VMM wrote to its standard error, trimmed.
+    pub stderr: String,
+    /// The line among them that says what went wrong, if there is one.
+    pub cause: Option<String>,
+    /// What is wrong and what to do, where the cause was recognised.
+    pub advice: Option<String>,
+}
+
+impl VmExit {
+    /// Whether the VMM ended without an error of its own. A guest that powers off is a success.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.status.is_some_and(|status| status.success())
+    }
+}
+
+impl fmt::Display for VmExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            Some(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => write!(f, "The VMM exited with status {code}")?,
+                (None, Some(signal)) => write!(f, "The VMM was killed by signal {signal}")?,
+                (None, None) => write!(f, "The VMM ended ({status})")?,
+            },
+            None => f.write_str("The VMM is gone")?,
+        }
+        if let Some(cause) = &self.cause {
+            write!(f, ": {cause}")?;
+        }
+        if let Some(advice) = &self.advice {
+            write!(f, ". {advice}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What happens to a VM, in the order in which it happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VmEvent {
+    /// The VMM's control channel answers. The guest may well run already.
+    ControlReady,
+    /// The guest opened the agent's serial port: the agent is there. Only with [`crate::AgentChannel::Serial`].
+    AgentPortOpened,
+    /// The guest closed the agent's serial port.
+    AgentPortClosed,
+    /// The guest stopped; [`VmEvent::Exited`] follows.
+    Shutdown {
+        /// Why.
+        reason: ShutdownReason,
+    },
+    /// The guest's kernel reported a panic through a panic device.
+    Panicked,
+    /// The VMM's process is gone. Always the last event, and always sent.
+    Exited(VmExit),
+}
+
+/// What the VM is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmStatus {
+    /// Guest code runs.
+    Running,
+    /// Stopped on request, or not started yet.
+    Paused,
+    /// The guest shut down or panicked, or the VMM met an internal error; it will not run again.
+    Stopped,
+}
+
+/// A started VM. Dropping it kills the VMM.
+#[async_trait]
+pub trait Vmm: Send + Sync {
+    /// The driver's name, as users know it from the configuration: `qemu`.
+    fn kind(&self) -> &'static str;
+
+    /// What this driver can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The VMM's process id on the host. It stays the same after the process is gone.
+    fn pid(&self) -> u32;
+
+    /// The host's end of the agent's serial port: a connected stream socket, close-on-exec. `None` with another
+    /// channel, and from the second call on.
+    fn take_agent_socket(&self) -> Option<OwnedFd>;
+
+    /// The VM's events from the very first on. `None` from the second call on.
+    fn take_events(&self) -> Option<mpsc::Receiver<VmEvent>>;
+
+    /// What the VM is doing now.
+    async fn status(&self) -> Result<VmStatus, VmmError>;
+
+    /// Stops all virtual CPUs.
+    async fn pause(&self) -> Result<(), VmmError>;
+
+    /// Lets the virtual CPUs run again.
+    async fn resume(&self) -> Result<(), VmmError>;
+
+    /// Ends the VM without asking the guest: the VMM is told to quit, and killed if it has not gone by the
+    /// deadline. Works in every state and any number of times.
+    async fn shutdown(&self, deadline: Duration) -> VmExit;
+
+    /// Kills the VMM at once and waits until it is gone.
+    async fn kill(&self) -> VmExit;
+
+    /// Waits for the end of the VMM's process.
+    async fn wait(&self) -> VmExit;
+}
+
+/// Why a VM could not be started or controlled.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// The configured executable does not exist.
+    #[error(
+        "The hypervisor {path:?} does not exist: install QEMU (Debian: qemu-system-x86) or set `path` in the \
+         configuration's [hypervisor.qemu]"
+    )]
+    BinaryMissing {
+        /// The configured path.
+        path: PathBuf,
+    },
+    /// A file that the VM boots from cannot be read.
+    #[error("The {what} {path:?} cannot be read: check `{key}` in the configuration's [hypervisor.qemu]")]
+    BootFile {
+        /// What the file is for.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// The configuration's key.
+        key: &'static str,
+        /// Why it cannot be read.
+        #[source]
+        source: io::Error,
+    },
+    /// The guest console's log cannot be opened.
+    #[error("The guest's console log {path:?} cannot be opened: its directory must exist and be writable")]
+    ConsoleLog {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The plan does not make a command line.
+    #[error("The VM's settings cannot be used")]
+    Plan(#[from] CommandLineError),
+    /// A socket pair for the VMM could not be made.
+    #[error("No socket pair for the hypervisor's {what}: the limit on open files may be reached")]
+    Socket {
+        /// What it is for.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The VMM cannot be started inside the network namespace.
+    #[error("The hypervisor cannot be started in the network namespace {path:?}: does it still exist?")]
+    Netns {
+        /// The namespace's path.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The VMM's process could not be started.
+    #[error("The hypervisor {path:?} could not be started")]
+    Spawn {
+        /// The executable.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The control channel failed or refused.
+    #[error("The hypervisor did not do what it was asked for")]
+    Control(#[from] QmpError),
+    /// The VMM is gone.
+    #[error("{0}")]
+    Gone(VmExit),
+    /// The executable's version could not be found out.
+    #[error("The version of {path:?} could not be read from its output {output:?}: is it a QEMU?")]
+    Version {
+        /// The executable.
+        path: PathBuf,
+        /// What it printed, cut off at 200 bytes.
+        output: String,
+    },
+}
