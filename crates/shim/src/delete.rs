@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::address;
 use crate::args::Identity;
 use crate::events::timestamp;
+use crate::kata;
 use crate::start::{ADDRESS_FILE, PID_FILE};
 
 /// containerd gives us 5 s; a server that is ending in order (its last client has just left) needs part of one.
@@ -30,7 +31,9 @@ const EXIT_STATUS: u32 = 137;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The server does not die.
-    #[error("The server (process {pid}) of this container does not end, even when killed; it may hang in the kernel")]
+    #[error(
+        "The server (process {pid}) of this container does not end, even when killed; it may hang in the kernel"
+    )]
     Immortal {
         /// Its process id.
         pid: i32,
@@ -45,13 +48,7 @@ pub(crate) enum Error {
     },
     /// What the sandbox made.
     #[error("Cannot remove what is left of the sandbox")]
-    Sandbox(#[source] kata_sandbox::Error),
-    /// The async runtime that the clean-up needs.
-    #[error("Cannot start the clean-up")]
-    Runtime(#[source] io::Error),
-    /// The id is no id.
-    #[error("The id of the container is not usable")]
-    Id(#[source] kata_sandbox::IdError),
+    Sandbox(#[source] kata::Error),
     /// The socket.
     #[error("Cannot remove the server's socket")]
     Socket(#[from] address::Error),
@@ -78,7 +75,7 @@ pub(crate) fn run(identity: &Identity, state_root: &Path) -> Result<(), Error> {
     if let Some(bundle) = &bundle {
         end_server(bundle, identity)?;
     }
-    clean_up(identity, state_root)?;
+    kata::cleanup(state_root, &identity.id).map_err(Error::Sandbox)?;
     address::remove(&own_socket(bundle.as_deref(), identity))?;
     if let Some(bundle) = &bundle {
         unmount_all(&bundle.join("rootfs"))?;
@@ -90,12 +87,6 @@ pub(crate) fn run(identity: &Identity, state_root: &Path) -> Result<(), Error> {
     };
     let bytes = response.write_to_bytes().expect("a message in memory always serialises");
     io::stdout().write_all(&bytes).map_err(Error::Answer)
-}
-
-fn clean_up(identity: &Identity, state_root: &Path) -> Result<(), Error> {
-    let id = identity.id.parse().map_err(Error::Id)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    runtime.block_on(kata_sandbox::cleanup(state_root, &id)).map_err(Error::Sandbox)
 }
 
 /// Our socket is the one whose name is the hash of our id; a member's bundle names its pod's, which stays.
@@ -178,8 +169,8 @@ fn unmount_all(path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
     use std::path::Path;
+    use std::process::Command;
     use std::time::Instant;
 
     use super::{END_PATIENCE, PID_FILE, end_server, own_socket, unmount_all};
@@ -188,7 +179,12 @@ mod tests {
     use crate::start::ADDRESS_FILE;
 
     fn identity() -> Identity {
-        Identity { namespace: "ns".into(), id: "web".into(), address: "/c.sock".into(), ..Identity::default() }
+        Identity {
+            namespace: "ns".into(),
+            id: "web".into(),
+            address: "/c.sock".into(),
+            ..Identity::default()
+        }
     }
 
     /// A process with a server's command line that does as the shell script says.

@@ -8,8 +8,7 @@ pub(crate) const NAME: &str = "io.containerd.kata.v2";
 /// This build's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// `RuntimeInfo`, serialised. The annotation says that containerd may not offer us mount types of its own:
-/// root file systems are mounted by the sandbox.
+/// `RuntimeInfo`, serialised.
 #[must_use]
 pub(crate) fn runtime_info() -> Vec<u8> {
     let version = RuntimeVersion { version: VERSION.to_owned(), ..RuntimeVersion::default() };

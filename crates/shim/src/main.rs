@@ -10,16 +10,51 @@ mod backend;
 mod bootstrap;
 mod chain;
 mod decorate;
+mod delete;
 mod environment;
 mod events;
 mod info;
+mod kata;
 mod ledger;
 mod logging;
 mod options;
 mod pod;
 mod publisher;
+mod server;
 mod service;
 mod start;
 mod stdio;
 
-fn main() {}
+use std::env;
+use std::error::Error;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::args::Command;
+use crate::environment::Environment;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // containerd shows what stands here to the user. If nobody listens there is nobody to tell.
+            let _ = writeln!(io::stderr(), "containerd-shim-kata-v2: {}", chain::text(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let environment = Environment::read();
+    let words = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    match args::parse(words, environment.bind_fd.is_some())? {
+        Command::Help => writeln!(io::stdout(), "{}", args::USAGE)?,
+        Command::Version => io::stdout().write_all(info::version().as_bytes())?,
+        Command::Info => io::stdout().write_all(&info::runtime_info())?,
+        Command::Start(identity) => start::run(&identity)?,
+        Command::Delete(identity) => delete::run(&identity, Path::new(kata::STATE_ROOT))?,
+        Command::Serve(identity) => server::run(&identity, &environment)?,
+    }
+    Ok(())
+}

@@ -181,7 +181,8 @@ impl Service {
         }
     }
 
-    async fn end_all(&self) {
+    /// Ends the sandbox, tells the last events, then has the process ended.
+    pub(crate) async fn end_all(&self) {
         if let Ok(sandbox) = &self.launched
             && let Err(failure) = sandbox.shutdown().await
         {

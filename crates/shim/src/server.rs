@@ -1,0 +1,151 @@
+//! The server: the process that lives as long as the pod.
+
+use std::env;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim_protos::shim_async::Task;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use ttrpc::r#async::Server;
+use ttrpc::r#async::transport::Listener;
+
+use crate::address;
+use crate::args::Identity;
+use crate::decorate;
+use crate::environment::Environment;
+use crate::kata::{self, Plan};
+use crate::ledger::Ledger;
+use crate::logging;
+use crate::publisher::{Publisher, Route};
+use crate::service::{Parts, Service};
+
+/// The one descriptor that `start` passes.
+const BIND_FD: &str = "0";
+/// The last answer needs a moment to leave; the caller hangs up right after it.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
+/// Threads for what blocks (waiting for a FIFO's reader, a container's root file system) end soon after.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+
+/// The server cannot run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Not started by `start`.
+    #[error(
+        "The listening socket must be descriptor {BIND_FD}, not {0}; only the start action starts a server"
+    )]
+    BindFd(String),
+    /// Taking over the socket.
+    #[error("Cannot use the inherited socket")]
+    Inherit(#[source] io::Error),
+    /// The working directory is gone.
+    #[error("The bundle (working directory) cannot be used")]
+    Bundle(#[source] io::Error),
+    /// Threads, signals.
+    #[error("Cannot start the server's threads")]
+    Runtime(#[source] io::Error),
+    /// ttRPC.
+    #[error("Cannot serve the task API")]
+    Serve(#[source] ttrpc::Error),
+}
+
+/// Serves until containerd says that the pod is over, or a signal does.
+///
+/// # Errors
+/// Only before it serves; after that, errors are answers.
+pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), Error> {
+    let listener = inherit(environment)?;
+    // Fails only for the leader of a process group, who is detached enough.
+    let _ = rustix::process::setsid();
+    let bundle = match &identity.bundle {
+        Some(bundle) => bundle.clone(),
+        None => env::current_dir().map_err(Error::Bundle)?,
+    };
+    let plan = Plan::read(identity, environment, &bundle);
+    logging::start(&bundle, &identity.id, kata::log_level(identity, &plan));
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(environment.worker_threads())
+        .thread_name("shim")
+        .thread_keep_alive(IDLE_THREAD)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let route =
+        Route::choose(environment.ttrpc_address.as_deref(), &identity.publish_binary, &identity.address);
+    let result = runtime.block_on(serve(listener, identity, route, plan));
+    // A thread that waits for a FIFO's reader would wait on.
+    runtime.shutdown_background();
+    result
+}
+
+/// Takes the socket out of standard input, and leaves nothing there.
+fn inherit(environment: &Environment) -> Result<UnixListener, Error> {
+    match environment.bind_fd.as_deref() {
+        Some(BIND_FD) => {}
+        other => return Err(Error::BindFd(other.unwrap_or_default().to_owned())),
+    }
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(Error::Inherit)?;
+    let nothing = File::open("/dev/null").map_err(Error::Inherit)?;
+    rustix::stdio::dup2_stdin(&nothing).map_err(|error| Error::Inherit(error.into()))?;
+    Ok(UnixListener::from(socket))
+}
+
+async fn serve(
+    listener: UnixListener,
+    identity: &Identity,
+    route: Route,
+    plan: Result<Plan, kata::Error>,
+) -> Result<(), Error> {
+    let socket = listener.local_addr().map_err(Error::Inherit)?.as_pathname().map(Path::to_owned);
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
+    let publisher = Publisher::start(route, &identity.namespace);
+    let ledger = Arc::new(Ledger::new(publisher.clone()));
+    let end = Arc::new(Notify::new());
+    let service = Arc::new(Service::from(Parts {
+        namespace: identity.namespace.clone(),
+        config: identity.config.clone(),
+        launched: kata::launch(plan, &ledger).await,
+        ledger,
+        publisher,
+        end: end.clone(),
+    }));
+    let task: Arc<dyn Task + Send + Sync> = service.clone();
+    let listener = nonblocking(listener).map_err(Error::Inherit)?;
+    let mut server = Server::new().add_listener(listener).register_service(decorate::services(&task));
+    server.start().await.map_err(Error::Serve)?;
+    tracing::info!(pid = std::process::id(), version = crate::info::VERSION, "serving");
+    let told = tokio::select! {
+        () = end.notified() => true,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+    };
+    if !told {
+        tracing::info!("ending on a signal");
+        service.end_all().await;
+    }
+    // What is still asked now is answered by the end of the connection.
+    let _ = timeout(LAST_ANSWER, server.shutdown()).await;
+    remove(socket);
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn nonblocking(listener: UnixListener) -> io::Result<Listener> {
+    Listener::try_from(listener)
+}
+
+fn remove(socket: Option<PathBuf>) {
+    if let Some(path) = socket
+        && let Err(error) = address::remove(&path)
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the socket is left");
+    }
+}
