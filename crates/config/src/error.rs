@@ -8,7 +8,7 @@ use crate::origin::Origin;
 
 /// Why no configuration could be made.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ConfigError {
     /// No file at any of the default places.
     #[error(
         "No configuration file found (looked for {}); install one there, or name one with --config, the runtime option ConfigPath or KATA_CONF_FILE",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::error::Error;
+use crate::error::ConfigError as Error;
 use crate::layer::Layer;
 use crate::nearest::nearest;
 use crate::options::Table;

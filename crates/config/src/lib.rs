@@ -23,7 +23,7 @@ mod value;
 
 use std::path::PathBuf;
 
-pub use error::{Error, Problem};
+pub use error::{ConfigError as Error, Problem};
 pub use kernel_params::{KernelParam, KernelParams};
 pub use model::{Accelerator, Agent, Config, Hypervisor, LogLevel, Runtime, SharedFs};
 pub use origin::{Origin, Setting, Sources};

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::ConfigError as Error;
 use crate::request::LoadRequest;
 
 /// The annotations that name a configuration file: the official one, then the seed documents' spelling.
