@@ -1,4 +1,7 @@
 //! The kernel's configuration fragments (`guest/kernel/*.config`) and the proof that each line took effect.
+//!
+//! A comment that begins with `# or` makes the setting after it an alternative to the one before: stable releases
+//! rename symbols, and one of the two has to take effect.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,6 +24,8 @@ struct Request {
     value: String,
     /// `file:line`.
     place: String,
+    /// Whether it is enough that the request before this one is met.
+    alternative: bool,
 }
 
 impl Fragments {
@@ -41,17 +46,24 @@ impl Fragments {
     }
 
     fn add(&mut self, name: &str, text: &str) -> Result<()> {
+        let mut alternative = false;
         for (index, line) in text.lines().enumerate() {
             let place = format!("{name}:{}", index + 1);
-            let Some((symbol, value)) =
-                parse(line).with_context(|| format!("{place} is no setting: {line}"))?
-            else {
+            let setting = parse(line).with_context(|| format!("{place} is no setting: {line}"))?;
+            let Some((symbol, value)) = setting else {
+                alternative |= line.starts_with("# or");
                 continue;
             };
             if let Some(first) = self.requests.iter().find(|r| r.symbol == symbol) {
                 bail!("{place} sets {symbol} again, after {}: keep one of them", first.place);
             }
-            self.requests.push(Request { symbol: symbol.to_owned(), value: value.to_owned(), place });
+            let (symbol, value) = (symbol.to_owned(), value.to_owned());
+            self.requests.push(Request {
+                symbol,
+                value,
+                place,
+                alternative: std::mem::take(&mut alternative),
+            });
         }
         self.text.push_str(text);
         self.text.push('\n');
@@ -62,21 +74,24 @@ impl Fragments {
     pub(crate) fn unmet(&self, config: &str) -> Vec<Unmet> {
         let lines = config.lines().filter_map(|line| parse(line).ok().flatten());
         let actual: HashMap<&str, &str> = lines.collect();
-        let differs =
-            |request: &&Request| *actual.get(request.symbol.as_str()).unwrap_or(&"n") != request.value;
-        let unmet = self.requests.iter().filter(differs);
-        unmet
-            .map(|request| Unmet {
+        let value = |request: &Request| *actual.get(request.symbol.as_str()).unwrap_or(&"n");
+        let mut unmet = Vec::new();
+        for group in self.requests.chunk_by(|_, next| next.alternative) {
+            if group.iter().any(|request| value(request) == request.value) {
+                continue;
+            }
+            unmet.extend(group.iter().map(|request| Unmet {
                 symbol: request.symbol.trim_start_matches("CONFIG_").to_owned(),
                 text: format!(
                     "{}: {} should be {} and is {}",
                     request.place,
                     request.symbol,
                     request.value,
-                    actual.get(request.symbol.as_str()).unwrap_or(&"n")
+                    value(request)
                 ),
-            })
-            .collect()
+            }));
+        }
+        unmet
     }
 }
 
@@ -125,6 +140,14 @@ mod tests {
             ["a.config:3: CONFIG_B should be n and is y", "a.config:4: CONFIG_C should be 4 and is n"];
         assert_eq!(texts, expected);
         assert_eq!(unmet[1].symbol, "C");
+    }
+
+    #[test]
+    fn one_of_two_names_is_enough() {
+        let asked = fragments("CONFIG_A=y\nCONFIG_OLD=y\n# or, later:\nCONFIG_NEW=y\nCONFIG_B=y\n").unwrap();
+        assert_eq!(asked.unmet("CONFIG_A=y\nCONFIG_NEW=y\nCONFIG_B=y\n"), []);
+        assert_eq!(asked.unmet("CONFIG_A=y\nCONFIG_OLD=y\nCONFIG_B=y\n"), []);
+        assert_eq!(asked.unmet("CONFIG_A=y\nCONFIG_B=y\n").len(), 2);
     }
 
     #[test]
