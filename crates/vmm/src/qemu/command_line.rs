@@ -182,7 +182,7 @@ impl CommandLine {
         if let Some(parameter) = plan.kernel_params.iter().find(|param| param.contains(char::is_control)) {
             return Err(CommandLineError::KernelParam { parameter: parameter.clone() });
         }
-        let params = config::kernel_command_line(plan.accelerator, plan.debug, &plan.kernel_params);
+        let params = config::kernel_command_line(plan);
         if params.len() > config::MAX_KERNEL_COMMAND_LINE {
             return Err(CommandLineError::KernelParamsTooLong { length: params.len() });
         }

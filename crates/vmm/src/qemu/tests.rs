@@ -90,14 +90,29 @@ fn under_kvm_with_vsock_and_own_parameters() {
 
 #[test]
 fn own_kernel_parameters_win_by_name() {
-    let own = ["console=ttyS0", "console=hvc0", "net.ifnames=1", "cgroup-no-v1=none", "x"].map(str::to_owned);
-    let line = config::kernel_command_line(Accelerator::Kvm, false, &own);
+    let mut plan = plan(Accelerator::Kvm);
+    plan.kernel_params = ["console=ttyS0", "console=hvc0", "net.ifnames=1", "cgroup-no-v1=none", "x"]
+        .map(str::to_owned)
+        .into();
+    let line = config::kernel_command_line(&plan);
     let words: Vec<_> = line.split(' ').collect();
     assert!(words.ends_with(&["console=ttyS0", "console=hvc0", "net.ifnames=1", "cgroup-no-v1=none", "x"]));
     for gone in ["net.ifnames=0", "cgroup_no_v1=all"] {
         assert!(!words.contains(&gone), "{line}");
     }
     assert_eq!(words.iter().filter(|word| word.starts_with("console=")).count(), 2, "{line}");
+}
+
+#[test]
+fn only_an_emulated_guest_with_one_cpu_goes_without_the_local_apic_timer() {
+    let has_it = |accelerator, max_vcpus| {
+        let mut plan = plan(accelerator);
+        plan.max_vcpus = max_vcpus;
+        config::kernel_command_line(&plan).split(' ').any(|word| word == "nolapic_timer")
+    };
+    assert!(has_it(Accelerator::Tcg, 1));
+    assert!(!has_it(Accelerator::Tcg, 2));
+    assert!(!has_it(Accelerator::Kvm, 1));
 }
 
 #[test]
