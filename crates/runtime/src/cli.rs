@@ -13,15 +13,16 @@ use crate::{check, config_command, env, timeline};
 #[derive(Debug, Parser)]
 #[command(name = "kata-runtime", version, arg_required_else_help = true, max_term_width = 100)]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    pub(crate) global: Global,
-
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(crate) global: Global,
 }
 
 /// Options that stand before or after any subcommand.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration file; else that of KATA_CONF_FILE, else the first default path that exists
     #[arg(long, global = true, visible_alias = "kata-config", value_name = "FILE")]

@@ -1,0 +1,8 @@
+//! The built `kata-runtime`, run against temporary configuration trees.
+
+mod check;
+mod config;
+mod env;
+mod help;
+mod timeline;
+mod tree;

@@ -1,0 +1,1 @@
+//! `timeline`: written when the type is there.
