@@ -4,7 +4,7 @@
 //! the host, and a table of where the start time went.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -41,10 +41,6 @@ pub(crate) fn run(_args: &Args) -> Result<()> {
         "containerd",
         format_args!("private, at {} (log: {})", containerd.address().display(), log.display()),
     );
-    for image in &images {
-        containerd.import(&image.file)?;
-    }
-    progress.line("images", "imported");
     let demo = Demo { containerd: &containerd, prefix: &prefix, progress: &progress, workspace: &workspace };
     let shown = demo.all(&images);
     let stopped = containerd.stop();
@@ -66,8 +62,19 @@ struct Demo<'a> {
 
 impl Demo<'_> {
     fn all(&self, [busybox, debian]: &[Image; 2]) -> Result<()> {
-        self.kernels(busybox)?;
-        self.hash(debian)?;
+        self.containerd.import(&busybox.file)?;
+        let directory = tempfile::Builder::new().prefix(".input-").tempdir_in(&self.workspace.cache)?;
+        let input = directory.path().join("input.bin");
+        std::thread::scope(|scope| {
+            // What the second part needs is prepared while the first one runs.
+            let prepared = scope.spawn(|| {
+                write_input(&input)?;
+                self.containerd.import(&debian.file)
+            });
+            self.kernels(busybox)?;
+            prepared.join().expect("the preparation does not panic")
+        })?;
+        self.hash(debian, &input)?;
         self.timeline(busybox)
     }
 
@@ -89,14 +96,11 @@ impl Demo<'_> {
     }
 
     /// Part 2: real work on a file of the host.
-    fn hash(&self, debian: &Image) -> Result<()> {
-        let directory = tempfile::Builder::new().prefix(".input-").tempdir_in(&self.workspace.cache)?;
-        let input = directory.path().join("input.bin");
-        write_input(&input)?;
+    fn hash(&self, debian: &Image, input: &Path) -> Result<()> {
         println!(
             "\n2. Debian's python3 hashes a file of the host ({INPUT_MIB} MiB, bind-mounted read-only)\n"
         );
-        let host = process::text(Command::new("sha256sum").arg(&input))?;
+        let host = process::text(Command::new("sha256sum").arg(input))?;
         let host = host.split(' ').next().unwrap_or_default();
         println!("   host   sha256sum  {host}");
         let mount = format!("type=bind,src={},dst=/input.bin,options=rbind:ro", input.display());
@@ -163,15 +167,20 @@ fn separation(report: &serde_json::Value) -> Result<String> {
     ))
 }
 
-/// Bytes without a pattern, the same every time (xorshift64).
+/// Bytes without a pattern (xorshift64) in blocks that differ by their number; the same every time.
 fn write_input(path: &Path) -> Result<()> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..INPUT_MIB * (1 << 20) / 8 {
+    let words = std::iter::repeat_with(|| {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        file.write_all(&state.to_le_bytes())?;
+        state
+    });
+    let mut block: Vec<u8> = words.take((1 << 20) / 8).flat_map(u64::to_le_bytes).collect();
+    let mut file = File::create(path)?;
+    for number in 0..INPUT_MIB {
+        block[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        file.write_all(&block).context("Cannot write the demo's input")?;
     }
-    file.flush().context("Cannot write the demo's input")
+    Ok(())
 }
