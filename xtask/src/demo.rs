@@ -155,16 +155,13 @@ fn check_report(mut check: Command) -> Result<serde_json::Value> {
 
 /// Which VMM and accelerator, and why.
 fn separation(report: &serde_json::Value) -> Result<String> {
-    let text = |pointer: &str| {
-        let value = report.pointer(pointer).and_then(serde_json::Value::as_str);
-        value.with_context(|| format!("`kata-runtime check --json` does not tell {pointer}"))
+    let checks = report["checks"].as_array().context("`kata-runtime check --json` lists no checks")?;
+    let detail = |name: &str| {
+        let check = checks.iter().find(|check| check["name"] == name);
+        let detail = check.and_then(|check| check["detail"].as_str());
+        detail.with_context(|| format!("`kata-runtime check --json` does not tell about {name}"))
     };
-    let (vmm, version) = (text("/vmm/name")?, text("/vmm/version")?);
-    Ok(format!(
-        "VMM    {vmm} {version}, accelerator {}: {}",
-        text("/accelerator/name")?,
-        text("/accelerator/reason")?
-    ))
+    Ok(format!("VMM    QEMU {}\n   with   {}", detail("QEMU")?, detail("accelerator")?))
 }
 
 /// Bytes without a pattern (xorshift64) in blocks that differ by their number; the same every time.

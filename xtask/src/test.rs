@@ -33,6 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let workspace = Workspace::find()?;
     let prefix = setup::stage(&workspace, &progress)?;
     images::busybox(&workspace)?;
+    images::debian(&workspace, &progress)?;
 
     let mut runner = runner(&workspace, &progress);
     runner.args(&args.runner);
