@@ -38,7 +38,7 @@ impl Containerd {
     /// Starts containerd with its data in a new directory under `cache`, its log at `log`; returns when it answers.
     pub(crate) fn start(prefix: &Prefix, cache: &Path, log: &Path) -> Result<Self> {
         // Ctrl-C ends the command that is being run, which is then an error here, and everything is cleaned up.
-        signal_hook::flag::register(2, Arc::new(AtomicBool::new(false)))?;
+        signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::new(AtomicBool::new(false)))?;
         let data = tempfile::Builder::new().prefix("containerd-").tempdir_in(cache)?;
         let run = tempfile::Builder::new().prefix("kata-xtask-").tempdir_in("/run")?;
         let config = run.path().join("config.toml");
@@ -127,6 +127,10 @@ impl Containerd {
         let containers = self.remove_containers();
         self.end()?;
         let mounts = self.unmount()?;
+        for directory in [self.data.path(), self.run.path()] {
+            fs::remove_dir_all(directory)
+                .with_context(|| format!("Cannot remove {}", directory.display()))?;
+        }
         if !containers.is_empty() || !mounts.is_empty() {
             bail!("Left behind and removed now: containers {containers:?}, mounts {mounts:?}");
         }
