@@ -1,7 +1,7 @@
 //! The table of options: one [`Row`] for each key that is honoured.
 //!
 //! Adding a key is adding a row here, a field in the model and a paragraph in `configuration.toml.in`; a test holds
-//! the three together. Keys of upstream that are not honoured yet stand in [`known`].
+//! the three together. Keys of upstream that are not honoured yet stand in the private module `known`.
 
 mod agent;
 mod hypervisor;
