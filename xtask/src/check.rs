@@ -62,7 +62,9 @@ fn deny(workspace: &Workspace, report: &mut Report) {
 
 /// Every file says at its top what it is for.
 fn headers(sources: &[Source]) -> Vec<String> {
-    let silent = sources.iter().filter(|source| !source.text.starts_with("//!"));
+    let is_silent =
+        |source: &&Source| !source.file.attrs.iter().any(|attribute| attribute.path().is_ident("doc"));
+    let silent = sources.iter().filter(is_silent);
     silent.map(|source| format!("{} does not start with `//!`", source.path.display())).collect()
 }
 

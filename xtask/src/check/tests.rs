@@ -55,6 +55,8 @@ fn files_outside_every_module_are_orphans() {
         source("a/src/c/d.rs", ""),
         source("a/src/odd/e.rs", ""),
         source("a/src/lost.rs", "mod b;"),
+        source("a/tests/big/main.rs", "mod part;"),
+        source("a/tests/big/part.rs", ""),
         source("a/tests/whole.rs", "mod part;"),
         source("a/tests/part/mod.rs", ""),
     ];
@@ -64,6 +66,8 @@ fn files_outside_every_module_are_orphans() {
 #[test]
 fn a_file_without_a_header_is_named() {
     assert_eq!(headers(&[source("a.rs", "fn f() {}")]), ["a.rs does not start with `//!`"]);
+    let sys = "#![expect(unsafe_code, reason = \"x\")]\n//! What for.\n";
+    assert!(headers(&[source("sys.rs", sys), source("b.rs", "//! What for.\n")]).is_empty());
 }
 
 #[test]
