@@ -35,7 +35,8 @@ fn is_root(path: &Path) -> bool {
     };
     match parts.as_slice() {
         [.., "build.rs"] | [.., "src", "lib.rs" | "main.rs"] => true,
-        [.., directory, _, "main.rs"] | [.., directory, _] => of_targets(directory),
+        // The guard is tried with each of the two readings.
+        [.., directory, _, "main.rs"] | [.., directory, _] if of_targets(directory) => true,
         _ => false,
     }
 }
