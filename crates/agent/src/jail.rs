@@ -46,7 +46,7 @@ pub(crate) fn main() -> ExitCode {
             Ok(pid) => Outcome::Started { pid },
             Err(error) => Outcome::Failed { message: failures.explain(&error) },
         },
-        Err(error) => Outcome::Failed { message: failure::chain(&error) },
+        Err(error) => Outcome::Failed { message: crate::report::chain(&error) },
     };
     let failed = matches!(outcome, Outcome::Failed { .. });
     match (send(&outcome), failed) {

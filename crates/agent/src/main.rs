@@ -1,9 +1,58 @@
-//! kata-agent: the guest side of a sandbox and PID 1 of its VM.
+//! kata-agent: the guest side of a sandbox, and PID 1 of its VM.
 
+mod agent;
+mod boot;
+mod cgroup;
+mod clock;
+mod container;
+mod id;
 mod jail;
+mod logging;
+mod options;
+mod random;
+mod reaper;
+mod report;
+mod rpc;
+mod service;
+mod stdio;
+mod storage;
+mod sys;
 
+use std::env;
 use std::process::ExitCode;
 
+use options::{Options, ServerAddress};
+
 fn main() -> ExitCode {
-    jail::main()
+    match env::args().nth(1).as_deref() {
+        Some("container") => jail::main(),
+        Some("version" | "--version") => {
+            println!("kata-agent {}", rpc::VERSION);
+            ExitCode::SUCCESS
+        }
+        // The kernel passes on what it does not understand, so anything else is nothing.
+        _ => run(),
+    }
+}
+
+fn run() -> ExitCode {
+    let environment = |name: &str| env::var(name).ok();
+    let has_socket = Options::new("", environment).server != ServerAddress::Auto;
+    let owns_guest = std::process::id() == 1 && !has_socket;
+    let set_up = if owns_guest { boot::set_up() } else { Ok(()) };
+    let cmdline = if owns_guest { std::fs::read_to_string("/proc/cmdline").unwrap_or_default() } else { String::new() };
+    let options = Options::new(&cmdline, environment);
+    logging::start(options.log_level);
+    for complaint in &options.complaints {
+        tracing::warn!("{complaint}");
+    }
+    let result = set_up.map_err(service::Error::from).and_then(|()| service::run(options, owns_guest));
+    if let Err(error) = &result {
+        tracing::error!("{}", report::chain(error));
+    }
+    if owns_guest {
+        boot::power::settle();
+        boot::power::off();
+    }
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, OFlags, fcntl_setfl, memfd_create};
 use tracing::level_filters::LevelFilter;
 
+use crate::report::chain;
+
 /// Marks a message that needs no addition.
 const FINAL: char = '\0';
 
@@ -54,20 +56,6 @@ impl Failures {
         }
         compose(&chain(error), &records)
     }
-}
-
-/// The error and its sources; one that only repeats the next is left out.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !message.contains(&next) {
-            message = format!("{message}: {next}");
-        }
-        source = error.source();
-    }
-    message
 }
 
 fn compose(message: &str, records: &str) -> String {

@@ -1,0 +1,367 @@
+//! The sandbox inside the guest: its containers, mounts and settings.
+
+mod oom;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kata_protocol::agent::{CreateSandboxRequest, Storage};
+use oci_spec::runtime::Spec;
+use rustix::fs::{Mode, OFlags, open};
+use tokio::sync::Notify;
+
+use crate::cgroup::{Cgroup, Hierarchy};
+use crate::clock::Stopwatch;
+use crate::container::launch::Launcher;
+use crate::container::spec::{self, GuestSysctls, Surroundings};
+use crate::container::{self, Container, Made, Parts};
+use crate::id::ContainerId;
+use crate::reaper::Reaper;
+use crate::stdio::ports::StdioPorts;
+use crate::stdio::{ChildEnds, Prepared, Request};
+use crate::storage::{self, Mounts};
+
+use oom::OomEvents;
+
+/// The guest's resolver configuration, for containers that share it.
+const RESOLV_CONF: &str = "/run/kata-containers/sandbox/resolv.conf";
+
+/// Why a request to the sandbox failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// No such container.
+    #[error("There is no container {id}")]
+    NoContainer { id: ContainerId },
+    /// The name is taken.
+    #[error("There already is a container {id}; remove it first or choose another id")]
+    Exists { id: ContainerId },
+    /// No cgroup v2.
+    #[error("There is no writable cgroup v2 hierarchy; mount one and name it in KATA_AGENT_CGROUP_ROOT")]
+    NoCgroups,
+    /// The host asks for something that this agent has not.
+    #[error("{what} is not supported by this agent; leave it out")]
+    Unsupported { what: &'static str },
+    /// The guest is not the agent's.
+    #[error("{what} belongs to the host on which this agent runs without a VM")]
+    NotOwned { what: &'static str },
+    /// A setting of the guest was refused.
+    #[error("Cannot set {what}")]
+    Setting { what: String, source: io::Error },
+    /// The container's specification.
+    #[error(transparent)]
+    Spec(#[from] spec::Error),
+    /// The container.
+    #[error(transparent)]
+    Container(#[from] container::Error),
+    /// A mount.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+}
+
+/// Result of a request to the sandbox.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// A container to be made.
+#[derive(Debug)]
+pub(crate) struct NewContainer {
+    /// Its name.
+    pub(crate) id: ContainerId,
+    /// The host's specification, with the guest's paths.
+    pub(crate) spec: Spec,
+    /// What is mounted for it first.
+    pub(crate) storages: Vec<Storage>,
+    /// Where its first process's streams lead.
+    pub(crate) stdio: Request,
+    /// It joins the sandbox's pid namespace.
+    pub(crate) shares_pids: bool,
+}
+
+/// What the agent is made with.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// The agent is PID 1: the whole guest is the sandbox's.
+    pub(crate) owns_guest: bool,
+    /// Where the agent keeps its files.
+    pub(crate) run_dir: PathBuf,
+    /// Bytes that a stdio pipe holds.
+    pub(crate) pipe_size: usize,
+    /// Where cgroups are.
+    pub(crate) hierarchy: Option<Hierarchy>,
+    /// Learns the end of processes.
+    pub(crate) reaper: Reaper,
+    /// Where raw stdio streams arrive.
+    pub(crate) ports: StdioPorts,
+}
+
+/// The sandbox.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) owns_guest: bool,
+    pub(crate) oom: OomEvents,
+    bundles: PathBuf,
+    pipe_size: usize,
+    hierarchy: Option<Hierarchy>,
+    launcher: Arc<Launcher>,
+    ports: StdioPorts,
+    /// `None` while one is being made.
+    containers: Mutex<HashMap<ContainerId, Option<Container>>>,
+    mounts: Mutex<Mounts>,
+    /// The shared pid namespace, and the container whose first process it lives with.
+    pid_namespace: Mutex<Option<(ContainerId, OwnedFd)>>,
+    power_off: Notify,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is complete before anything can panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Agent {
+    /// An empty sandbox.
+    pub(crate) fn new(setup: Setup) -> io::Result<Self> {
+        let cgroup_root = setup.hierarchy.as_ref().and_then(Hierarchy::unusual_root);
+        let bundles = setup.run_dir.join("bundles");
+        fs::create_dir_all(&bundles)?;
+        Ok(Self {
+            owns_guest: setup.owns_guest,
+            oom: OomEvents::default(),
+            bundles,
+            pipe_size: setup.pipe_size,
+            hierarchy: setup.hierarchy,
+            launcher: Arc::new(Launcher::new(setup.reaper, &setup.run_dir, cgroup_root)?),
+            ports: setup.ports,
+            containers: Mutex::default(),
+            mounts: Mutex::default(),
+            pid_namespace: Mutex::default(),
+            power_off: Notify::new(),
+        })
+    }
+
+    /// Configures the sandbox as a whole.
+    pub(crate) async fn configure(&self, request: CreateSandboxRequest) -> Result<()> {
+        if !request.kernel_modules.is_empty() {
+            return Err(Error::Unsupported { what: "Loading kernel modules" });
+        }
+        if !request.guest_hook_path.is_empty() {
+            return Err(Error::Unsupported { what: "Running guest hooks" });
+        }
+        if self.owns_guest && !request.hostname.is_empty() {
+            let set = nix::unistd::sethostname(&request.hostname);
+            set.map_err(|errno| Error::Setting { what: "the host name".into(), source: errno.into() })?;
+        }
+        if self.owns_guest && !request.dns.is_empty() {
+            let lines = request.dns.join("\n") + "\n";
+            write_below(Path::new(RESOLV_CONF), &lines)
+                .map_err(|source| Error::Setting { what: "the name servers".into(), source })?;
+        }
+        let mounted = Mounts::of(request.storages).await?;
+        locked(&self.mounts).extend(mounted);
+        Ok(())
+    }
+
+    /// Sets the guest's time of day.
+    pub(crate) fn set_clock(&self, seconds: i64, nanoseconds: i64) -> Result<()> {
+        if !self.owns_guest {
+            return Err(Error::NotOwned { what: "The clock" });
+        }
+        crate::clock::set(seconds, nanoseconds)
+            .map_err(|source| Error::Setting { what: "the clock".into(), source })
+    }
+
+    /// Makes a container, not started; its first process's id.
+    pub(crate) async fn create(&self, new: NewContainer, watch: &mut Stopwatch) -> Result<i32> {
+        let id = new.id.clone();
+        {
+            let mut containers = locked(&self.containers);
+            if containers.contains_key(&id) {
+                return Err(Error::Exists { id });
+            }
+            containers.insert(id.clone(), None);
+        }
+        match self.make(new, watch).await {
+            Ok((container, pid)) => {
+                locked(&self.containers).insert(id, Some(container));
+                Ok(pid)
+            }
+            Err(error) => {
+                locked(&self.containers).remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// The container of that name.
+    pub(crate) fn container(&self, id: &ContainerId) -> Result<Container> {
+        let found = locked(&self.containers).get(id).cloned().flatten();
+        found.ok_or_else(|| Error::NoContainer { id: id.clone() })
+    }
+
+    /// Runs a process in a container; its id in the guest.
+    pub(crate) async fn exec(
+        &self,
+        id: &ContainerId,
+        exec: crate::id::ExecId,
+        process: oci_spec::runtime::Process,
+        request: Request,
+    ) -> Result<i32> {
+        let container = self.container(id)?;
+        let stdio = self.prepare(request).await?;
+        Ok(container.exec(exec, process, request, stdio).await?)
+    }
+
+    /// Ends a container and takes it away.
+    pub(crate) async fn remove(&self, id: &ContainerId) -> Result<()> {
+        self.container(id)?.remove().await?;
+        locked(&self.containers).remove(id);
+        locked(&self.pid_namespace).take_if(|(holder, _)| holder == id);
+        Ok(())
+    }
+
+    /// Ends all containers and takes the sandbox's mounts away.
+    pub(crate) async fn clear(&self) {
+        let ids: Vec<ContainerId> = locked(&self.containers).keys().cloned().collect();
+        for id in ids {
+            if let Err(error) = self.remove(&id).await {
+                tracing::warn!(container = %id, error = crate::report::chain(&error), "A container is left");
+            }
+        }
+        let mut mounts = std::mem::take(&mut *locked(&self.mounts));
+        mounts.undo().await;
+    }
+
+    /// Asks for the end of the guest.
+    pub(crate) fn request_power_off(&self) {
+        self.power_off.notify_one();
+    }
+
+    /// Waits until the end of the guest is asked for.
+    pub(crate) async fn power_off_requested(&self) {
+        self.power_off.notified().await;
+    }
+
+    async fn prepare(&self, request: Request) -> Result<(Prepared, ChildEnds)> {
+        let prepared = Prepared::new(request, &self.ports, self.pipe_size).await;
+        Ok(prepared.map_err(container::Error::from)?)
+    }
+
+    async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
+        let hierarchy = self.hierarchy.as_ref().ok_or(Error::NoCgroups)?;
+        let mut mounts = Mounts::of(std::mem::take(&mut new.storages)).await?;
+        watch.lap("mount storages");
+        let cgroup = hierarchy.container(new.id.as_str());
+        let bundle = self.bundles.join(new.id.as_str());
+        let made = self.make_process(&mut new, hierarchy, &bundle, watch).await;
+        let init = match made {
+            Ok(init) => init,
+            Err(error) => {
+                mounts.undo().await;
+                self.discard(&new.id, &cgroup, &bundle).await;
+                return Err(error);
+            }
+        };
+        let pid = init.0;
+        self.oom.watch(&new.id, &cgroup);
+        if new.shares_pids {
+            self.hold_pid_namespace(&new.id, pid);
+        }
+        let launcher = Arc::clone(&self.launcher);
+        let parts = Parts { id: new.id, cgroup, mounts, bundle, launcher, owns_guest: self.owns_guest };
+        Ok((Container::new(parts, init), pid))
+    }
+
+    async fn make_process(
+        &self,
+        new: &mut NewContainer,
+        hierarchy: &Hierarchy,
+        bundle: &Path,
+        watch: &mut Stopwatch,
+    ) -> Result<Made> {
+        let surroundings = Surroundings {
+            owns_guest: self.owns_guest,
+            hierarchy,
+            pid_namespace: self.shared_pid_namespace(new.shares_pids),
+            terminal: new.stdio.terminal,
+        };
+        let sysctls = spec::adapt(&mut new.spec, &new.id, &surroundings)?;
+        write_sysctls(&sysctls)?;
+        write_config(bundle, &new.spec)
+            .map_err(|source| Error::Setting { what: "the container's configuration".into(), source })?;
+        let (prepared, ends) = self.prepare(new.stdio).await?;
+        watch.lap("prepare container");
+        let launched = self.launcher.create(&new.id, bundle.to_owned(), ends, new.stdio.terminal).await;
+        let launched = launched.map_err(container::Error::from)?;
+        let size = new.spec.process().as_ref().and_then(|process| process.console_size());
+        let stdio = prepared.connect(launched.terminal, size).map_err(container::Error::from)?;
+        watch.lap("make container");
+        Ok((launched.pid, launched.exit, stdio))
+    }
+
+    /// Takes away what a failed creation may have left.
+    async fn discard(&self, id: &ContainerId, cgroup: &Cgroup, bundle: &Path) {
+        if let Err(error) = cgroup.remove().await {
+            tracing::warn!(container = %id, error = crate::report::chain(&error), "A cgroup is left");
+        }
+        for folder in [bundle, &self.launcher.state_of(id)] {
+            // Usually not there, and named after the container if it is.
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+
+    fn shared_pid_namespace(&self, wanted: bool) -> Option<PathBuf> {
+        let held = locked(&self.pid_namespace);
+        let (_, namespace) = held.as_ref().filter(|_| wanted)?;
+        Some(format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()).into())
+    }
+
+    fn hold_pid_namespace(&self, id: &ContainerId, pid: i32) {
+        let mut held = locked(&self.pid_namespace);
+        if held.is_none() {
+            match open(format!("/proc/{pid}/ns/pid"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(namespace) => *held = Some((id.clone(), namespace)),
+                Err(errno) => tracing::warn!(container = %id, %errno, "Its pid namespace cannot be shared"),
+            }
+        }
+    }
+}
+
+fn write_config(bundle: &Path, spec: &Spec) -> io::Result<()> {
+    fs::create_dir_all(bundle)?;
+    fs::write(bundle.join("config.json"), serde_json::to_vec(spec)?)
+}
+
+fn write_below(path: &Path, content: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, content)
+}
+
+/// Guest-wide kernel settings; their names are paths below `/proc/sys` with dots.
+fn write_sysctls(sysctls: &GuestSysctls) -> Result<()> {
+    for (name, value) in sysctls {
+        let failed = |source| Error::Setting { what: format!("sysctl {name}"), source };
+        let path = name.replace('.', "/");
+        if path.split('/').any(|part| part.is_empty() || part == "..") {
+            return Err(failed(io::ErrorKind::InvalidInput.into()));
+        }
+        fs::write(Path::new("/proc/sys").join(path), value).map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sysctl_cannot_leave_its_folder() {
+        for name in ["", "..kernel.x", "net..ipv4", "/etc.passwd"] {
+            let sysctls = GuestSysctls::from([(name.to_owned(), "1".to_owned())]);
+            assert!(write_sysctls(&sysctls).is_err(), "{name:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What the agent does for the whole guest when it is PID 1, before it serves.
+
+mod device;
+mod link;
+mod mounts;
+pub(crate) mod power;
+
+use std::io;
+
+pub(crate) use device::agent_port;
+
+/// The guest could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// One step failed.
+    #[error("Cannot {0}")]
+    Step(String, #[source] io::Error),
+    /// The VM has no device to be reached through.
+    #[error("The VM has neither a vsock device nor a virtio-serial port {name}; add one to its configuration")]
+    NoChannel { name: &'static str },
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    let what = what.into();
+    move |source| Error::Step(what, source)
+}
+
+/// Mounts the kernel's file systems, takes the console, and enables cgroups and the loopback interface.
+pub(crate) fn set_up() -> Result<()> {
+    mounts::leave_initial_root()?;
+    mounts::mount_all()?;
+    mounts::take_console()?;
+    mounts::set_up_cgroups()?;
+    protect_from_oom();
+    if let Err(error) = link::bring_up_loopback() {
+        tracing::warn!(%error, "The loopback interface stays down");
+    }
+    Ok(())
+}
+
+/// The kernel must never choose the agent when memory runs out.
+fn protect_from_oom() {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-997") {
+        tracing::warn!(%error, "The agent is not protected from the OOM killer");
+    }
+}

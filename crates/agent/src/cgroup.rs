@@ -1,0 +1,251 @@
+//! The guest's cgroup v2 hierarchy and the cgroups of containers in it.
+
+pub(crate) mod stats;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::Pid;
+use rustix::fs::{Access, access};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::jail::plan::CGROUP_MOUNT;
+use crate::sys;
+
+/// How long the kernel may take to stop, or to end, all processes of a container.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// A cgroup could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A file of the cgroup could not be read or written.
+    #[error("Cannot use {}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    /// The kernel did not get there.
+    #[error("The processes in {} did not become {state} in {} s; see the guest's log for a hung task", path.display(), SETTLE.as_secs())]
+    Unsettled { path: PathBuf, state: &'static str },
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// A mounted cgroup v2 hierarchy that the agent may write to.
+#[derive(Clone, Debug)]
+pub(crate) struct Hierarchy {
+    root: PathBuf,
+    controllers: Vec<String>,
+}
+
+impl Hierarchy {
+    /// The hierarchy at `named`, or where one is mounted; `None` if there is none that is writable.
+    pub(crate) fn find(named: Option<&Path>) -> Option<Self> {
+        let candidate = named.map(Path::to_owned).or_else(|| {
+            let standard = Path::new(CGROUP_MOUNT);
+            is_cgroup2(standard).then(|| standard.to_owned()).or_else(first_mounted)
+        })?;
+        let usable = is_cgroup2(&candidate) && access(&candidate, Access::WRITE_OK).is_ok();
+        let controllers = fs::read_to_string(candidate.join("cgroup.controllers")).ok()?;
+        let controllers = controllers.split_whitespace().map(str::to_owned).collect();
+        usable.then_some(Self { root: candidate, controllers })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests(controllers: &[&str]) -> Self {
+        let controllers = controllers.iter().map(|name| (*name).to_owned()).collect();
+        Self { root: CGROUP_MOUNT.into(), controllers }
+    }
+
+    /// Whether `controller` (for example `memory`) can limit containers.
+    pub(crate) fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|name| name == controller)
+    }
+
+    /// What to tell the jail: the root, unless it is the standard one.
+    pub(crate) fn unusual_root(&self) -> Option<PathBuf> {
+        (self.root != Path::new(CGROUP_MOUNT)).then(|| self.root.clone())
+    }
+
+    /// The cgroup of a container.
+    pub(crate) fn container(&self, id: &str) -> Cgroup {
+        Cgroup { path: self.root.join(id) }
+    }
+}
+
+fn is_cgroup2(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
+fn first_mounted() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(mount_point)
+}
+
+/// The fifth field of a line of mountinfo.
+fn mount_point(line: &str) -> Option<PathBuf> {
+    line.split(' ').nth(4).map(|path| path.replace("\\040", " ").into())
+}
+
+/// The cgroup of one container.
+#[derive(Clone, Debug)]
+pub(crate) struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Stops all processes, and waits until the last one stands still.
+    pub(crate) async fn freeze(&self) -> Result<()> {
+        self.write("cgroup.freeze", "1")?;
+        self.settle("frozen", "1").await
+    }
+
+    /// Lets all processes go on.
+    pub(crate) async fn thaw(&self) -> Result<()> {
+        self.write("cgroup.freeze", "0")?;
+        self.settle("frozen", "0").await
+    }
+
+    /// Ends all processes, frozen or not; a cgroup that is gone has none.
+    pub(crate) fn kill(&self) -> Result<()> {
+        match self.write("cgroup.kill", "1") {
+            // Kernels before 5.14 have no such file.
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.signal(Signal::SIGKILL);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Sends `signal` to all processes there are now.
+    pub(crate) fn signal(&self, signal: Signal) {
+        for pid in self.pids() {
+            // Gone already: as good as signalled.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+    }
+
+    /// Processes of this cgroup and those below it.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        let mut pids = Vec::new();
+        for folder in self.folders() {
+            let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()));
+        }
+        pids
+    }
+
+    /// Ends all processes, waits for that, and removes the cgroup.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        self.kill()?;
+        self.settle("populated", "0").await?;
+        for folder in self.folders().into_iter().rev() {
+            match fs::remove_dir(&folder) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::File { path: folder, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A file's content; empty if the controller is not there.
+    pub(crate) fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.path.join(file)).unwrap_or_default()
+    }
+
+    /// Watches one of the cgroup's event files.
+    pub(crate) fn watch(&self, file: &str) -> Result<EventFile> {
+        let path = self.path.join(file);
+        let open = File::open(&path).and_then(|file| sys::watch(file.into(), Interest::PRIORITY));
+        match open {
+            Ok(file) => Ok(EventFile { file, path }),
+            Err(source) => Err(Error::File { path, source }),
+        }
+    }
+
+    /// This folder, then those below it, parents first.
+    fn folders(&self) -> Vec<PathBuf> {
+        let mut found = vec![self.path.clone()];
+        let mut next = 0;
+        while let Some(folder) = found.get(next) {
+            let below = fs::read_dir(folder).into_iter().flatten().flatten();
+            let below: Vec<PathBuf> =
+                below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect();
+            found.extend(below);
+            next += 1;
+        }
+        found
+    }
+
+    async fn settle(&self, key: &str, value: &str) -> Result<()> {
+        let mut events = self.watch("cgroup.events")?;
+        let wanted = format!("{key} {value}");
+        let state = if key == "frozen" && value == "0" { "running" } else if key == "frozen" { "frozen" } else { "ended" };
+        let reached = events.until(|content| content.lines().any(|line| line == wanted));
+        match tokio::time::timeout(SETTLE, reached).await {
+            Ok(result) => result.map(|_| ()),
+            Err(_) => Err(Error::Unsettled { path: self.path.clone(), state }),
+        }
+    }
+
+    fn write(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.path.join(file);
+        fs::write(&path, value).map_err(|source| Error::File { path, source })
+    }
+}
+
+/// A file like `cgroup.events`, which the kernel announces changes of.
+#[derive(Debug)]
+pub(crate) struct EventFile {
+    file: AsyncFd<OwnedFd>,
+    path: PathBuf,
+}
+
+impl EventFile {
+    /// The content, once it satisfies `condition`.
+    pub(crate) async fn until(&mut self, condition: impl Fn(&str) -> bool) -> Result<String> {
+        loop {
+            // Reading also tells the kernel which state has been seen, so it comes before waiting.
+            let content = self.read().map_err(|source| Error::File { path: self.path.clone(), source })?;
+            if condition(&content) {
+                return Ok(content);
+            }
+            let ready = self.file.ready(Interest::PRIORITY).await;
+            ready.map_err(|source| Error::File { path: self.path.clone(), source })?.clear_ready();
+        }
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut buffer = [0; 4096];
+        let length = rustix::io::pread(&self.file, &mut buffer, 0)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_from_mountinfo() {
+        let line = "30 24 0:26 / /sys/fs/cgroup/uni\\040fied rw,relatime - cgroup2 cgroup2 rw";
+        assert_eq!(mount_point(line), Some("/sys/fs/cgroup/uni fied".into()));
+    }
+
+    #[test]
+    fn folders_come_parents_first() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        fs::create_dir_all(root.path().join("a/b")).expect("folders");
+        let folders = Cgroup { path: root.path().to_owned() }.folders();
+        assert_eq!(folders, [root.path().to_owned(), root.path().join("a"), root.path().join("a/b")]);
+    }
+}

@@ -1,0 +1,289 @@
+//! The task that owns a container: which request is allowed in which state, and what it does.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kata_protocol::kata;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use oci_spec::runtime;
+use rustix::fs::{Mode, OFlags};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use super::launch::{Launched, Launcher};
+use super::process::{Process, Table};
+use super::{Command, Error, ProcessId, Reply, Result, State, Target};
+use crate::cgroup::Cgroup;
+use crate::id::{ContainerId, ExecId};
+use crate::reaper::Exit;
+use crate::stdio::{ChildEnds, Prepared, Stdio};
+use crate::storage::Mounts;
+
+/// The socket in a container's state folder on which `libcontainer` waits for the start, and what it expects there.
+const NOTIFY_SOCKET: &str = "notify.sock";
+const START_MESSAGE: &[u8] = b"start container";
+
+/// A container that the jail has made, before it is started.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// Its name.
+    pub(crate) id: ContainerId,
+    /// Its cgroup.
+    pub(crate) cgroup: Cgroup,
+    /// What was mounted for it.
+    pub(crate) mounts: Mounts,
+    /// The folder with its `config.json`.
+    pub(crate) bundle: PathBuf,
+    /// Makes further processes.
+    pub(crate) launcher: Arc<Launcher>,
+    /// The agent is PID 1.
+    pub(crate) owns_guest: bool,
+}
+
+/// A process that has been made: its id in the guest, its end, its streams.
+pub(crate) type Made = (i32, Exit, Stdio);
+
+struct Actor {
+    parts: Parts,
+    state: State,
+    processes: Table,
+    commands: mpsc::WeakSender<Command>,
+}
+
+/// Serves the container until it is removed.
+pub(super) async fn run(
+    parts: Parts,
+    init: Made,
+    mut queue: mpsc::Receiver<Command>,
+    commands: mpsc::Sender<Command>,
+) {
+    tokio::spawn(announce_end(init.1.clone(), commands.clone()));
+    let (pid, exit, stdio) = init;
+    let processes = Table::new(Process { pid, exit, stdio });
+    let mut actor = Actor { parts, state: State::Created, processes, commands: commands.downgrade() };
+    drop(commands);
+    while let Some(command) = queue.recv().await {
+        if let Command::Remove(reply) = command {
+            let removed = actor.remove().await;
+            let done = removed.is_ok();
+            answer(reply, removed);
+            if done {
+                return;
+            }
+        } else {
+            actor.handle(command).await;
+        }
+    }
+}
+
+async fn announce_end(mut exit: Exit, commands: mpsc::Sender<Command>) {
+    exit.wait().await;
+    // The container may be gone by now.
+    let _ = commands.send(Command::InitEnded).await;
+}
+
+/// Who asked may have left.
+fn answer<T>(reply: Reply<T>, result: Result<T>) {
+    let _ = reply.send(result);
+}
+
+impl Actor {
+    async fn handle(&mut self, command: Command) {
+        match command {
+            Command::Start(reply) => answer(reply, self.start().await),
+            Command::Exec { exec, process, stdio, reply } => self.exec(exec, *process, *stdio, reply),
+            Command::ExecMade { exec, made, reply } => answer(reply, self.exec_made(&exec, made)),
+            Command::Signal { target, signal, reply } => answer(reply, self.signal(target, signal)),
+            Command::Exit { process, reply } => answer(reply, self.get(&process).map(|found| found.exit.clone())),
+            Command::Pause(reply) => answer(reply, self.pause().await),
+            Command::Resume(reply) => answer(reply, self.resume().await),
+            Command::Resize { process, rows, columns, reply } => answer(reply, self.resize(process, rows, columns)),
+            Command::Stdin { process, reply } => {
+                answer(reply, self.get(&process).and_then(|found| Ok(found.stdio.stdin()?)));
+            }
+            Command::Output { process, error, reply } => {
+                let pick = |found: &Process| if error { found.stdio.stderr() } else { found.stdio.stdout() };
+                answer(reply, self.get(&process).and_then(|found| Ok(pick(found)?)));
+            }
+            Command::CloseStdin { process, reply } => answer(reply, self.close_stdin(&process)),
+            Command::Pids(reply) => answer(reply, Ok(self.pids())),
+            Command::InitEnded => self.init_ended(),
+            Command::Remove(_) => unreachable!("the loop keeps it, as it ends the actor"),
+        }
+    }
+
+    /// Refuses what the state does not allow.
+    fn allow(&self, verb: &'static str, states: &[State]) -> Result<()> {
+        // The notice of the end may still be in the queue.
+        let ended = self.processes.init().exit.code().is_some();
+        let state = if ended { State::Stopped } else { self.state };
+        if states.contains(&state) {
+            return Ok(());
+        }
+        Err(Error::State { container: self.parts.id.clone(), verb, state })
+    }
+
+    fn get(&self, process: &ProcessId) -> Result<&Process> {
+        let missing = || Error::NoProcess { container: self.parts.id.clone(), process: process.clone() };
+        self.processes.get(process).ok_or_else(missing)
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        self.allow("start", &[State::Created])?;
+        let folder = self.parts.launcher.state_of(&self.parts.id);
+        let pid = self.processes.init().pid;
+        release(&folder).await.map_err(|source| Error::System { verb: "start", pid, source })?;
+        self.state = State::Running;
+        tracing::info!(container = %self.parts.id, pid, "Started");
+        Ok(())
+    }
+
+    /// Begins an exec; the actor stays free meanwhile, so that many can be made at once.
+    fn exec(&mut self, exec: ExecId, process: runtime::Process, stdio: (Prepared, ChildEnds), reply: Reply<i32>) {
+        if let Err(error) = self.allow("run a process in", &[State::Running]) {
+            return answer(reply, Err(error));
+        }
+        if !self.processes.reserve(&exec) {
+            let container = self.parts.id.clone();
+            return answer(reply, Err(Error::ProcessExists { container, exec }));
+        }
+        let launcher = Arc::clone(&self.parts.launcher);
+        let (container, commands) = (self.parts.id.clone(), self.commands.clone());
+        tokio::spawn(async move {
+            let made = make_exec(&launcher, &container, process, stdio).await;
+            if let Some(commands) = commands.upgrade() {
+                // If the container is gone, so is the process.
+                let _ = commands.send(Command::ExecMade { exec, made, reply }).await;
+            }
+        });
+    }
+
+    fn exec_made(&mut self, exec: &ExecId, made: Result<Made>) -> Result<i32> {
+        match made {
+            Ok((pid, exit, stdio)) => {
+                self.processes.fill(exec, Process { pid, exit, stdio });
+                tracing::debug!(container = %self.parts.id, %exec, pid, "Added");
+                Ok(pid)
+            }
+            Err(error) => {
+                self.processes.release(exec);
+                // It may have failed because the container ended.
+                self.allow("run a process in", &[State::Running, State::Paused])?;
+                Err(error)
+            }
+        }
+    }
+
+    fn signal(&self, target: Target, signal: Signal) -> Result<()> {
+        match target {
+            Target::All if signal == Signal::SIGKILL => Ok(self.parts.cgroup.kill()?),
+            Target::All => {
+                self.parts.cgroup.signal(signal);
+                Ok(())
+            }
+            Target::One(process) => {
+                let found = self.get(&process)?;
+                if found.exit.code().is_some() {
+                    return Err(Error::NoProcess { container: self.parts.id.clone(), process });
+                }
+                let pid = found.pid;
+                let sent = kill(Pid::from_raw(pid), signal);
+                sent.map_err(|errno| Error::System { verb: "signal", pid, source: errno.into() })
+            }
+        }
+    }
+
+    async fn pause(&mut self) -> Result<()> {
+        self.allow("pause", &[State::Running])?;
+        if let Err(error) = self.parts.cgroup.freeze().await {
+            // Half frozen is worse than running.
+            self.parts.cgroup.thaw().await?;
+            return Err(error.into());
+        }
+        self.state = State::Paused;
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<()> {
+        self.allow("resume", &[State::Paused])?;
+        self.parts.cgroup.thaw().await?;
+        self.state = State::Running;
+        Ok(())
+    }
+
+    fn resize(&self, process: ProcessId, rows: u16, columns: u16) -> Result<()> {
+        let found = self.get(&process)?;
+        let pid = found.pid;
+        let Some(terminal) = found.stdio.terminal() else {
+            return Err(Error::NoTerminal { container: self.parts.id.clone(), process });
+        };
+        let resized = terminal.resize(rows, columns);
+        resized.map_err(|source| Error::System { verb: "resize the terminal of", pid, source })
+    }
+
+    fn close_stdin(&mut self, process: &ProcessId) -> Result<()> {
+        self.get(process)?;
+        if let Some(found) = self.processes.get_mut(process) {
+            found.stdio.close_stdin();
+        }
+        Ok(())
+    }
+
+    fn pids(&self) -> Vec<kata::PidInfo> {
+        let names = self.processes.names();
+        let info = |pid| kata::PidInfo {
+            pid,
+            exec_id: names.get(&pid).cloned().unwrap_or_default(),
+            ..Default::default()
+        };
+        self.parts.cgroup.pids().into_iter().map(info).collect()
+    }
+
+    /// With a pid namespace of its own the kernel has ended the rest; without, the agent does.
+    fn init_ended(&mut self) {
+        self.state = State::Stopped;
+        let status = self.processes.init().exit.code();
+        tracing::info!(container = %self.parts.id, status, "Ended");
+        if let Err(error) = self.parts.cgroup.kill() {
+            tracing::warn!(container = %self.parts.id, %error, "Processes may be left");
+        }
+    }
+
+    async fn remove(&mut self) -> Result<()> {
+        self.parts.cgroup.remove().await?;
+        self.parts.mounts.undo().await;
+        for folder in [self.parts.launcher.state_of(&self.parts.id), self.parts.bundle.clone()] {
+            if let Err(error) = std::fs::remove_dir_all(&folder)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(folder = %folder.display(), %error, "A folder is left");
+            }
+        }
+        tracing::debug!(container = %self.parts.id, "Removed");
+        Ok(())
+    }
+}
+
+async fn make_exec(
+    launcher: &Launcher,
+    container: &ContainerId,
+    process: runtime::Process,
+    (prepared, ends): (Prepared, ChildEnds),
+) -> Result<Made> {
+    let size = process.console_size();
+    let Launched { pid, exit, terminal } = launcher.exec(container, process, ends).await?;
+    Ok((pid, exit, prepared.connect(terminal, size)?))
+}
+
+/// Tells the container's first process to go on. The folder's path may be longer than a socket's address can be.
+async fn release(folder: &Path) -> io::Result<()> {
+    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/{NOTIFY_SOCKET}", folder.as_raw_fd());
+    let mut socket = UnixStream::connect(path).await?;
+    socket.write_all(START_MESSAGE).await?;
+    socket.shutdown().await
+}

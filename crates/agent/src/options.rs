@@ -1,0 +1,154 @@
+//! The agent's options: `agent.*` on the kernel command line, and the environment.
+
+use std::path::PathBuf;
+
+use tracing::Level;
+
+/// Where the agent serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ServerAddress {
+    /// Whatever device the VM has: vsock, else virtio-serial.
+    Auto,
+    /// `vsock://…`: the agent's ports on `AF_VSOCK`.
+    Vsock,
+    /// `serial://` with the device's path, or the port of the agent's name.
+    Serial(Option<PathBuf>),
+    /// `unix://path`: without a VM.
+    Unix(PathBuf),
+}
+
+/// Options in effect.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// `agent.server_addr`, `KATA_AGENT_SERVER_ADDR`.
+    pub(crate) server: ServerAddress,
+    /// `agent.log`, `KATA_AGENT_LOG_LEVEL`: critical, error, warn, info, debug or trace.
+    pub(crate) log_level: Level,
+    /// `agent.doorbell_port`: the host's vsock port to call before serving.
+    pub(crate) doorbell_port: Option<u32>,
+    /// `agent.container_pipe_size`: bytes that a container's stdio pipe holds.
+    pub(crate) pipe_size: usize,
+    /// `KATA_AGENT_CGROUP_ROOT`: a writable cgroup v2 hierarchy, when the agent is not PID 1.
+    pub(crate) cgroup_root: Option<PathBuf>,
+    /// What was given and not understood, for the log.
+    pub(crate) complaints: Vec<String>,
+}
+
+/// Holds more than a pump moves at once, so that writer and pump need not alternate.
+const DEFAULT_PIPE_SIZE: usize = 256 * 1024;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            server: ServerAddress::Auto,
+            log_level: Level::INFO,
+            doorbell_port: None,
+            pipe_size: DEFAULT_PIPE_SIZE,
+            cgroup_root: None,
+            complaints: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    /// From a kernel command line and the environment, which wins.
+    pub(crate) fn new(cmdline: &str, environment: impl Fn(&str) -> Option<String>) -> Self {
+        let mut options = Self::default();
+        for word in cmdline.split_whitespace() {
+            if let Some(option) = word.strip_prefix("agent.") {
+                let (name, value) = option.split_once('=').unwrap_or((option, ""));
+                options.set(name, value);
+            }
+        }
+        for (variable, name) in [("KATA_AGENT_SERVER_ADDR", "server_addr"), ("KATA_AGENT_LOG_LEVEL", "log")] {
+            if let Some(value) = environment(variable) {
+                options.set(name, &value);
+            }
+        }
+        options.cgroup_root = environment("KATA_AGENT_CGROUP_ROOT").map(PathBuf::from);
+        options
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        let understood = match name {
+            "server_addr" => parse_address(value).map(|server| self.server = server),
+            "log" => parse_level(value).map(|level| self.log_level = level),
+            "doorbell_port" => value.parse().ok().map(|port| self.doorbell_port = Some(port)),
+            "container_pipe_size" => value.parse().ok().map(|size: usize| {
+                self.pipe_size = if size == 0 { DEFAULT_PIPE_SIZE } else { size };
+            }),
+            _ => {
+                self.complaints.push(format!("agent.{name} is not an option of this agent"));
+                return;
+            }
+        };
+        if understood.is_none() {
+            self.complaints.push(format!("agent.{name} cannot be {value:?}"));
+        }
+    }
+}
+
+fn parse_address(value: &str) -> Option<ServerAddress> {
+    let (scheme, rest) = value.split_once("://")?;
+    match scheme {
+        "vsock" => Some(ServerAddress::Vsock),
+        "serial" if rest.is_empty() => Some(ServerAddress::Serial(None)),
+        "serial" => Some(ServerAddress::Serial(Some(rest.into()))),
+        "unix" if rest.starts_with('/') => Some(ServerAddress::Unix(rest.into())),
+        _ => None,
+    }
+}
+
+fn parse_level(value: &str) -> Option<Level> {
+    match value {
+        "critical" | "error" => Some(Level::ERROR),
+        "warn" => Some(Level::WARN),
+        "info" => Some(Level::INFO),
+        "debug" => Some(Level::DEBUG),
+        "trace" => Some(Level::TRACE),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_cmdline(cmdline: &str) -> Options {
+        Options::new(cmdline, |_| None)
+    }
+
+    #[test]
+    fn options_are_found_among_the_kernels() {
+        let options = from_cmdline("quiet panic=1 agent.log=debug agent.doorbell_port=1028 root=/dev/vda1\n");
+        assert_eq!(options.log_level, Level::DEBUG);
+        assert_eq!(options.doorbell_port, Some(1028));
+        assert!(options.complaints.is_empty());
+    }
+
+    #[test]
+    fn the_environment_wins() {
+        let options = Options::new("agent.server_addr=vsock://-1:1024", |name| {
+            (name == "KATA_AGENT_SERVER_ADDR").then(|| "unix:///tmp/a.sock".to_owned())
+        });
+        assert_eq!(options.server, ServerAddress::Unix("/tmp/a.sock".into()));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        let options = from_cmdline("agent.nonsense=1 agent.log=loud");
+        assert_eq!(
+            options.complaints,
+            ["agent.nonsense is not an option of this agent", "agent.log cannot be \"loud\""]
+        );
+    }
+
+    #[test]
+    fn a_serial_device_may_be_named() {
+        assert_eq!(
+            from_cmdline("agent.server_addr=serial:///dev/vport0p1").server,
+            ServerAddress::Serial(Some("/dev/vport0p1".into()))
+        );
+        assert_eq!(from_cmdline("agent.server_addr=serial://").server, ServerAddress::Serial(None));
+    }
+}

@@ -1,0 +1,133 @@
+//! `kata.v1.Sandbox`: a sandbox and its first container in one round trip.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kata_protocol::kata::{
+    ContainerRequest, ContainerResponse, ExecRequest, ExecResponse, PidsRequest, PidsResponse, StartSandboxRequest,
+    StartSandboxResponse, StatsRequest, StatsResponse, Stdio,
+};
+use kata_protocol::kata_ttrpc::Sandbox;
+use protobuf::MessageField;
+use ttrpc::asynchronous::TtrpcContext;
+
+use super::status::Failure;
+use crate::agent::{Agent, Error, NewContainer};
+use crate::clock::Stopwatch;
+use crate::random;
+use crate::stdio::{Request, Target};
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) agent: Arc<Agent>,
+}
+
+#[async_trait]
+impl Sandbox for Service {
+    async fn start_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: StartSandboxRequest,
+    ) -> ttrpc::Result<StartSandboxResponse> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { start_sandbox(&agent, request).await }).await
+    }
+
+    async fn create_container(&self, _: &TtrpcContext, request: ContainerRequest) -> ttrpc::Result<ContainerResponse> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { create(&agent, request).await }).await
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ExecResponse> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { exec(&agent, request).await }).await
+    }
+
+    async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let pids = async {
+            let container = self.agent.container(&request.container_id.parse()?)?;
+            Ok::<_, Failure>(container.pids().await?)
+        };
+        Ok(PidsResponse { pids: pids.await?, ..Default::default() })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let id = request.container_id.parse().map_err(Failure::from)?;
+        Ok(self.agent.container(&id).map_err(Failure::from)?.stats())
+    }
+}
+
+/// Sees the work through even if the caller goes away in the middle of it.
+pub(super) async fn finish<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+) -> ttrpc::Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => Ok(result?),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<StartSandboxResponse, Failure> {
+    let mut watch = Stopwatch::start();
+    let has_network = !request.interfaces.is_empty()
+        || !request.routes.get_or_default().Routes.is_empty()
+        || !request.neighbors.get_or_default().ARPNeighbors.is_empty();
+    if has_network {
+        return Err(Error::Unsupported { what: "Configuring network interfaces" }.into());
+    }
+    if agent.owns_guest && request.now_sec > 0 {
+        agent.set_clock(request.now_sec, request.now_nsec)?;
+    }
+    if agent.owns_guest {
+        seed(&request.entropy)?;
+    }
+    if let Some(sandbox) = request.sandbox.into_option() {
+        agent.configure(sandbox).await?;
+    }
+    watch.lap("configure guest");
+    let container = match request.container.into_option() {
+        Some(container) => MessageField::some(create(agent, container).await?),
+        None => MessageField::none(),
+    };
+    Ok(StartSandboxResponse {
+        container,
+        phases: watch.phases(),
+        agent_version: super::VERSION.to_owned(),
+        ..Default::default()
+    })
+}
+
+pub(super) fn seed(entropy: &[u8]) -> Result<(), Failure> {
+    random::add(entropy).map_err(|source| Error::Setting { what: "the random seed".into(), source }.into())
+}
+
+async fn create(agent: &Agent, request: ContainerRequest) -> Result<ContainerResponse, Failure> {
+    let mut watch = Stopwatch::start();
+    let new = NewContainer {
+        id: request.container_id.parse()?,
+        spec: serde_json::from_slice(&request.oci_spec).map_err(|error| Failure::invalid(&error))?,
+        storages: request.storages,
+        stdio: streams(request.stdio.get_or_default()),
+        shares_pids: request.sandbox_pidns,
+    };
+    let pid = agent.create(new, &mut watch).await?;
+    Ok(ContainerResponse { pid, phases: watch.phases(), ..Default::default() })
+}
+
+async fn exec(agent: &Agent, request: ExecRequest) -> Result<ExecResponse, Failure> {
+    let process = serde_json::from_slice(&request.oci_process).map_err(|error| Failure::invalid(&error))?;
+    let (id, exec) = (request.container_id.parse()?, request.exec_id.parse()?);
+    let pid = agent.exec(&id, exec, process, streams(request.stdio.get_or_default())).await?;
+    Ok(ExecResponse { pid, ..Default::default() })
+}
+
+fn streams(stdio: &Stdio) -> Request {
+    let target = |port| if port == 0 { Target::Null } else { Target::Port(port) };
+    Request {
+        terminal: stdio.terminal,
+        stdin: target(stdio.stdin_port),
+        stdout: target(stdio.stdout_port),
+        stderr: target(stdio.stderr_port),
+    }
+}

@@ -1,0 +1,78 @@
+//! Errors as ttRPC statuses.
+
+use ttrpc::{Code, get_status};
+
+use crate::agent::Error as AgentError;
+use crate::container::Error as ContainerError;
+use crate::id::InvalidId;
+use crate::report::chain;
+
+/// An error with the code that tells callers what kind it is.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: Code,
+    message: String,
+}
+
+impl Failure {
+    /// The request itself is wrong.
+    pub(super) fn invalid(error: &dyn std::error::Error) -> Self {
+        Self { code: Code::INVALID_ARGUMENT, message: chain(error) }
+    }
+
+    /// The request is wrong, in the words of `message`.
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        Self { code: Code::INVALID_ARGUMENT, message: message.into() }
+    }
+}
+
+impl From<Failure> for ttrpc::Error {
+    fn from(failure: Failure) -> Self {
+        Self::RpcStatus(get_status(failure.code, failure.message))
+    }
+}
+
+impl From<InvalidId> for Failure {
+    fn from(error: InvalidId) -> Self {
+        Self::invalid(&error)
+    }
+}
+
+impl From<AgentError> for Failure {
+    fn from(error: AgentError) -> Self {
+        let code = match &error {
+            AgentError::NoContainer { .. } => Code::NOT_FOUND,
+            AgentError::Exists { .. } => Code::ALREADY_EXISTS,
+            AgentError::NoCgroups | AgentError::NotOwned { .. } => Code::FAILED_PRECONDITION,
+            AgentError::Unsupported { .. } => Code::UNIMPLEMENTED,
+            AgentError::Spec(_) => Code::INVALID_ARGUMENT,
+            AgentError::Container(inner) => container_code(inner),
+            AgentError::Storage(_) | AgentError::Setting { .. } => Code::INTERNAL,
+        };
+        Self { code, message: chain(&error) }
+    }
+}
+
+impl From<ContainerError> for Failure {
+    fn from(error: ContainerError) -> Self {
+        Self { code: container_code(&error), message: chain(&error) }
+    }
+}
+
+impl From<crate::stdio::Error> for Failure {
+    fn from(error: crate::stdio::Error) -> Self {
+        ContainerError::from(error).into()
+    }
+}
+
+fn container_code(error: &ContainerError) -> Code {
+    use crate::stdio::Error as Stdio;
+    match error {
+        ContainerError::State { .. } | ContainerError::NoTerminal { .. } => Code::FAILED_PRECONDITION,
+        ContainerError::NoProcess { .. } | ContainerError::Removed => Code::NOT_FOUND,
+        ContainerError::ProcessExists { .. } => Code::ALREADY_EXISTS,
+        ContainerError::Stdio(Stdio::EndOfFile { .. }) => Code::OUT_OF_RANGE,
+        ContainerError::Stdio(Stdio::NotPolled { .. }) => Code::FAILED_PRECONDITION,
+        _ => Code::INTERNAL,
+    }
+}

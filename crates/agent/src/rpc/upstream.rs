@@ -1,0 +1,267 @@
+//! `grpc.AgentService`: upstream's names and numbers.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kata_protocol::agent::{
+    AgentDetails, CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest,
+    ExecProcessRequest, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, Metrics as MetricsText,
+    OOMEvent, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest,
+    ReseedRandomDevRequest, ResumeContainerRequest, SetGuestDateTimeRequest, SignalProcessRequest,
+    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, WaitProcessRequest,
+    WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
+};
+use kata_protocol::agent_ttrpc::AgentService;
+use kata_protocol::empty::Empty;
+use kata_protocol::oci_convert::{grpc_to_process, grpc_to_spec};
+use nix::sys::signal::Signal;
+use protobuf::MessageField;
+use ttrpc::asynchronous::TtrpcContext;
+
+use super::observe::Metrics;
+use super::sandbox_service::{finish, seed};
+use super::status::Failure;
+use crate::agent::{Agent, NewContainer};
+use crate::cgroup::stats::to_upstream;
+use crate::clock::Stopwatch;
+use crate::container::{Container, ProcessId, Target as SignalTarget};
+use crate::stdio::{Error as StdioError, Request, Target};
+use crate::storage;
+
+/// The most that one polled read returns.
+const MAX_READ: u32 = 1 << 20;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) agent: Arc<Agent>,
+    pub(super) metrics: Metrics,
+}
+
+type Answer<T> = Result<T, Failure>;
+
+impl Service {
+    fn container(&self, id: &str) -> Answer<Container> {
+        Ok(self.agent.container(&id.parse()?)?)
+    }
+
+    /// A container's process: the first one is named by nothing, or by the container's id.
+    fn process(&self, container: &str, exec: &str) -> Answer<(Container, ProcessId)> {
+        let process = if exec.is_empty() || exec == container {
+            ProcessId::Init
+        } else {
+            ProcessId::Exec(exec.parse()?)
+        };
+        Ok((self.container(container)?, process))
+    }
+
+    async fn read(&self, request: &ReadStreamRequest, error: bool) -> Answer<ReadStreamResponse> {
+        let stream = if error { "stderr" } else { "stdout" };
+        let (container, process) = self.process(&request.container_id, &request.exec_id)?;
+        let reader = container.output(process, error).await?;
+        let mut data = vec![0; request.len.clamp(1, MAX_READ) as usize];
+        let length = reader.read(&mut data).await.map_err(|source| StdioError::Transfer { stream, source })?;
+        if length == 0 {
+            return Err(StdioError::EndOfFile { stream }.into());
+        }
+        data.truncate(length);
+        Ok(ReadStreamResponse { data, ..Default::default() })
+    }
+
+    async fn write(&self, request: &WriteStreamRequest) -> Answer<WriteStreamResponse> {
+        let (container, process) = self.process(&request.container_id, &request.exec_id)?;
+        let writer = container.stdin(process).await?;
+        let written = writer.write_all(&request.data).await;
+        written.map_err(|source| StdioError::Transfer { stream: "stdin", source })?;
+        let len = u32::try_from(request.data.len()).unwrap_or(u32::MAX);
+        Ok(WriteStreamResponse { len, ..Default::default() })
+    }
+
+    async fn signal(&self, request: &SignalProcessRequest) -> Answer<()> {
+        let number = i32::try_from(request.signal).unwrap_or(0);
+        let signal = Signal::try_from(number)
+            .map_err(|_| Failure::refused(format!("{} is no signal of Linux", request.signal)))?;
+        let (container, process) = self.process(&request.container_id, &request.exec_id)?;
+        let target = if request.exec_id.is_empty() { SignalTarget::All } else { SignalTarget::One(process) };
+        Ok(container.signal(target, signal).await?)
+    }
+
+    async fn resize(&self, request: &TtyWinResizeRequest) -> Answer<()> {
+        let (container, process) = self.process(&request.container_id, &request.exec_id)?;
+        let cells = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        Ok(container.resize(process, cells(request.row), cells(request.column)).await?)
+    }
+
+    async fn wait(&self, request: &WaitProcessRequest) -> Answer<i32> {
+        let (container, process) = self.process(&request.container_id, &request.exec_id)?;
+        let mut exit = container.exit(process).await?;
+        Ok(exit.wait().await)
+    }
+}
+
+async fn create(agent: &Agent, request: CreateContainerRequest) -> Answer<()> {
+    if !request.devices.is_empty() {
+        return Err(Failure::refused("Passing devices to containers is not supported by this agent; leave them out"));
+    }
+    let spec = grpc_to_spec(&request.OCI).map_err(|error| Failure::invalid(&error))?;
+    let terminal = request.OCI.Process.Terminal;
+    let stdio = streams(terminal, [request.stdin_port, request.stdout_port, request.stderr_port]);
+    let new = NewContainer {
+        id: request.container_id.parse()?,
+        spec,
+        storages: request.storages,
+        stdio,
+        shares_pids: request.sandbox_pidns,
+    };
+    agent.create(new, &mut Stopwatch::start()).await?;
+    Ok(())
+}
+
+async fn exec(agent: &Agent, request: ExecProcessRequest) -> Answer<()> {
+    let process = grpc_to_process(&request.process).map_err(|error| Failure::invalid(&error))?;
+    let stdio =
+        streams(request.process.Terminal, [request.stdin_port, request.stdout_port, request.stderr_port]);
+    let (id, exec) = (request.container_id.parse()?, request.exec_id.parse()?);
+    agent.exec(&id, exec, process, stdio).await?;
+    Ok(())
+}
+
+/// Callers that know raw streams name their ports; others poll.
+fn streams(terminal: bool, ports: [Option<u32>; 3]) -> Request {
+    let raw = ports.iter().any(Option::is_some);
+    let [stdin, stdout, stderr] = ports.map(|port| match port {
+        Some(port) => Target::Port(port),
+        None if raw => Target::Null,
+        None => Target::Polled,
+    });
+    Request { terminal, stdin, stdout, stderr }
+}
+
+fn details(owns_guest: bool) -> GuestDetailsResponse {
+    let agent = AgentDetails {
+        version: super::VERSION.to_owned(),
+        init_daemon: owns_guest,
+        storage_handlers: storage::DRIVERS.map(str::to_owned).to_vec(),
+        supports_seccomp: false,
+        extra_features: vec!["kata.v1".to_owned()],
+        ..Default::default()
+    };
+    GuestDetailsResponse { agent_details: MessageField::some(agent), ..Default::default() }
+}
+
+fn empty<T>(answer: Answer<T>) -> ttrpc::Result<Empty> {
+    answer?;
+    Ok(Empty::default())
+}
+
+#[async_trait]
+impl AgentService for Service {
+    async fn create_sandbox(&self, _: &TtrpcContext, request: CreateSandboxRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { Ok(agent.configure(request).await?) }).await?;
+        Ok(Empty::default())
+    }
+
+    async fn destroy_sandbox(&self, _: &TtrpcContext, _: DestroySandboxRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        let cleared = async move {
+            agent.clear().await;
+            agent.request_power_off();
+            Ok(())
+        };
+        finish(cleared).await?;
+        Ok(Empty::default())
+    }
+
+    async fn create_container(&self, _: &TtrpcContext, request: CreateContainerRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { create(&agent, request).await }).await?;
+        Ok(Empty::default())
+    }
+
+    async fn start_container(&self, _: &TtrpcContext, request: StartContainerRequest) -> ttrpc::Result<Empty> {
+        let container = self.container(&request.container_id)?;
+        empty(container.start().await.map_err(Failure::from))
+    }
+
+    async fn remove_container(&self, _: &TtrpcContext, request: RemoveContainerRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { Ok(agent.remove(&request.container_id.parse()?).await?) }).await?;
+        Ok(Empty::default())
+    }
+
+    async fn exec_process(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { exec(&agent, request).await }).await?;
+        Ok(Empty::default())
+    }
+
+    async fn signal_process(&self, _: &TtrpcContext, request: SignalProcessRequest) -> ttrpc::Result<Empty> {
+        empty(self.signal(&request).await)
+    }
+
+    async fn wait_process(&self, _: &TtrpcContext, request: WaitProcessRequest) -> ttrpc::Result<WaitProcessResponse> {
+        Ok(WaitProcessResponse { status: self.wait(&request).await?, ..Default::default() })
+    }
+
+    async fn stats_container(
+        &self,
+        _: &TtrpcContext,
+        request: StatsContainerRequest,
+    ) -> ttrpc::Result<StatsContainerResponse> {
+        let stats = self.container(&request.container_id)?.stats();
+        Ok(StatsContainerResponse { cgroup_stats: MessageField::some(to_upstream(&stats)), ..Default::default() })
+    }
+
+    async fn pause_container(&self, _: &TtrpcContext, request: PauseContainerRequest) -> ttrpc::Result<Empty> {
+        let container = self.container(&request.container_id)?;
+        empty(container.pause().await.map_err(Failure::from))
+    }
+
+    async fn resume_container(&self, _: &TtrpcContext, request: ResumeContainerRequest) -> ttrpc::Result<Empty> {
+        let container = self.container(&request.container_id)?;
+        empty(container.resume().await.map_err(Failure::from))
+    }
+
+    async fn write_stdin(&self, _: &TtrpcContext, request: WriteStreamRequest) -> ttrpc::Result<WriteStreamResponse> {
+        Ok(self.write(&request).await?)
+    }
+
+    async fn read_stdout(&self, _: &TtrpcContext, request: ReadStreamRequest) -> ttrpc::Result<ReadStreamResponse> {
+        Ok(self.read(&request, false).await?)
+    }
+
+    async fn read_stderr(&self, _: &TtrpcContext, request: ReadStreamRequest) -> ttrpc::Result<ReadStreamResponse> {
+        Ok(self.read(&request, true).await?)
+    }
+
+    async fn close_stdin(&self, _: &TtrpcContext, request: CloseStdinRequest) -> ttrpc::Result<Empty> {
+        let (container, process) = self.process(&request.container_id, &request.exec_id)?;
+        empty(container.close_stdin(process).await.map_err(Failure::from))
+    }
+
+    async fn tty_win_resize(&self, _: &TtrpcContext, request: TtyWinResizeRequest) -> ttrpc::Result<Empty> {
+        empty(self.resize(&request).await)
+    }
+
+    async fn get_metrics(&self, _: &TtrpcContext, _: GetMetricsRequest) -> ttrpc::Result<MetricsText> {
+        Ok(MetricsText { metrics: self.metrics.text(), ..Default::default() })
+    }
+
+    async fn get_guest_details(&self, _: &TtrpcContext, _: GuestDetailsRequest) -> ttrpc::Result<GuestDetailsResponse> {
+        Ok(details(self.agent.owns_guest))
+    }
+
+    async fn set_guest_date_time(&self, _: &TtrpcContext, request: SetGuestDateTimeRequest) -> ttrpc::Result<Empty> {
+        empty(self.agent.set_clock(request.Sec, request.Usec.saturating_mul(1000)).map_err(Failure::from))
+    }
+
+    async fn reseed_random_dev(&self, _: &TtrpcContext, request: ReseedRandomDevRequest) -> ttrpc::Result<Empty> {
+        empty(seed(&request.data))
+    }
+
+    async fn get_oom_event(&self, _: &TtrpcContext, _: GetOOMEventRequest) -> ttrpc::Result<OOMEvent> {
+        let container = self.agent.oom.next().await;
+        Ok(OOMEvent { container_id: container.as_str().to_owned(), ..Default::default() })
+    }
+}

@@ -1,0 +1,175 @@
+//! The life of the agent: from its transport to its end.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kata_protocol::ports;
+use kata_transport::Listener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::agent::{Agent, Setup};
+use crate::boot;
+use crate::cgroup::Hierarchy;
+use crate::options::{Options, ServerAddress};
+use crate::reaper::Reaper;
+use crate::rpc;
+use crate::stdio::ports::StdioPorts;
+
+/// Signal of init systems: the power is about to fail.
+const SIGPWR: i32 = libc::SIGPWR;
+
+/// Threads for system calls that may wait, such as mounts; most of the time there are none.
+const BLOCKING_THREADS: usize = 4;
+const BLOCKING_LINGER: Duration = Duration::from_secs(1);
+
+/// How long the answer to the last request may take to leave the guest.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The agent cannot work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The guest could not be set up.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// A resource of the agent itself.
+    #[error("Cannot {0}")]
+    Start(&'static str, #[source] io::Error),
+    /// The way to the host.
+    #[error(transparent)]
+    Transport(#[from] kata_transport::Error),
+    /// The server.
+    #[error("Cannot serve")]
+    Serve(#[from] ttrpc::Error),
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// Serves until told to end, and takes all containers down.
+pub(crate) fn run(options: Options, owns_guest: bool) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_LINGER)
+        .build()
+        .map_err(|source| Error::Start("start the event loop", source))?;
+    let result = runtime.block_on(serve(options, owns_guest));
+    // A thread that hangs in a system call must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+struct Endings {
+    terminate: Signal,
+    interrupt: Signal,
+    power: Signal,
+}
+
+impl Endings {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            power: signal(SignalKind::from_raw(SIGPWR))?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.power.recv() => {}
+        }
+    }
+}
+
+async fn serve(options: Options, owns_guest: bool) -> Result<()> {
+    let mut endings = Endings::new().map_err(|source| Error::Start("listen for signals", source))?;
+    let reaper = start_reaper(owns_guest).map_err(|source| Error::Start("reap processes", source))?;
+    let run_dir = run_dir(owns_guest);
+    let ports = StdioPorts::default();
+    let hierarchy = Hierarchy::find(options.cgroup_root.as_deref());
+    if hierarchy.as_ref().is_none_or(|found| !found.has("memory")) {
+        tracing::warn!("Containers run without limits: the cgroup v2 controllers are not there");
+    }
+    let pipe_size = options.pipe_size;
+    let setup = Setup { owns_guest, run_dir: run_dir.clone(), pipe_size, hierarchy, reaper, ports: ports.clone() };
+    let agent = Arc::new(Agent::new(setup).map_err(|source| Error::Start("make the agent's folders", source))?);
+
+    let listener = listen(&options.server).await?;
+    tokio::spawn(ports.serve(listener.bind(ports::STDIO).await?));
+    let server = rpc::serve(Arc::clone(&agent), listener.bind(ports::AGENT).await?).await?;
+    ring(&listener, options.doorbell_port).await?;
+    tracing::info!(version = rpc::VERSION, microseconds = crate::clock::since_boot(), "Serving");
+
+    tokio::select! {
+        () = endings.next() => agent.clear().await,
+        () = agent.power_off_requested(), if owns_guest => last_words(server).await,
+    }
+    if !owns_guest {
+        remove_files(&run_dir, &options.server);
+    }
+    Ok(())
+}
+
+fn start_reaper(owns_guest: bool) -> io::Result<Reaper> {
+    if !owns_guest {
+        nix::sys::prctl::set_child_subreaper(true)?;
+    }
+    let reaper = Reaper::default();
+    tokio::spawn(reaper.clone().run(signal(SignalKind::child())?));
+    Ok(reaper)
+}
+
+fn run_dir(owns_guest: bool) -> PathBuf {
+    if owns_guest {
+        return "/run/kata-agent".into();
+    }
+    format!("/run/kata-agent-{}", std::process::id()).into()
+}
+
+async fn listen(server: &ServerAddress) -> Result<Listener> {
+    let port = match server {
+        ServerAddress::Unix(path) => return Ok(Listener::unix(path).await?),
+        ServerAddress::Vsock => None,
+        ServerAddress::Serial(Some(device)) => Some(device.clone()),
+        ServerAddress::Serial(None) | ServerAddress::Auto => boot::agent_port()?,
+    };
+    Ok(match port {
+        Some(device) => Listener::serial(&device).await?,
+        None => Listener::vsock().await?,
+    })
+}
+
+/// Tells the host that it can call. Over virtio-serial it has already seen the port being opened.
+async fn ring(listener: &Listener, port: Option<u32>) -> Result<()> {
+    if let Some(port) = port {
+        match listener.connect_host(port).await {
+            Ok(_) | Err(kata_transport::Error::Unsupported { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Lets the answer to the last request go out: all connections are ended, which flushes them.
+async fn last_words(mut server: ttrpc::asynchronous::Server) {
+    // If the host does not read any more, it does not want to know.
+    let _ = tokio::time::timeout(LAST_WORDS, server.shutdown()).await;
+}
+
+fn remove_files(run_dir: &Path, server: &ServerAddress) {
+    let mut leftovers = Vec::new();
+    if let ServerAddress::Unix(path) = server {
+        leftovers.push(path.clone());
+        leftovers.push(PathBuf::from(format!("{}.{}", path.display(), ports::STDIO)));
+    }
+    for file in leftovers {
+        // Not there if it was removed by the one who made its folder.
+        let _ = std::fs::remove_file(file);
+    }
+    if let Err(error) = std::fs::remove_dir_all(run_dir) {
+        tracing::warn!(folder = %run_dir.display(), %error, "A folder is left");
+    }
+}

@@ -1,0 +1,47 @@
+//! The system calls of the agent that have no safe wrapper.
+#![expect(unsafe_code, reason = "registration of descriptors with tokio and the random device's ioctls")]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Watches a descriptor from within the current runtime.
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the AsyncFd, so it stays open as long as it is registered, and an
+    // OwnedFd gives out the same number for all its life.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+/// `struct rand_pool_info` of linux/random.h with room for [`POOL_BYTES`].
+#[repr(C)]
+struct RandomPool {
+    entropy_count: libc::c_int,
+    buf_size: libc::c_int,
+    buf: [u8; POOL_BYTES],
+}
+
+/// Bytes of entropy that are credited at once.
+pub(crate) const POOL_BYTES: usize = 512;
+
+nix::ioctl_write_ptr_bad!(add_entropy_ioctl, nix::request_code_write!(b'R', 0x03, 8), RandomPool);
+nix::ioctl_none!(reseed_ioctl, b'R', 0x07);
+
+/// Credits `bytes` (at most [`POOL_BYTES`]) to the kernel's random number generator.
+pub(crate) fn add_entropy(random: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    let length = bytes.len().min(POOL_BYTES);
+    let size = i32::try_from(length).map_err(io::Error::other)?;
+    let mut pool = RandomPool { entropy_count: size * 8, buf_size: size, buf: [0; POOL_BYTES] };
+    pool.buf[..length].copy_from_slice(&bytes[..length]);
+    // SAFETY: the kernel reads the header and `buf_size` bytes behind it, which `pool` holds.
+    unsafe { add_entropy_ioctl(random.as_raw_fd(), &raw const pool) }?;
+    Ok(())
+}
+
+/// Makes the kernel draw its next random numbers from the new entropy.
+pub(crate) fn reseed(random: &OwnedFd) -> io::Result<()> {
+    // SAFETY: takes no argument.
+    unsafe { reseed_ioctl(random.as_raw_fd()) }?;
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! An agent in namespaces of its own, and a host's view of it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio as ProcessStdio};
+use std::time::Duration;
+
+use kata_protocol::agent::{
+    RemoveContainerRequest, SignalProcessRequest, StartContainerRequest, TtyWinResizeRequest, WaitProcessRequest,
+};
+use kata_protocol::agent_ttrpc::AgentServiceClient;
+use kata_protocol::kata::{ContainerRequest, ExecRequest, Stdio};
+use kata_protocol::kata_ttrpc::SandboxClient;
+use kata_protocol::ports;
+use kata_transport::{Dialer, Stream};
+use protobuf::MessageField;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use ttrpc::asynchronous::Client;
+use ttrpc::asynchronous::transport::Socket;
+use ttrpc::context::{Context, with_duration};
+
+/// Anything that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Commands of busybox that the workloads use.
+const APPLETS: [&str; 15] = [
+    "sh", "cat", "true", "false", "sleep", "echo", "stty", "ps", "id", "pwd", "kill", "wc", "head", "setsid", "tty",
+];
+
+/// Prepares what only the inside of the namespaces may see, and becomes the agent.
+const INSIDE: &str = "mount -t proc proc /proc && mount -t tmpfs tmpfs /run && exec \"$0\"";
+
+/// An agent that serves on a unix socket, with one container root.
+pub struct Guest {
+    pub agent: AgentServiceClient,
+    pub sandbox: SandboxClient,
+    pub dialer: Dialer,
+    pub folder: tempfile::TempDir,
+    pub cgroup: PathBuf,
+    process: Child,
+}
+
+/// Says why a test cannot run here.
+pub fn skips() -> bool {
+    let missing = if !rustix::process::geteuid().is_root() {
+        "this user is not root"
+    } else if !Path::new("/bin/busybox").exists() {
+        "there is no /bin/busybox (package busybox-static)"
+    } else if cgroup2().is_none() {
+        "no cgroup v2 hierarchy is mounted"
+    } else {
+        return false;
+    };
+    println!("skipped: {missing}");
+    true
+}
+
+fn cgroup2() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    line.split(' ').nth(4).map(PathBuf::from)
+}
+
+impl Guest {
+    /// Starts the agent and waits until it serves.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        make_root(&folder.path().join("rootfs"));
+        let name = folder.path().file_name().expect("has a name").to_string_lossy().replace('.', "");
+        let cgroup = cgroup2().expect("checked before").join(format!("kata-agent-test{name}"));
+        fs::create_dir(&cgroup).expect("a cgroup for the test");
+        let socket = folder.path().join("agent.sock");
+        let process = Command::new("unshare")
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
+            .args(["/bin/sh", "-c", INSIDE, env!("CARGO_BIN_EXE_kata-agent")])
+            .env("KATA_AGENT_SERVER_ADDR", format!("unix://{}", socket.display()))
+            .env("KATA_AGENT_CGROUP_ROOT", &cgroup)
+            .env("KATA_AGENT_LOG_LEVEL", "debug")
+            .stdin(ProcessStdio::null())
+            .spawn()
+            .expect("unshare is there");
+        let dialer = Dialer::unix(socket);
+        let stream = connect(&dialer, ports::AGENT).await;
+        let client = Client::new(Socket::new(stream));
+        Self {
+            agent: AgentServiceClient::new(client.clone()),
+            sandbox: SandboxClient::new(client),
+            dialer,
+            folder,
+            cgroup,
+            process,
+        }
+    }
+
+    /// A specification that runs `arguments` in the busybox root.
+    pub fn spec(&self, arguments: &[&str]) -> Value {
+        json!({
+            "ociVersion": "1.2.0",
+            "root": { "path": self.folder.path().join("rootfs") },
+            "process": process(arguments),
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"] },
+                { "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                  "options": ["newinstance", "ptmxmode=0666", "mode=0620"] },
+            ],
+            "linux": {
+                "cgroupsPath": "/somewhere/on/the/host",
+                "namespaces": [
+                    { "type": "mount" }, { "type": "pid" }, { "type": "ipc" }, { "type": "uts" },
+                    { "type": "network", "path": "/proc/1/ns/net" },
+                ],
+            },
+        })
+    }
+
+    /// Makes a container with raw streams; not started.
+    pub async fn create_with(&self, id: &str, spec: &Value, terminal: bool) -> ttrpc::Result<Streams> {
+        let (streams, stdio) = Streams::open(&self.dialer, terminal).await;
+        let request = ContainerRequest {
+            container_id: id.into(),
+            oci_spec: serde_json::to_vec(spec).expect("is JSON"),
+            stdio: MessageField::some(stdio),
+            ..Default::default()
+        };
+        self.sandbox.create_container(limit(), &request).await?;
+        Ok(streams)
+    }
+
+    /// Makes and starts a container.
+    pub async fn run(&self, id: &str, arguments: &[&str]) -> Streams {
+        let streams = self.create_with(id, &self.spec(arguments), false).await.expect("created");
+        self.start_container(id).await.expect("started");
+        streams
+    }
+
+    pub async fn start_container(&self, id: &str) -> ttrpc::Result<()> {
+        let request = StartContainerRequest { container_id: id.into(), ..Default::default() };
+        self.agent.start_container(limit(), &request).await.map(|_| ())
+    }
+
+    pub async fn exec_with(&self, id: &str, exec: &str, process: &Value, terminal: bool) -> ttrpc::Result<Streams> {
+        let (streams, stdio) = Streams::open(&self.dialer, terminal).await;
+        let request = ExecRequest {
+            container_id: id.into(),
+            exec_id: exec.into(),
+            oci_process: serde_json::to_vec(process).expect("is JSON"),
+            stdio: MessageField::some(stdio),
+            ..Default::default()
+        };
+        self.sandbox.exec(limit(), &request).await?;
+        Ok(streams)
+    }
+
+    pub async fn exec(&self, id: &str, exec: &str, arguments: &[&str]) -> ttrpc::Result<Streams> {
+        self.exec_with(id, exec, &process(arguments), false).await
+    }
+
+    pub async fn wait(&self, id: &str, exec: &str) -> ttrpc::Result<i32> {
+        let request = WaitProcessRequest { container_id: id.into(), exec_id: exec.into(), ..Default::default() };
+        Ok(self.agent.wait_process(limit(), &request).await?.status)
+    }
+
+    pub async fn signal(&self, id: &str, exec: &str, signal: u32) -> ttrpc::Result<()> {
+        let request =
+            SignalProcessRequest { container_id: id.into(), exec_id: exec.into(), signal, ..Default::default() };
+        self.agent.signal_process(limit(), &request).await.map(|_| ())
+    }
+
+    pub async fn resize(&self, id: &str, exec: &str, row: u32, column: u32) -> ttrpc::Result<()> {
+        let request = TtyWinResizeRequest {
+            container_id: id.into(),
+            exec_id: exec.into(),
+            row,
+            column,
+            ..Default::default()
+        };
+        self.agent.tty_win_resize(limit(), &request).await.map(|_| ())
+    }
+
+    pub async fn remove(&self, id: &str) -> ttrpc::Result<()> {
+        let request = RemoveContainerRequest { container_id: id.into(), ..Default::default() };
+        self.agent.remove_container(limit(), &request).await.map(|_| ())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // With the first process of its pid namespace all others end.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        for entry in fs::read_dir(&self.cgroup).into_iter().flatten().flatten() {
+            let _ = fs::write(entry.path().join("cgroup.kill"), "1");
+            let _ = fs::remove_dir(entry.path());
+        }
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+/// The host's ends of a process's stdio.
+pub struct Streams {
+    pub stdin: Stream,
+    pub stdout: Stream,
+    pub stderr: Option<Stream>,
+}
+
+impl Streams {
+    async fn open(dialer: &Dialer, terminal: bool) -> (Self, Stdio) {
+        let open = async || dialer.connect(ports::STDIO).await.expect("the stdio port is open");
+        let (stdin, stdout) = (open().await, open().await);
+        let stderr = if terminal { None } else { Some(open().await) };
+        let stdio = Stdio {
+            terminal,
+            stdin_port: stdin.local_port,
+            stdout_port: stdout.local_port,
+            stderr_port: stderr.as_ref().map_or(0, |connection| connection.local_port),
+            ..Default::default()
+        };
+        let streams = Self { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.map(|found| found.stream) };
+        (streams, stdio)
+    }
+
+    /// Everything written to stdout, to its end.
+    pub async fn output(&mut self) -> Vec<u8> {
+        read_to_end(&mut self.stdout).await
+    }
+
+    /// Everything written to stderr, to its end.
+    pub async fn errors(&mut self) -> Vec<u8> {
+        read_to_end(self.stderr.as_mut().expect("no terminal")).await
+    }
+
+    /// Writes to stdin and ends it.
+    pub async fn input(&mut self, bytes: &[u8]) {
+        self.stdin.write_all(bytes).await.expect("is read");
+        self.stdin.shutdown().await.expect("can be ended");
+    }
+
+    /// Reads stdout until `text` has come.
+    pub async fn expect(&mut self, text: &str) -> String {
+        let reading = async {
+            let mut seen = Vec::new();
+            let mut buffer = [0; 4096];
+            loop {
+                let length = self.stdout.read(&mut buffer).await.expect("readable");
+                seen.extend_from_slice(&buffer[..length]);
+                let now = String::from_utf8_lossy(&seen).into_owned();
+                if now.contains(text) {
+                    return now;
+                }
+                assert!(length > 0, "the output ended before {text:?}: {now:?}");
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("the output goes on")
+    }
+}
+
+/// An OCI process with everything that is needed.
+pub fn process(arguments: &[&str]) -> Value {
+    let capabilities = json!(["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_CHOWN"]);
+    json!({
+        "args": arguments,
+        "cwd": "/",
+        "env": ["PATH=/bin"],
+        "user": { "uid": 0, "gid": 0 },
+        "capabilities": { "bounding": capabilities, "effective": capabilities, "permitted": capabilities },
+    })
+}
+
+/// The text of a refusal.
+pub fn message<T>(result: ttrpc::Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("this should have been refused"),
+        Err(ttrpc::Error::RpcStatus(status)) => status.message,
+        Err(error) => error.to_string(),
+    }
+}
+
+pub fn limit() -> Context {
+    with_duration(PATIENCE)
+}
+
+pub async fn read_to_end(stream: &mut Stream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let reading = stream.read_to_end(&mut bytes);
+    tokio::time::timeout(PATIENCE, reading).await.expect("the stream ends").expect("readable");
+    bytes
+}
+
+/// The agent is about to listen.
+async fn connect(dialer: &Dialer, port: u32) -> Stream {
+    let mut pause = tokio::time::interval(Duration::from_millis(5));
+    let connecting = async {
+        loop {
+            pause.tick().await;
+            if let Ok(connection) = dialer.connect(port).await {
+                return connection.stream;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, connecting).await.expect("the agent listens")
+}
+
+fn make_root(root: &Path) {
+    let make = || -> io::Result<()> {
+        for folder in ["bin", "proc", "dev", "tmp", "sys"] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        fs::copy("/bin/busybox", root.join("bin/busybox"))?;
+        for applet in APPLETS {
+            symlink("busybox", root.join("bin").join(applet))?;
+        }
+        fs::write(root.join("bin/data"), "not a program")?;
+        fs::set_permissions(root.join("bin/data"), fs::Permissions::from_mode(0o644))
+    };
+    make().expect("a root with busybox");
+}
