@@ -1,4 +1,19 @@
 //! Everything a sandbox's files need on the host: the shared directory, containers' root file systems and
 //! volumes, and the daemon that shows them to the guest.
+//!
+//! Mounts are made in the directory `rw` of a [`share::SharedDirectory`] and appear, through mount propagation,
+//! in its read-only twin, which [`virtiofsd`] exports. Every step is announced to an [`intent::Intents`] log
+//! first, and [`undo`] knows how to take each one back.
 
 pub mod intent;
+mod mount;
+pub mod rootfs;
+pub mod share;
+mod sys;
+#[cfg(test)]
+mod testing;
+pub mod undo;
+pub mod virtiofsd;
+pub mod volumes;
+
+pub use rootfs::RootfsMount;

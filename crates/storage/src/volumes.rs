@@ -1,0 +1,253 @@
+//! A container's volumes: bind mounts from the host, carried into the guest through the share.
+//!
+//! What the OCI mounts of a container become:
+//!
+//! | mount | |
+//! |---|---|
+//! | `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup` | left as it is: the guest's own |
+//! | bind of `/proc`, `/sys` or below, of `/dev`, `/dev/pts`, `/dev/mqueue`, `/dev/null` and its kind | left as it is: the guest's own |
+//! | bind onto `/dev/shm` | a tmpfs of the same size in the guest: memory cannot be shared with the host |
+//! | bind of a directory or regular file | bind-mounted into the share, the source rewritten to the guest's path |
+//! | bind of a socket, FIFO or device | an error: the other end would not be in the guest |
+//! | any other type | an error |
+//!
+//! A read-only volume is read-only on the host as well, with all mounts below it: not even the guest's kernel can
+//! write to it.
+
+use std::fs::{FileType, Metadata};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+use rustix::fs::fstatvfs;
+
+use crate::mount::{DetachedMount, Propagation, open_path};
+use crate::share::ContainerFiles;
+use crate::undo::StepError;
+
+#[cfg(test)]
+mod tests;
+
+/// File systems that the guest's kernel provides by itself.
+const GUEST_TYPES: [&str; 8] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs"];
+/// Directories that mean the guest's own, with all below them.
+const GUEST_TREES: [&str; 2] = ["/proc", "/sys"];
+/// Directories that mean the guest's own, but not what the host put into them.
+const GUEST_DIRS: [&str; 5] = ["/dev", "/dev/pts", "/dev/mqueue", "/dev/hugepages", "/dev/shm"];
+/// Devices that every kernel has.
+const GUEST_DEVICES: [&str; 6] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+/// Where a pod's shared memory is mounted.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// The longest part of a volume's name that is taken from its source.
+const MAX_NAME: usize = 64;
+
+/// Why a volume could not be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A bind mount without a source.
+    #[error(
+        "The mount on {destination:?} is a bind mount without a source: add one to the container's mounts"
+    )]
+    NoSource {
+        /// Where it should go in the container.
+        destination: PathBuf,
+    },
+    /// The source does not exist on the host.
+    #[error("{from:?}, to be mounted on {destination:?}, cannot be opened: create it or remove the mount")]
+    Source {
+        /// The source on the host.
+        from: PathBuf,
+        /// Where it should go in the container.
+        destination: PathBuf,
+        /// Why it cannot be opened.
+        #[source]
+        source: io::Error,
+    },
+    /// The source is nothing that can be carried into a VM.
+    #[error(
+        "{from:?}, to be mounted on {destination:?}, is a {kind}: only files and directories can go into a VM"
+    )]
+    Kind {
+        /// The source on the host.
+        from: PathBuf,
+        /// Where it should go in the container.
+        destination: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A type that neither host nor guest mounts.
+    #[error(
+        "The mount on {destination:?} has the type {fs_type:?}, which is not supported: mount it on the host and bind it"
+    )]
+    Type {
+        /// Where it should go in the container.
+        destination: PathBuf,
+        /// Its type.
+        fs_type: String,
+    },
+    /// The source could not be mounted into the share.
+    #[error("{from:?} cannot be shared with the VM")]
+    Share {
+        /// The source on the host.
+        from: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<StepError>,
+    },
+}
+
+impl ContainerFiles {
+    /// Carries the host's part of `mounts` into the share and rewrites each to what the guest must mount.
+    /// Relative sources are in `bundle`.
+    ///
+    /// # Errors
+    /// A source is missing or cannot be shared, or a mount fails. What was made before it is taken back by
+    /// [`ContainerFiles::remove`].
+    pub fn share_volumes(&mut self, mounts: &mut [Mount], bundle: &Path) -> Result<(), VolumeError> {
+        mounts.iter_mut().try_for_each(|mount| self.share_volume(mount, bundle))
+    }
+
+    fn share_volume(&mut self, mount: &mut Mount, bundle: &Path) -> Result<(), VolumeError> {
+        let Some(source) = bind_source(mount)? else { return Ok(()) };
+        let source = bundle.join(source);
+        let destination = mount.destination().clone();
+        if is_guests_own_tree(&source) {
+            return Ok(());
+        }
+        let opened = open_path(&source).and_then(|fd| metadata(&fd).map(|metadata| (fd, metadata)));
+        let (fd, metadata) = opened.map_err(|error| VolumeError::Source {
+            from: source.clone(),
+            destination: destination.clone(),
+            source: error,
+        })?;
+        if destination == Path::new(SHARED_MEMORY) {
+            become_tmpfs(mount, &fd);
+            return Ok(());
+        }
+        if is_guests_own(&source, &metadata) {
+            return Ok(());
+        }
+        if let Some(kind) = unshareable(metadata.file_type()) {
+            return Err(VolumeError::Kind { from: source, destination, kind });
+        }
+        let path = self
+            .bind(&source, &fd, metadata.is_dir(), mount)
+            .map_err(|error| VolumeError::Share { from: source, source: Box::new(error) })?;
+        rewrite(mount, path);
+        Ok(())
+    }
+
+    /// Binds what `fd` refers to into the share; returns its path in the guest.
+    fn bind(
+        &mut self,
+        source: &Path,
+        fd: &OwnedFd,
+        is_dir: bool,
+        mount: &Mount,
+    ) -> Result<PathBuf, StepError> {
+        let name = format!("{}-{}", self.volumes, printable(source));
+        self.volumes += 1;
+        let target = self.dir.join(&name);
+        if is_dir {
+            self.trail.dir(&target)?;
+        } else {
+            self.trail.file(&target)?;
+        }
+        let has = |options: &[&str]| options.iter().any(|option| has_option(mount, option));
+        self.trail.mount(&target, || {
+            let follows = has(&["rslave", "slave", "rshared", "shared"]);
+            let propagation = if follows { Propagation::Slave } else { Propagation::Private };
+            let recursive = has(&["rbind"]) || !has(&["bind"]);
+            let mut copy = DetachedMount::copy_of(fd.as_fd(), recursive)?.propagate(propagation)?;
+            if is_read_only(mount) {
+                copy = copy.read_only()?;
+            }
+            copy.attach(&target)
+        })?;
+        Ok(self.guest_dir.join(name))
+    }
+}
+
+/// The source of a bind mount; `None` for what the guest mounts by itself.
+fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
+    let destination = mount.destination();
+    let fs_type = mount.typ().as_deref().unwrap_or_default();
+    if fs_type != "bind" && !has_option(mount, "bind") && !has_option(mount, "rbind") {
+        if fs_type.is_empty() || GUEST_TYPES.contains(&fs_type) {
+            return Ok(None);
+        }
+        return Err(VolumeError::Type { destination: destination.clone(), fs_type: fs_type.to_owned() });
+    }
+    match mount.source() {
+        Some(source) => Ok(Some(source)),
+        None => Err(VolumeError::NoSource { destination: destination.clone() }),
+    }
+}
+
+fn has_option(mount: &Mount, wanted: &str) -> bool {
+    mount.options().as_ref().is_some_and(|options| options.iter().any(|option| option == wanted))
+}
+
+/// Of several `ro` and `rw` the last counts.
+fn is_read_only(mount: &Mount) -> bool {
+    let options = mount.options().iter().flatten();
+    let last = options.map(String::as_str).rfind(|option| matches!(*option, "ro" | "rw" | "rro"));
+    last.is_some_and(|option| option != "rw")
+}
+
+fn is_guests_own_tree(source: &Path) -> bool {
+    GUEST_TREES.iter().any(|tree| source.starts_with(tree))
+}
+
+fn is_guests_own(source: &Path, metadata: &Metadata) -> bool {
+    let among = |paths: &[&str]| paths.iter().any(|path| source == Path::new(path));
+    if metadata.is_dir() { among(&GUEST_DIRS) } else { among(&GUEST_DEVICES) }
+}
+
+fn unshareable(kind: FileType) -> Option<&'static str> {
+    let kinds = [
+        (kind.is_socket(), "socket"),
+        (kind.is_fifo(), "FIFO"),
+        (kind.is_block_device(), "block device"),
+        (kind.is_char_device(), "character device"),
+    ];
+    kinds.into_iter().find_map(|(is, name)| is.then_some(name))
+}
+
+/// What `fd`, opened with `O_PATH`, refers to.
+fn metadata(fd: &OwnedFd) -> io::Result<Metadata> {
+    std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Turns a bind of the host's shared memory into a tmpfs of the same size.
+fn become_tmpfs(mount: &mut Mount, source: &OwnedFd) {
+    // 64 MiB is what containers usually get, and what there is if the size cannot be read.
+    let size = fstatvfs(source).map_or(64 << 20, |fs| fs.f_blocks.saturating_mul(fs.f_frsize));
+    let size = format!("size={size}");
+    let mut options: Vec<_> =
+        ["nosuid", "noexec", "nodev", "mode=1777", &size].into_iter().map(str::to_owned).collect();
+    if is_read_only(mount) {
+        options.push("ro".to_owned());
+    }
+    mount.set_typ(Some("tmpfs".to_owned())).set_source(Some("shm".into())).set_options(Some(options));
+}
+
+/// Makes `mount` a bind mount of `path`, keeping its options for the guest to apply as well.
+fn rewrite(mount: &mut Mount, path: PathBuf) {
+    if !has_option(mount, "bind") && !has_option(mount, "rbind") {
+        let mut options = mount.options().clone().unwrap_or_default();
+        options.insert(0, "rbind".to_owned());
+        mount.set_options(Some(options));
+    }
+    mount.set_typ(Some("bind".to_owned())).set_source(Some(path));
+}
+
+/// The source's name, for people who look at the share.
+fn printable(source: &Path) -> String {
+    let name = source.file_name().unwrap_or_default().to_string_lossy();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    name.chars().take(MAX_NAME).map(plain).collect()
+}

@@ -1,0 +1,206 @@
+//! Classification in memory; sharing in a mount namespace of one's own.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, MountBuilder};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use tempfile::TempDir;
+
+use super::VolumeError;
+use crate::share::{ContainerFiles, SharedDirectory};
+use crate::testing::{MemoryLog, in_private_mounts, mounts_below};
+
+fn oci(fs_type: &str, source: &Path, destination: &str, options: &[&str]) -> Mount {
+    let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
+    let builder =
+        MountBuilder::default().typ(fs_type).source(source).destination(destination).options(options);
+    builder.build().unwrap()
+}
+
+struct Fixture {
+    run: TempDir,
+    share: SharedDirectory,
+    files: ContainerFiles,
+    host: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let run = tempfile::tempdir().unwrap();
+        let share = SharedDirectory::create(run.path(), "sandbox", MemoryLog::new()).unwrap();
+        let files = share.container("c").unwrap();
+        Self { run, share, files, host: tempfile::tempdir().unwrap() }
+    }
+
+    /// A path on the host's side.
+    fn host(&self, name: &str) -> PathBuf {
+        self.host.path().join(name)
+    }
+
+    fn share(&mut self, mount: &mut Mount) -> Result<(), VolumeError> {
+        self.files.share_volumes(std::slice::from_mut(mount), self.host.path())
+    }
+
+    /// Shares, checks the rewriting, and returns where virtiofsd sees it.
+    fn shared(&mut self, mount: &mut Mount) -> PathBuf {
+        self.share(mount).unwrap();
+        assert_eq!(mount.typ().as_deref(), Some("bind"));
+        let guest = mount.source().clone().unwrap();
+        let below = guest.strip_prefix("/run/kata-containers/shared/containers").unwrap();
+        self.share.exported_dir().join(below)
+    }
+
+    fn unchanged(&mut self, mount: &Mount) {
+        let mut same = mount.clone();
+        self.share(&mut same).unwrap();
+        assert_eq!(&same, mount);
+    }
+
+    /// Takes everything back; returns the host's side, which must be unharmed.
+    fn finish(mut self) -> TempDir {
+        self.files.remove().unwrap();
+        self.share.remove().unwrap();
+        assert_eq!(mounts_below(self.run.path()), Vec::<String>::new());
+        assert_eq!(fs::read_dir(self.run.path()).unwrap().count(), 0);
+        self.host
+    }
+}
+
+#[test]
+fn directories_and_files_are_shared_under_new_names() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        fs::create_dir(fixture.host("data")).unwrap();
+        fs::write(fixture.host("resolv.conf"), "nameserver ::1\n").unwrap();
+        symlink("resolv.conf", fixture.host("a link ü")).unwrap();
+
+        let mut directory = oci("bind", &fixture.host("data"), "/data", &["rbind", "rw"]);
+        let seen = fixture.shared(&mut directory);
+        fs::write(seen.join("file"), "x").unwrap();
+        assert_eq!(fs::read(fixture.host("data/file")).unwrap(), b"x");
+        assert_eq!(directory.options().as_ref().unwrap(), &["rbind", "rw"]);
+        assert!(directory.source().as_ref().unwrap().ends_with("c/0-data"));
+
+        let mut file = oci("bind", Path::new("a link ü"), "/etc/resolv.conf", &[]);
+        let seen = fixture.shared(&mut file);
+        assert_eq!(fs::read(&seen).unwrap(), b"nameserver ::1\n");
+        assert!(file.source().as_ref().unwrap().ends_with("c/1-a_link__"));
+        assert_eq!(file.options().as_ref().unwrap(), &["rbind"]);
+        fixture.finish();
+    });
+}
+
+#[test]
+fn read_only_holds_on_the_host_and_below() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let (data, inner) = (fixture.host("data"), fixture.host("data/inner"));
+        fs::create_dir_all(&inner).unwrap();
+        mount("tmpfs", &inner, "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::write(inner.join("file"), "x").unwrap();
+        let seen = fixture.shared(&mut oci("bind", &data, "/data", &["rw", "rbind", "ro"]));
+        assert_eq!(fs::read(seen.join("inner/file")).unwrap(), b"x");
+        assert!(fs::write(seen.join("new"), "").is_err());
+        assert!(fs::write(seen.join("inner/new"), "").is_err());
+        fs::write(inner.join("new"), "the host's own mount stays writable").unwrap();
+
+        let seen = fixture.shared(&mut oci("bind", &data, "/flat", &["bind"]));
+        assert!(!seen.join("inner/file").exists());
+        let _host = fixture.finish();
+        assert!(inner.join("file").exists());
+    });
+}
+
+#[test]
+fn later_mounts_on_the_host_are_followed_only_when_asked_for() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let data = fixture.host("data");
+        fs::create_dir(&data).unwrap();
+        mount("tmpfs", &data, "tmpfs", MountFlags::empty(), None).unwrap();
+        mount_change(&data, MountPropagationFlags::SHARED).unwrap();
+        fs::create_dir(data.join("later")).unwrap();
+        let private = fixture.shared(&mut oci("bind", &data, "/a", &["rbind"]));
+        let slave = fixture.shared(&mut oci("bind", &data, "/b", &["rbind", "rslave"]));
+        mount("tmpfs", data.join("later"), "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::write(data.join("later/file"), "x").unwrap();
+        assert!(!private.join("later/file").exists());
+        assert!(slave.join("later/file").exists());
+        let _host = fixture.finish();
+        assert!(data.join("later/file").exists());
+    });
+}
+
+#[test]
+fn the_whole_host_can_be_a_volume() {
+    in_private_mounts(|| {
+        mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).unwrap();
+        let mut fixture = Fixture::new();
+        let seen = fixture.shared(&mut oci("bind", Path::new("/"), "/host", &["rbind", "rslave", "ro"]));
+        assert!(seen.join("proc/self").exists() && seen.join("etc").exists());
+        fixture.finish();
+        assert!(Path::new("/proc/self").exists());
+    });
+}
+
+#[test]
+fn what_is_the_guests_own_stays_as_it_is() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        for mount in [
+            oci("proc", Path::new("proc"), "/proc", &["nosuid"]),
+            oci("tmpfs", Path::new("tmpfs"), "/run", &["size=1m"]),
+            oci("cgroup", Path::new("cgroup"), "/sys/fs/cgroup", &["ro"]),
+            oci("bind", Path::new("/sys/fs/cgroup"), "/cg", &["rbind"]),
+            oci("none", Path::new("/proc/does-not-exist-here"), "/x", &["bind"]),
+            oci("bind", Path::new("/dev"), "/dev", &["rbind"]),
+            oci("bind", Path::new("/dev/null"), "/etc/masked", &["bind"]),
+        ] {
+            fixture.unchanged(&mount);
+        }
+        fixture.finish();
+    });
+}
+
+#[test]
+fn shared_memory_becomes_a_tmpfs_of_the_same_size() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let shm = fixture.host("shm");
+        fs::create_dir(&shm).unwrap();
+        let size = rustix::cstr!("size=1m");
+        mount("shm", &shm, "tmpfs", MountFlags::empty(), Some(size)).unwrap();
+        let mut shared = oci("bind", &shm, "/dev/shm", &["rbind", "ro"]);
+        fixture.share(&mut shared).unwrap();
+        let expected = ["nosuid", "noexec", "nodev", "mode=1777", "size=1048576", "ro"];
+        assert_eq!(shared, oci("tmpfs", Path::new("shm"), "/dev/shm", &expected));
+        fixture.finish();
+    });
+}
+
+#[test]
+fn errors_name_source_and_destination() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let missing = fixture.share(&mut oci("bind", Path::new("/nonexistent"), "/data", &[])).unwrap_err();
+        let text = missing.to_string();
+        assert!(text.contains("\"/nonexistent\"") && text.contains("\"/data\""), "{text}");
+
+        let socket = fixture.host("docker.sock");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let refused = fixture.share(&mut oci("bind", &socket, "/run/docker.sock", &[])).unwrap_err();
+        assert!(refused.to_string().contains("is a socket"), "{refused}");
+        let refused = fixture.share(&mut oci("bind", Path::new("/dev/kmsg"), "/dev/kmsg", &[])).unwrap_err();
+        assert!(refused.to_string().contains("character device"), "{refused}");
+
+        let nfs = fixture.share(&mut oci("nfs", Path::new("server:/x"), "/data", &[])).unwrap_err();
+        assert!(matches!(nfs, VolumeError::Type { .. }), "{nfs}");
+        let mut no_source = oci("bind", Path::new("x"), "/data", &[]);
+        no_source.set_source(None);
+        assert!(matches!(fixture.share(&mut no_source), Err(VolumeError::NoSource { .. })));
+        fixture.finish();
+    });
+}
