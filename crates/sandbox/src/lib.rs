@@ -1,1 +1,54 @@
-//! sandbox
+//! The heart of the runtime: a sandbox (a pod's VM), its containers and their processes.
+//!
+//! [`launch`] starts a sandbox and returns a handle; everything else is asked of the handle. Inside:
+//!
+//! - `driver.rs`: one task owns the sandbox and takes requests (`command.rs`, handled in `requests.rs`) and news
+//!   from one queue. It never waits: what takes long is a job (`jobs.rs`, `boot.rs`) that reports back.
+//! - `state.rs`: the table of what is allowed when.
+//! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
+//! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams.
+//! - `intent_log.rs`, `cleanup.rs`: what is made on the host is written down before, so that it can be undone
+//!   after any crash.
+//! - `timeline.rs`: where the time of a start goes.
+
+mod agent;
+mod boot;
+mod cleanup;
+mod command;
+mod console;
+mod driver;
+mod error;
+mod event;
+mod gone;
+mod host;
+mod id;
+mod intent_log;
+mod jobs;
+mod launch;
+mod local;
+mod plan;
+mod process;
+mod processes;
+mod requests;
+mod sandbox;
+mod state;
+mod stdio;
+mod sys;
+pub mod timeline;
+mod way;
+
+#[cfg(test)]
+mod tests;
+
+pub use cleanup::cleanup;
+pub use command::{
+    CpuStats, CreateContainer, Created, ExecSpec, Exit, Input, IoStats, MemoryEvents, MemoryStats, Output,
+    PidInfo, ProcessState, ProcessStatus, Stats, Stdio,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, EventReceiver};
+pub use id::{ContainerId, ExecId, IdError, SandboxId};
+pub use launch::{CONSOLE_FILE, LaunchSpec, STATE_ROOT, launch};
+pub use sandbox::Sandbox;
+pub use state::{Phase, Verb};
+pub use timeline::Timeline;

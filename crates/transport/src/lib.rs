@@ -15,6 +15,7 @@
 mod carrier;
 mod device;
 mod dial;
+mod doorbell;
 mod error;
 mod header;
 mod hybrid;
@@ -26,6 +27,7 @@ mod stream;
 mod tests;
 
 pub use dial::{Connection, Dialer};
+pub use doorbell::Doorbell;
 pub use error::Error;
 pub use listen::{Accepted, Incoming, Listener};
 pub use stream::Stream;

@@ -1,0 +1,122 @@
+//! The same requests to an agent that has only upstream's: one by one, with polled streams.
+
+use kata_protocol::agent as grpc;
+use kata_protocol::{kata, oci_convert};
+use oci_spec::runtime::{Process, Spec};
+use protobuf::MessageField;
+
+use super::{Agent, Started, answers, exec_id, within};
+use crate::command::{Key, Stats};
+use crate::error::{Error, Result};
+
+/// Bytes of a polled stream per request; ttRPC messages end at 4 MiB.
+const CHUNK: u32 = 128 * 1024;
+
+impl Agent {
+    /// What `StartSandbox` does, by upstream's requests.
+    pub(super) async fn start_one_by_one(&self, request: &kata::StartSandboxRequest) -> Result<Started> {
+        let deadline = self.deadlines.request;
+        if request.now_sec != 0 {
+            let time = grpc::SetGuestDateTimeRequest {
+                Sec: request.now_sec,
+                Usec: request.now_nsec / 1000,
+                ..Default::default()
+            };
+            self.call("set the clock", deadline, self.grpc.set_guest_date_time(within(deadline), &time))
+                .await?;
+        }
+        if !request.entropy.is_empty() {
+            let seed = grpc::ReseedRandomDevRequest { data: request.entropy.clone(), ..Default::default() };
+            let rpc = self.grpc.reseed_random_dev(within(deadline), &seed);
+            self.call("seed its random numbers", deadline, rpc).await?;
+        }
+        let sandbox = request.sandbox.clone().unwrap_or_default();
+        let rpc = self.grpc.create_sandbox(within(self.deadlines.create), &sandbox);
+        self.call("start the sandbox", self.deadlines.create, rpc).await?;
+        if let Some(container) = request.container.as_ref() {
+            self.create_upstream(container).await?;
+        }
+        Ok(Started::default())
+    }
+
+    pub(super) async fn create_upstream(&self, request: &kata::ContainerRequest) -> Result<()> {
+        let id = &request.container_id;
+        let spec: Spec = serde_json::from_slice(&request.oci_spec)
+            .map_err(|source| Error::Describe { id: id.clone(), source })?;
+        let request = grpc::CreateContainerRequest {
+            container_id: id.clone(),
+            exec_id: id.clone(),
+            storages: request.storages.clone(),
+            OCI: MessageField::some(oci_convert::spec_to_grpc(&spec)),
+            sandbox_pidns: request.sandbox_pidns,
+            ..Default::default()
+        };
+        let deadline = self.deadlines.create;
+        let rpc = self.grpc.create_container(within(deadline), &request);
+        self.call("create the container", deadline, rpc).await.map(drop)
+    }
+
+    pub(super) async fn exec_upstream(&self, request: &kata::ExecRequest) -> Result<()> {
+        let process: Process = serde_json::from_slice(&request.oci_process)
+            .map_err(|source| Error::Describe { id: request.exec_id.clone(), source })?;
+        let request = grpc::ExecProcessRequest {
+            container_id: request.container_id.clone(),
+            exec_id: request.exec_id.clone(),
+            process: MessageField::some(oci_convert::process_to_grpc(&process)),
+            ..Default::default()
+        };
+        let deadline = self.deadlines.request;
+        let rpc = self.grpc.exec_process(within(deadline), &request);
+        self.call("start the process", deadline, rpc).await.map(drop)
+    }
+
+    pub(super) async fn stats_upstream(&self, container: &str) -> Result<Stats> {
+        let request =
+            grpc::StatsContainerRequest { container_id: container.to_owned(), ..Default::default() };
+        let deadline = self.deadlines.request;
+        let rpc = self.grpc.stats_container(within(deadline), &request);
+        Ok(answers::upstream_stats(self.call("read the statistics", deadline, rpc).await?))
+    }
+
+    /// The next bytes of a process's output; none at its end. Waits for them as long as the sandbox lives.
+    pub(crate) async fn read_output(&self, key: &Key, stderr: bool) -> Result<Vec<u8>> {
+        let request = grpc::ReadStreamRequest {
+            container_id: key.container.to_string(),
+            exec_id: exec_id(key),
+            len: CHUNK,
+            ..Default::default()
+        };
+        let forever = ttrpc::context::Context::default();
+        let answer = if stderr {
+            self.answer("read the error output", self.grpc.read_stderr(forever, &request)).await?
+        } else {
+            self.answer("read the output", self.grpc.read_stdout(forever, &request)).await?
+        };
+        Ok(answer.data)
+    }
+
+    /// Writes to a process's input; returns how much it took. Waits as long as the sandbox lives.
+    pub(crate) async fn write_input(&self, key: &Key, data: &[u8]) -> Result<usize> {
+        let request = grpc::WriteStreamRequest {
+            container_id: key.container.to_string(),
+            exec_id: exec_id(key),
+            data: data.to_vec(),
+            ..Default::default()
+        };
+        let rpc = self.grpc.write_stdin(ttrpc::context::Context::default(), &request);
+        let taken = self.answer("write the input", rpc).await?.len;
+        Ok(usize::try_from(taken).unwrap_or(usize::MAX).min(data.len()))
+    }
+
+    /// Ends a process's input.
+    pub(crate) async fn close_input(&self, key: &Key) -> Result<()> {
+        let request = grpc::CloseStdinRequest {
+            container_id: key.container.to_string(),
+            exec_id: exec_id(key),
+            ..Default::default()
+        };
+        let deadline = self.deadlines.request;
+        let rpc = self.grpc.close_stdin(within(deadline), &request);
+        self.call("close the input", deadline, rpc).await.map(drop)
+    }
+}

@@ -1,0 +1,134 @@
+//! The start graph's host half: the VM comes up while containers are prepared (`jobs.rs`), and is watched from
+//! its first moment on.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kata_protocol::ports;
+use kata_vmm::{ShutdownReason, VmEvent, VmExit};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::agent::Agent;
+use crate::console;
+use crate::error::chain;
+use crate::host::{BootError, Daemon, Machine, Way};
+use crate::jobs::{Boot, Happening, Queue, Reach, Site};
+use crate::timeline::{Moment, phase};
+
+/// How long starting the processes may take.
+const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Site {
+    /// Starts the VM and stays until its agent has announced itself.
+    pub(crate) async fn bring_up(self, queue: Queue) {
+        let booted = timeout(SPAWN_PATIENCE, self.host.boot(&self.recorder)).await;
+        let (machine, way) = match booted {
+            Ok(Ok((machine, way))) => (Arc::new(machine), way),
+            Ok(Err(error)) => return self.failed(None, chain(&*error), &queue).await,
+            Err(_) => {
+                let reason = format!("its processes did not start within {} s", SPAWN_PATIENCE.as_secs());
+                return self.failed(None, reason, &queue).await;
+            }
+        };
+        let spawned = Moment::now();
+        self.boot.send_replace(Boot::Spawned(Arc::clone(&machine)));
+        queue.report(Happening::Spawned(Arc::clone(&machine))).await;
+        self.watch_over(&machine, spawned, &queue);
+        match self.gone.unless(self.establish(&machine, way)).await {
+            Ok(Ok(())) => {
+                self.recorder.since(phase::BOOT, spawned);
+                self.recorder.save();
+            }
+            Ok(Err(error)) => {
+                let reason = format!("{}{}", chain(&*error), console::tail(&self.console));
+                self.failed(Some(machine), reason, &queue).await;
+            }
+            // The VM's end has been announced by who watches it.
+            Err(_) => {}
+        }
+    }
+
+    async fn failed(&self, machine: Option<Arc<Machine>>, reason: String, queue: &Queue) {
+        self.boot.send_replace(Boot::Failed(machine.clone()));
+        queue.report(Happening::Died { machine, reason: reason.into() }).await;
+    }
+
+    /// Opens the way to the agent, and waits for its first sign of life.
+    async fn establish(&self, machine: &Arc<Machine>, mut way: Box<dyn Way>) -> Result<(), BootError> {
+        let deadline = Instant::now() + self.deadlines.dial;
+        let silent = |_| SilentAgent { seconds: self.deadlines.dial.as_secs() };
+        let dialer = timeout_at(deadline, way.open()).await.map_err(silent)??;
+        let connection = timeout_at(deadline, dialer.connect(ports::AGENT)).await.map_err(silent)??;
+        let agent = Agent::new(connection.stream, self.deadlines, self.gone.clone(), &self.console);
+        self.boot.send_replace(Boot::Reachable(Reach { machine: Arc::clone(machine), agent, dialer }));
+        timeout_at(deadline, way.announced()).await.map_err(silent)?
+    }
+
+    /// Reports the end of the VM, whichever of its processes goes first.
+    fn watch_over(&self, machine: &Arc<Machine>, spawned: Moment, queue: &Queue) {
+        if let Some(events) = machine.vmm.take_events() {
+            tokio::spawn(self.clone().watch_vm(Arc::clone(machine), events, spawned, queue.clone()));
+        }
+        if let Some(daemon) = &machine.daemon {
+            tokio::spawn(watch_daemon(Arc::clone(daemon), Arc::clone(machine), queue.clone()));
+        }
+    }
+
+    async fn watch_vm(
+        self,
+        machine: Arc<Machine>,
+        mut events: mpsc::Receiver<VmEvent>,
+        spawned: Moment,
+        queue: Queue,
+    ) {
+        let mut before = None;
+        while let Some(event) = events.recv().await {
+            match event {
+                VmEvent::ControlReady => drop(self.recorder.since(phase::CONTROL, spawned)),
+                VmEvent::AgentPortOpened | VmEvent::AgentPortClosed => {}
+                VmEvent::Shutdown { reason } => before = before.or(Some(describe(&reason))),
+                VmEvent::Panicked => before = Some("the guest's kernel panicked".to_owned()),
+                VmEvent::Exited(exit) => {
+                    let reason = death(before, &exit, &self.console).into();
+                    return queue.report(Happening::Died { machine: Some(machine), reason }).await;
+                }
+            }
+        }
+        let reason = death(before, &machine.vmm.wait().await, &self.console).into();
+        queue.report(Happening::Died { machine: Some(machine), reason }).await;
+    }
+}
+
+async fn watch_daemon(daemon: Arc<dyn Daemon>, machine: Arc<Machine>, queue: Queue) {
+    let how = daemon.wait().await;
+    let reason = format!("{}, which the VM's files come from, has ended ({how})", daemon.name());
+    queue.report(Happening::Died { machine: Some(machine), reason: reason.into() }).await;
+}
+
+fn describe(reason: &ShutdownReason) -> String {
+    match reason {
+        ShutdownReason::GuestShutdown => "the guest powered itself off".to_owned(),
+        ShutdownReason::GuestReset => "the guest rebooted, which a panic of its kernel does too".to_owned(),
+        ShutdownReason::GuestPanic => "the guest's kernel panicked".to_owned(),
+        ShutdownReason::HostQuit => "the VM was shut down".to_owned(),
+        ShutdownReason::HostSignal => "the VMM was ended by a signal".to_owned(),
+        ShutdownReason::Other(words) => format!("the VM stopped ({words})"),
+    }
+}
+
+fn death(before: Option<String>, exit: &VmExit, console: &Path) -> String {
+    let before = before.map(|before| format!("{before}; ")).unwrap_or_default();
+    format!("{before}{exit}{}", console::tail(console))
+}
+
+/// The guest's agent has not announced itself.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "The agent in the guest did not announce itself within {seconds} s: check that the initrd is the one of this \
+     release, and raise `dial_timeout` if the host is slow"
+)]
+struct SilentAgent {
+    seconds: u64,
+}

@@ -1,0 +1,267 @@
+//! What can be asked of a sandbox: the requests with their answers, as one closed enum.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use kata_storage::RootfsMount;
+use oci_spec::runtime::{Process, Spec};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+use crate::error::Result;
+use crate::state::Phase;
+use crate::{ContainerId, ExecId};
+
+/// Bytes from the host to a process.
+pub type Input = Box<dyn AsyncRead + Send + Unpin>;
+/// Bytes from a process to the host.
+pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// The streams of a new process. Bytes are copied as they are, both ways, with back-pressure.
+#[derive(Default)]
+pub struct Stdio {
+    /// The process has a terminal: `stdout` carries all output, `stderr` is not used.
+    pub terminal: bool,
+    /// Read until end-of-file, which closes the process's standard input. `None`: it is empty.
+    pub stdin: Option<Input>,
+    /// `None`: the output is thrown away.
+    pub stdout: Option<Output>,
+    /// `None`: the output is thrown away.
+    pub stderr: Option<Output>,
+}
+
+impl fmt::Debug for Stdio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stdio")
+            .field("terminal", &self.terminal)
+            .field("stdin", &self.stdin.is_some())
+            .field("stdout", &self.stdout.is_some())
+            .field("stderr", &self.stderr.is_some())
+            .finish()
+    }
+}
+
+/// A container to make.
+#[derive(Debug)]
+pub struct CreateContainer {
+    /// Its name.
+    pub id: ContainerId,
+    /// The directory of its `config.json`.
+    pub bundle: PathBuf,
+    /// What its root file system is made of; empty: `root.path` of `spec` has it already.
+    pub rootfs: Vec<RootfsMount>,
+    /// Its `config.json`.
+    pub spec: Spec,
+    /// Its first process's streams.
+    pub stdio: Stdio,
+}
+
+/// A process to add to a container.
+#[derive(Debug)]
+pub struct ExecSpec {
+    /// Its name.
+    pub id: ExecId,
+    /// What to run.
+    pub process: Process,
+    /// Its streams.
+    pub stdio: Stdio,
+}
+
+/// A container was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// The process on the host that stands for the container: its VM.
+    pub pid: u32,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code, or 128 and the signal that ended it; 137 if its VM died.
+    pub status: u32,
+    /// When the host learnt of it.
+    pub at: SystemTime,
+}
+
+impl Exit {
+    /// 128 + SIGKILL.
+    pub(crate) const KILLED: u32 = 137;
+
+    /// The guest could not tell.
+    pub(crate) const UNKNOWN: u32 = 255;
+
+    pub(crate) fn now(status: u32) -> Self {
+        Self { status, at: SystemTime::now() }
+    }
+}
+
+/// Where in its life a process is, for callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessStatus {
+    /// Made, not started.
+    Created,
+    /// Running.
+    Running,
+    /// Its container is frozen.
+    Paused,
+    /// Ended.
+    Stopped,
+}
+
+impl From<Phase> for ProcessStatus {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Creating | Phase::Created | Phase::Starting => Self::Created,
+            Phase::Running => Self::Running,
+            Phase::Paused => Self::Paused,
+            Phase::Stopped | Phase::Deleting => Self::Stopped,
+        }
+    }
+}
+
+/// A process as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessState {
+    /// Where in its life.
+    pub status: ProcessStatus,
+    /// The process on the host that stands for it: its VM.
+    pub pid: u32,
+    /// How it ended, once it has.
+    pub exit: Option<Exit>,
+    /// It has a terminal.
+    pub terminal: bool,
+}
+
+/// A process in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PidInfo {
+    /// Its number in the guest.
+    pub pid: u32,
+    /// The added process that it is, if it is one.
+    pub exec: Option<String>,
+}
+
+/// A container's consumption, in the terms of cgroup v2. Limits of `u64::MAX` mean none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// CPU time.
+    pub cpu: CpuStats,
+    /// Memory.
+    pub memory: MemoryStats,
+    /// Number of processes now, and its limit.
+    pub pids: (u64, u64),
+    /// Block devices.
+    pub io: Vec<IoStats>,
+}
+
+/// CPU time in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuStats {
+    /// All.
+    pub usage_usec: u64,
+    /// In user mode.
+    pub user_usec: u64,
+    /// In the kernel.
+    pub system_usec: u64,
+    /// Enforcement periods (a count).
+    pub nr_periods: u64,
+    /// Periods in which the container was throttled (a count).
+    pub nr_throttled: u64,
+    /// Time it was throttled for.
+    pub throttled_usec: u64,
+}
+
+/// Memory in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemoryStats {
+    /// In use.
+    pub usage: u64,
+    /// Limit.
+    pub usage_limit: u64,
+    /// Swap in use.
+    pub swap_usage: u64,
+    /// Limit of swap.
+    pub swap_limit: u64,
+    /// The guest's `memory.stat`, by its own names.
+    pub stat: BTreeMap<String, u64>,
+    /// The guest's `memory.events`, as counts.
+    pub events: MemoryEvents,
+}
+
+/// Counts of what happened to a container's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryEvents {
+    /// Reclaimed below the low boundary.
+    pub low: u64,
+    /// Throttled at the high boundary.
+    pub high: u64,
+    /// Came to the limit.
+    pub max: u64,
+    /// Could not be reclaimed below the limit.
+    pub oom: u64,
+    /// Processes killed for it.
+    pub oom_kill: u64,
+}
+
+/// One block device's traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IoStats {
+    /// Device number.
+    pub major: u64,
+    /// Device number.
+    pub minor: u64,
+    /// Bytes read.
+    pub rbytes: u64,
+    /// Bytes written.
+    pub wbytes: u64,
+    /// Read requests.
+    pub rios: u64,
+    /// Write requests.
+    pub wios: u64,
+}
+
+/// One process of a sandbox: the first of a container, or an added one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) container: ContainerId,
+    pub(crate) exec: Option<ExecId>,
+}
+
+impl Key {
+    pub(crate) fn new(container: &ContainerId, exec: Option<&ExecId>) -> Self {
+        Self { container: container.clone(), exec: exec.cloned() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.exec {
+            Some(exec) => write!(f, "{}/{exec}", self.container),
+            None => write!(f, "{}", self.container),
+        }
+    }
+}
+
+/// Where an answer goes. The asker may have given up meanwhile; an answer that nobody waits for is dropped.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// A request to the task that owns the sandbox.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Create { request: Box<CreateContainer>, reply: Reply<Created> },
+    Start { key: Key, reply: Reply<u32> },
+    Exec { container: ContainerId, request: Box<ExecSpec>, reply: Reply<()> },
+    State { key: Key, reply: Reply<ProcessState> },
+    Kill { key: Key, signal: u32, all: bool, reply: Reply<()> },
+    Delete { key: Key, reply: Reply<Exit> },
+    Wait { key: Key, reply: Reply<Exit> },
+    Pause { container: ContainerId, reply: Reply<()> },
+    Resume { container: ContainerId, reply: Reply<()> },
+    Pids { container: ContainerId, reply: Reply<Vec<PidInfo>> },
+    Stats { container: ContainerId, reply: Reply<Stats> },
+    Resize { key: Key, width: u32, height: u32, reply: Reply<()> },
+    CloseIo { key: Key, reply: Reply<()> },
+    Shutdown { reply: Reply<()> },
+}

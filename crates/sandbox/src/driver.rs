@@ -1,0 +1,380 @@
+//! The task that owns a sandbox: takes requests and news from one queue, one at a time, and never waits for
+//! anything but the next. What takes long runs as a job (`jobs.rs`) and comes back as news.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::command::{Command, Created, Exit, Key, Reply};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::gone::Announcer;
+use crate::host::Machine;
+use crate::jobs::{Happening, Queue, Reach, Site};
+use crate::process::Containers;
+use crate::state::Phase;
+use crate::stdio::Pumps;
+
+/// Everything that comes through the queue.
+pub(crate) enum Message {
+    /// Somebody wants something.
+    Command(Command),
+    /// A job has news.
+    Happened(Happening),
+}
+
+/// Where in its life the sandbox is; each state holds what there is in it.
+pub(crate) enum Stage {
+    /// The VM comes up; the guest is not configured yet.
+    Starting(Starting),
+    /// The guest is configured and takes requests.
+    Running(Running),
+    /// There is no VM any more, or never was.
+    Stopped(Stopped),
+}
+
+/// A half-made sandbox.
+#[derive(Default)]
+pub(crate) struct Starting {
+    machine: Option<Arc<Machine>>,
+}
+
+/// A running sandbox.
+pub(crate) struct Running {
+    pub(crate) reach: Reach,
+}
+
+/// A sandbox that has ended.
+pub(crate) struct Stopped {
+    pub(crate) reason: Arc<str>,
+    /// What the containers' host process was.
+    pid: u32,
+}
+
+/// How far undoing everything has got.
+enum Undoing {
+    No,
+    /// Under way, for these.
+    Busy(Vec<Undone>),
+    Yes,
+}
+
+/// Who waits until everything is undone.
+pub(crate) enum Undone {
+    /// Who asked for it.
+    Shutdown(Reply<()>),
+    /// Whose container could not be created, so that the sandbox never came to life.
+    Failed(Reply<Created>, Error),
+}
+
+/// The owning task's state.
+pub(crate) struct Driver {
+    pub(crate) stage: Stage,
+    pub(crate) containers: Containers,
+    pub(crate) site: Site,
+    events: mpsc::UnboundedSender<Event>,
+    announcer: Announcer,
+    /// Weak, so that the task ends when no handle and no job is left.
+    queue: mpsc::WeakSender<Message>,
+    undoing: Undoing,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        site: Site,
+        announcer: Announcer,
+        events: mpsc::UnboundedSender<Event>,
+        queue: mpsc::WeakSender<Message>,
+    ) -> Self {
+        Self {
+            stage: Stage::Starting(Starting::default()),
+            containers: Containers::default(),
+            site,
+            events,
+            announcer,
+            queue,
+            undoing: Undoing::No,
+        }
+    }
+
+    /// Owns the sandbox until nobody has any interest left.
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        while let Some(message) = messages.recv().await {
+            match message {
+                Message::Command(command) => self.on_command(command),
+                Message::Happened(happening) => self.on_happening(happening),
+            }
+        }
+    }
+
+    fn on_happening(&mut self, happening: Happening) {
+        match happening {
+            Happening::Spawned(machine) => {
+                if let Stage::Starting(starting) = &mut self.stage {
+                    starting.machine = Some(machine);
+                }
+            }
+            Happening::Died { machine, reason } => self.on_death(machine, &reason),
+            Happening::SandboxStarted(reach) => {
+                if matches!(self.stage, Stage::Starting(_)) {
+                    self.stage = Stage::Running(Running { reach });
+                }
+            }
+            Happening::Created { id, result, reply } => match result {
+                Ok((pumps, agent)) => self.on_created(Key::new(&id, None), pumps, agent, reply),
+                Err(error) => {
+                    self.containers.0.remove(&id);
+                    self.on_creation_failed(error, reply);
+                }
+            },
+            Happening::Started { key, result, reply } => self.on_started(&key, result, reply),
+            Happening::Exited { key, exit } => self.on_exit(&key, exit),
+            Happening::Frozen { container, phase, result, reply } => {
+                if result.is_ok()
+                    && let Ok(container) = self.containers.container(&container)
+                    && container.init.phase.is_alive()
+                {
+                    container.init.phase = phase;
+                }
+                reply.send(result).ok();
+            }
+            Happening::Deleted { key, result, reply } => self.on_deleted(&key, result, reply),
+            Happening::TornDown(result) => self.on_torn_down(result),
+        }
+    }
+
+    fn on_created(&mut self, key: Key, pumps: Pumps, agent: crate::agent::Agent, reply: Reply<Created>) {
+        let pid = self.pid();
+        let Ok(process) = self.containers.process(&key) else { return };
+        let drain = pumps.drain();
+        process.pumps = pumps;
+        process.phase = Phase::Created;
+        if let Stage::Stopped(stopped) = &self.stage {
+            // The VM died between the guest's answer and this moment.
+            let reason = Arc::clone(&stopped.reason);
+            self.finish(&key, Exit::now(Exit::KILLED), true);
+            reply.send(Err(Error::Gone { reason })).ok();
+            return;
+        }
+        reply.send(Ok(Created { pid })).ok();
+        self.spawn(async move |_, queue| {
+            if let Some(exit) = Site::watch(&key, &agent, drain).await {
+                queue.report(Happening::Exited { key, exit }).await;
+            }
+        });
+    }
+
+    /// A start that failed undoes itself before its error is told.
+    fn on_creation_failed(&mut self, error: Error, reply: Reply<Created>) {
+        let never_ran = !matches!(self.stage, Stage::Running(_));
+        if never_ran && self.containers.0.is_empty() {
+            self.undo_everything(Undone::Failed(reply, error), "its first container could not be created");
+        } else {
+            reply.send(Err(error)).ok();
+        }
+    }
+
+    fn on_started(&mut self, key: &Key, result: Result<Option<Pumps>>, reply: Reply<u32>) {
+        let (pid, reach) = (self.pid(), self.reach());
+        let Ok(process) = self.containers.process(key) else {
+            reply.send(Err(Error::Closed)).ok();
+            return;
+        };
+        let pumps = match result {
+            Ok(pumps) => pumps,
+            Err(error) => {
+                if process.phase == Phase::Starting {
+                    // A first process can be started again; an added one was used up.
+                    process.phase = Phase::Created;
+                    if key.exec.is_some() {
+                        process.end(Exit::now(Exit::UNKNOWN));
+                    }
+                }
+                self.settle_early_exit(key);
+                reply.send(Err(error)).ok();
+                return;
+            }
+        };
+        if process.phase == Phase::Starting {
+            process.phase = Phase::Running;
+        }
+        reply.send(Ok(pid)).ok();
+        if let Some(pumps) = pumps {
+            let drain = pumps.drain();
+            process.pumps = pumps;
+            let size = process.size.take();
+            let Some(Reach { agent, .. }) = reach else { return };
+            let key = key.clone();
+            self.spawn(async move |_, queue| {
+                if let Some((width, height)) = size
+                    && let Err(error) = agent.resize(&key, width, height).await
+                {
+                    tracing::debug!(process = %key, %error, "Its terminal keeps its first size");
+                }
+                if let Some(exit) = Site::watch(&key, &agent, drain).await {
+                    queue.report(Happening::Exited { key, exit }).await;
+                }
+            });
+        }
+        self.settle_early_exit(key);
+    }
+
+    /// The answer to a start and the news of an end travel apart; the end is told after the start.
+    fn on_exit(&mut self, key: &Key, exit: Exit) {
+        match self.containers.process(key) {
+            Ok(process) if process.phase == Phase::Starting => process.early_exit = Some(exit),
+            Ok(_) => self.finish(key, exit, true),
+            // Removed meanwhile, which told of its end.
+            Err(_) => {}
+        }
+    }
+
+    fn settle_early_exit(&mut self, key: &Key) {
+        if let Ok(process) = self.containers.process(key)
+            && let Some(exit) = process.early_exit.take()
+        {
+            self.finish(key, exit, true);
+        }
+    }
+
+    /// A process's end: noted once, told to who waits and, if it was known to run, to everybody.
+    pub(crate) fn finish(&mut self, key: &Key, exit: Exit, known: bool) {
+        let pid = self.pid();
+        let Ok(process) = self.containers.process(key) else { return };
+        if process.exit.is_some() {
+            return;
+        }
+        process.end(exit);
+        if known {
+            let Key { container, exec } = key.clone();
+            self.tell(Event::Exited { container, exec, pid, exit });
+        }
+    }
+
+    fn on_deleted(&mut self, key: &Key, result: Result<()>, reply: Reply<Exit>) {
+        // A container that was never started ended by being removed.
+        self.finish(key, Exit::now(Exit::KILLED), key.exec.is_none());
+        let Ok(process) = self.containers.process(key) else { return };
+        let exit = process.exit.unwrap_or_else(|| Exit::now(Exit::KILLED));
+        if let Err(error) = result {
+            process.phase = Phase::Stopped;
+            reply.send(Err(error)).ok();
+            return;
+        }
+        if let Some(exec) = &key.exec {
+            if let Ok(container) = self.containers.container(&key.container) {
+                container.execs.remove(exec);
+            }
+        } else {
+            self.finish_execs(key);
+            self.containers.0.remove(&key.container);
+        }
+        reply.send(Ok(exit)).ok();
+    }
+
+    /// Added processes end with their container.
+    fn finish_execs(&mut self, key: &Key) {
+        let living = self.containers.living();
+        for (exec, known) in living.into_iter().filter(|(exec, _)| exec.container == key.container) {
+            self.finish(&exec, Exit::now(Exit::KILLED), known);
+        }
+    }
+
+    fn on_death(&mut self, machine: Option<Arc<Machine>>, reason: &Arc<str>) {
+        if !matches!(self.stage, Stage::Stopped(_)) {
+            self.tell(Event::VmDied { reason: Arc::clone(reason) });
+            self.end(reason);
+        }
+        if let Some(machine) = machine {
+            // Whichever of its processes went first, the VMM must not stay.
+            self.spawn(async move |_, _| drop(machine.vmm.kill().await));
+        }
+    }
+
+    /// The sandbox has ended: so has everything that ran in it, at once.
+    fn end(&mut self, reason: &Arc<str>) {
+        let pid = self.pid();
+        self.stage = Stage::Stopped(Stopped { reason: Arc::clone(reason), pid });
+        self.announcer.announce(reason);
+        for (key, known) in self.containers.living() {
+            self.finish(&key, Exit::now(Exit::KILLED), known);
+        }
+    }
+
+    /// Ends the VM, removes everything from the host, then answers.
+    pub(crate) fn undo_everything(&mut self, then: Undone, reason: &str) {
+        match &mut self.undoing {
+            Undoing::Busy(waiting) => waiting.push(then),
+            Undoing::Yes => then.answer(Ok(())),
+            Undoing::No => {
+                self.undoing = Undoing::Busy(vec![then]);
+                if !matches!(self.stage, Stage::Stopped(_)) {
+                    self.end(&reason.into());
+                }
+                self.spawn(async |site: Site, queue: Queue| {
+                    queue.report(Happening::TornDown(site.tear_down().await)).await;
+                });
+            }
+        }
+    }
+
+    fn on_torn_down(&mut self, result: Result<()>) {
+        let next = if result.is_ok() { Undoing::Yes } else { Undoing::No };
+        let Undoing::Busy(waiting) = std::mem::replace(&mut self.undoing, next) else { return };
+        let mut waiting = waiting.into_iter();
+        if let Some(first) = waiting.next() {
+            first.answer(result);
+        }
+        // If something is left, the next one tries again.
+        for other in waiting {
+            self.undo_everything(other, "it is shut down");
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody need listen.
+        self.events.send(event).ok();
+    }
+
+    /// The way into the guest, if the sandbox runs.
+    pub(crate) fn reach(&self) -> Option<Reach> {
+        match &self.stage {
+            Stage::Running(running) => Some(running.reach.clone()),
+            Stage::Starting(_) | Stage::Stopped(_) => None,
+        }
+    }
+
+    /// The process on the host that stands for what runs in the guest: the VMM. 0 before there is one.
+    pub(crate) fn pid(&self) -> u32 {
+        match &self.stage {
+            Stage::Starting(starting) => starting.machine.as_ref().map_or(0, |machine| machine.vmm.pid()),
+            Stage::Running(running) => running.reach.machine.vmm.pid(),
+            Stage::Stopped(stopped) => stopped.pid,
+        }
+    }
+
+    /// Runs a job.
+    pub(crate) fn spawn<F>(&self, job: impl FnOnce(Site, Queue) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // Without a queue nobody is left who could be told.
+        if let Some(queue) = self.queue.upgrade() {
+            tokio::spawn(job(self.site.clone(), Queue(queue)));
+        }
+    }
+}
+
+impl Undone {
+    fn answer(self, result: Result<()>) {
+        match self {
+            Self::Shutdown(reply) => drop(reply.send(result)),
+            Self::Failed(reply, error) => {
+                if let Err(left) = result {
+                    tracing::warn!(error = crate::error::chain(&left), "A failed start has left something");
+                }
+                drop(reply.send(Err(error)));
+            }
+        }
+    }
+}

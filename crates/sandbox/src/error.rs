@@ -1,0 +1,186 @@
+//! What can go wrong with a sandbox, for its user.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::state::{Phase, Verb};
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The kind of an error: what a caller's caller acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No such container or process, or it has ended already.
+    NotFound,
+    /// The name is taken.
+    AlreadyExists,
+    /// Not in this state.
+    FailedPrecondition,
+    /// The request cannot be right.
+    InvalidArgument,
+    /// It took too long.
+    DeadlineExceeded,
+    /// This is not implemented (by us, or by the agent in the guest).
+    Unimplemented,
+    /// The VM is gone or going.
+    Unavailable,
+    /// Anything else.
+    Unknown,
+}
+
+/// A request to a sandbox failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The sandbox does not run, or no more.
+    #[error("The sandbox has ended: {reason}. Delete its containers and create it anew")]
+    Gone {
+        /// Why, with the last lines of the guest's console where they help.
+        reason: Arc<str>,
+    },
+    /// The sandbox's owning task has ended, because the program is ending.
+    #[error("The sandbox is being shut down")]
+    Closed,
+    /// No container of that name.
+    #[error("There is no container {id} in this sandbox")]
+    NoContainer {
+        /// The name.
+        id: String,
+    },
+    /// No added process of that name.
+    #[error("There is no process {exec} in the container {id}")]
+    NoProcess {
+        /// The container.
+        id: String,
+        /// The process.
+        exec: String,
+    },
+    /// The name is taken.
+    #[error("There is already a {what} {id} in this sandbox; delete it first")]
+    Exists {
+        /// `container` or `process`.
+        what: &'static str,
+        /// The name.
+        id: String,
+    },
+    /// The request does not fit the state of its container or process.
+    #[error("Cannot {verb} while {id} is {phase}")]
+    NotAllowed {
+        /// The request.
+        verb: Verb,
+        /// The container or process.
+        id: String,
+        /// Its state.
+        phase: Phase,
+    },
+    /// A signal came after the end.
+    #[error("The process {id} has already finished")]
+    Finished {
+        /// The container or process.
+        id: String,
+    },
+    /// The agent refused or failed.
+    #[error("The agent in the guest could not {action}: {message}")]
+    Agent {
+        /// What it was asked for.
+        action: &'static str,
+        /// Its answer.
+        message: String,
+        /// The kind of its answer.
+        kind: ErrorKind,
+    },
+    /// The guest did not answer in time.
+    #[error("The guest did not {action} within {} s; raise the timeout in the configuration if the host is slow{console}", after.as_secs())]
+    Deadline {
+        /// What it was asked for.
+        action: &'static str,
+        /// The deadline.
+        after: Duration,
+        /// The last lines of its console, introduced; may be empty.
+        console: String,
+    },
+    /// The agent in the guest lacks a request that there is no substitute for.
+    #[error("The agent in the guest cannot {action}; use the guest image of this release")]
+    Unsupported {
+        /// What was asked for.
+        action: &'static str,
+    },
+    /// A stream to the guest could not be opened.
+    #[error("Cannot open a stream to the guest")]
+    Stream(#[from] kata_transport::Error),
+    /// A container's files could not be prepared or removed.
+    #[error("Cannot {action} of the container {id}")]
+    Files {
+        /// What was tried.
+        action: &'static str,
+        /// The container.
+        id: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A container's or process's description could not be written as JSON.
+    #[error("Cannot write the description of {id} as JSON")]
+    Describe {
+        /// The container or process.
+        id: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The sandbox's directory or log could not be made or read.
+    #[error("Cannot use {} for the sandbox's state; is /run writable?", path.display())]
+    State {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A living process owns a sandbox of this name.
+    #[error(
+        "The sandbox {id} is running already, maybe in another namespace; end it first or choose another id"
+    )]
+    InUse {
+        /// The name.
+        id: String,
+    },
+    /// The clean-up could not undo everything.
+    #[error("Of the sandbox {id} these are left: {}; see what holds them, then repeat", left.join("; "))]
+    Left {
+        /// The sandbox.
+        id: String,
+        /// Each thing, and why it is still there.
+        left: Vec<String>,
+    },
+}
+
+impl Error {
+    /// The kind of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Gone { .. } | Self::Closed | Self::Stream(_) => ErrorKind::Unavailable,
+            Self::NoContainer { .. } | Self::NoProcess { .. } | Self::Finished { .. } => ErrorKind::NotFound,
+            Self::Exists { .. } | Self::InUse { .. } => ErrorKind::AlreadyExists,
+            Self::NotAllowed { .. } => ErrorKind::FailedPrecondition,
+            Self::Agent { kind, .. } => *kind,
+            Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
+            Self::Unsupported { .. } => ErrorKind::Unimplemented,
+            Self::Describe { .. } => ErrorKind::InvalidArgument,
+            Self::Files { .. } | Self::State { .. } | Self::Left { .. } => ErrorKind::Unknown,
+        }
+    }
+}
+
+/// An error with all its causes in one line, for where only text passes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

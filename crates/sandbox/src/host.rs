@@ -1,0 +1,82 @@
+//! The seam between the sandbox and the host: what it has made there, and what that looks like when made.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kata_protocol::agent::Storage;
+use kata_storage::RootfsMount;
+use kata_transport::Dialer;
+use kata_vmm::Vmm;
+use oci_spec::runtime::Spec;
+
+use crate::ContainerId;
+use crate::error::Result;
+use crate::timeline::Recorder;
+
+/// Any error on the way to a running VM; only its text matters, as it ends up in many answers.
+pub(crate) type BootError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A started VM with what belongs to it.
+pub(crate) struct Machine {
+    /// The VM; its guest may still boot.
+    pub(crate) vmm: Box<dyn Vmm>,
+    /// The daemon that shares files with it, if any.
+    pub(crate) daemon: Option<Arc<dyn Daemon>>,
+}
+
+/// A process next to the VMM that the VM cannot live without.
+#[async_trait]
+pub(crate) trait Daemon: Send + Sync {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// Waits for its end, and says how it ended.
+    async fn wait(&self) -> String;
+}
+
+/// The way to the agent.
+#[async_trait]
+pub(crate) trait Way: Send {
+    /// Ready to open streams to the guest, which may still boot if the carrier can hold them.
+    async fn open(&mut self) -> std::result::Result<Dialer, BootError>;
+
+    /// Resolves when the agent has announced itself.
+    async fn announced(&mut self) -> std::result::Result<(), BootError>;
+}
+
+/// A container's files, prepared on the host.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    /// The container's description, with paths of the guest.
+    pub(crate) spec: Spec,
+    /// What the guest must mount for it.
+    pub(crate) storages: Vec<Storage>,
+}
+
+/// What a container's files are made of.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: Vec<RootfsMount>,
+    pub(crate) spec: Spec,
+}
+
+/// Makes things on the host for one sandbox, and undoes them.
+#[async_trait]
+pub(crate) trait Host: Send + Sync {
+    /// Starts the VM and its daemons.
+    async fn boot(&self, recorder: &Recorder) -> std::result::Result<(Machine, Box<dyn Way>), BootError>;
+
+    /// What the guest must mount for the sandbox as a whole.
+    fn sandbox_storages(&self) -> Vec<Storage>;
+
+    /// Prepares a container's files. What a failure leaves is undone by [`Host::detach`].
+    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files>;
+
+    /// Removes a container's files; success if there are none.
+    async fn detach(&self, container: &ContainerId) -> Result<()>;
+
+    /// Undoes everything that is left, including processes. Can be repeated.
+    async fn undo(&self) -> Result<()>;
+}

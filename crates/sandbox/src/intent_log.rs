@@ -1,0 +1,211 @@
+//! The sandbox's intent log: what is about to be made on the host, written down before it is made.
+//!
+//! `intents` in the state directory is a file of JSON lines that is only appended to: `{"will": {"id", "intent"}}`
+//! before a thing is made, `{"done": id}` after it was undone. Each line is one `write`, so the death of the
+//! writer can tear the last line only; and a torn line stands for something that was not made yet. The file
+//! is on tmpfs: it must survive the death of this process, not of the host.
+//!
+//! While its owner lives the file is locked (`flock`), which is how others know that the sandbox is in use.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kata_storage::intent::{Intent, IntentId, Intents};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in the state directory.
+pub(crate) const INTENTS_FILE: &str = "intents";
+
+/// One line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    /// This is about to be made.
+    Will { id: IntentId, intent: Intent },
+    /// This has been undone.
+    Done(IntentId),
+}
+
+/// An open, locked intent log.
+#[derive(Debug)]
+pub(crate) struct IntentLog {
+    file: File,
+    next: AtomicU64,
+}
+
+/// The log belongs to a living process, or cannot be used.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    Locked,
+    Io(io::Error),
+}
+
+impl IntentLog {
+    /// Opens the log of a state directory, making it if there is none, and locks it.
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
+        let path = state_dir.join(INTENTS_FILE);
+        let nofollow =
+            i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).expect("the flag is a small constant");
+        let file = OpenOptions::new()
+            .append(true)
+            .read(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(nofollow)
+            .open(path)
+            .map_err(OpenError::Io)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked),
+            Err(error) => return Err(OpenError::Io(error.into())),
+        }
+        let log = Self { file, next: AtomicU64::new(0) };
+        let text = log.text().map_err(OpenError::Io)?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            // Seals a torn line off from what is appended now.
+            log.append(b"\n").map_err(OpenError::Io)?;
+        }
+        log.next.store(next_id(&text), Ordering::Relaxed);
+        Ok(log)
+    }
+
+    /// What was announced and not struck out, in the order in which it was announced.
+    pub(crate) fn pending(&self) -> io::Result<Vec<(IntentId, Intent)>> {
+        Ok(parse(&self.text()?).into_iter().collect())
+    }
+
+    fn text(&self) -> io::Result<String> {
+        let mut bytes = vec![0; usize::try_from(self.file.metadata()?.len()).unwrap_or(0)];
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, &mut bytes, 0)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn write(&self, line: &Line) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec(line)?;
+        bytes.push(b'\n');
+        self.append(&bytes)
+    }
+
+    /// One `write` at the end of the file: lines of several threads do not mix.
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        match (&self.file).write(bytes)? {
+            n if n == bytes.len() => Ok(()),
+            _ => Err(io::Error::new(
+                io::ErrorKind::WriteZero,
+                "The intent log is full; is there space on /run?",
+            )),
+        }
+    }
+}
+
+impl Intents for IntentLog {
+    fn will(&self, intent: Intent) -> io::Result<IntentId> {
+        let id = IntentId(self.next.fetch_add(1, Ordering::Relaxed));
+        self.write(&Line::Will { id, intent })?;
+        Ok(id)
+    }
+
+    fn done(&self, id: IntentId) {
+        if let Err(error) = self.write(&Line::Done(id)) {
+            // Undone once more on replay, which does no harm.
+            tracing::debug!(%error, "An intent could not be struck out");
+        }
+    }
+}
+
+/// A line that does not parse was torn by the writer's death: what it would have announced was never made.
+fn parse(text: &str) -> BTreeMap<IntentId, Intent> {
+    let mut pending = BTreeMap::new();
+    for line in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+        match line {
+            Line::Will { id, intent } => drop(pending.insert(id, intent)),
+            Line::Done(id) => drop(pending.remove(&id)),
+        }
+    }
+    pending
+}
+
+fn next_id(text: &str) -> u64 {
+    let ids = text.lines().filter_map(|line| match serde_json::from_str(line).ok()? {
+        Line::Will { id, .. } => Some(id.0 + 1),
+        Line::Done(_) => None,
+    });
+    ids.max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use kata_storage::intent::{Intent, Intents};
+    use proptest::prelude::*;
+
+    use super::{INTENTS_FILE, IntentLog, OpenError};
+
+    fn dir(name: &str) -> Intent {
+        Intent::Dir { path: format!("/run/{name}").into() }
+    }
+
+    #[test]
+    fn what_is_announced_and_not_struck_out_is_pending() {
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        let first = log.will(dir("a")).unwrap();
+        let second = log.will(dir("b")).unwrap();
+        log.done(first);
+        assert_eq!(log.pending().unwrap(), [(second, dir("b"))]);
+        drop(log);
+        let log = IntentLog::open(state.path()).unwrap();
+        let third = log.will(dir("c")).unwrap();
+        assert!(third > second, "ids are not used twice");
+        assert_eq!(log.pending().unwrap(), [(second, dir("b")), (third, dir("c"))]);
+    }
+
+    #[test]
+    fn a_living_owner_locks_others_out() {
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        assert!(matches!(IntentLog::open(state.path()), Err(OpenError::Locked)));
+        drop(log);
+        IntentLog::open(state.path()).unwrap();
+    }
+
+    #[test]
+    fn the_lines_are_stable() {
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        let id = log.will(dir("a")).unwrap();
+        log.done(id);
+        let text = std::fs::read_to_string(state.path().join(INTENTS_FILE)).unwrap();
+        let will = r#"{"will":{"id":0,"intent":{"kind":"dir","path":"/run/a"}}}"#;
+        assert_eq!(text, format!("{will}\n{{\"done\":0}}\n"));
+    }
+
+    proptest! {
+        /// The log is cut at any byte: every whole line counts, the torn one does not, and appending works.
+        #[test]
+        fn a_torn_line_costs_nothing_else(count in 1_usize..8, cut in 0_usize..600) {
+            let state = tempfile::tempdir().unwrap();
+            let log = IntentLog::open(state.path()).unwrap();
+            let mut ids = Vec::new();
+            for n in 0..count {
+                ids.push((log.will(dir(&n.to_string())).unwrap(), dir(&n.to_string())));
+            }
+            drop(log);
+            let path = state.path().join(INTENTS_FILE);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes.truncate(cut);
+            let whole = bytes.split_inclusive(|b| *b == b'\n').filter(|line| serde_json::from_slice::<super::Line>(line).is_ok()).count();
+            std::fs::write(&path, &bytes).unwrap();
+
+            let log = IntentLog::open(state.path()).unwrap();
+            prop_assert_eq!(&log.pending().unwrap()[..], &ids[..whole]);
+            let late = log.will(dir("late")).unwrap();
+            prop_assert_eq!(log.pending().unwrap().last(), Some(&(late, dir("late"))));
+        }
+    }
+}

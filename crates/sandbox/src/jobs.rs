@@ -1,0 +1,297 @@
+//! The long operations: each runs as a task of its own and reports to the owning task when it is done.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kata_protocol::agent as grpc;
+use kata_protocol::kata;
+use kata_transport::Dialer;
+use protobuf::MessageField;
+use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::time::timeout;
+
+use crate::agent::{Agent, Deadlines};
+use crate::command::{CreateContainer, Created, ExecSpec, Exit, Key, Reply, Stdio};
+use crate::error::{Error, Result};
+use crate::gone::Gone;
+use crate::host::{Files, Host, Machine, Sources};
+use crate::state::Phase;
+use crate::stdio::{Drain, Pumps, Streams};
+use crate::timeline::{Moment, Recorder, phase};
+use crate::{ContainerId, SandboxId};
+
+/// How long the VMM may take to quit before it is killed.
+const QUIT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a shutdown waits for a start that is under way to get to a point where it can be undone.
+const BOOT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the guest's random number generator is seeded with, in bytes.
+const ENTROPY: usize = 64;
+
+/// How far the VM has got.
+#[derive(Clone)]
+pub(crate) enum Boot {
+    /// Nothing runs yet.
+    Pending,
+    /// The VMM's process runs.
+    Spawned(Arc<Machine>),
+    /// The agent can be spoken to, even if it only hears it later.
+    Reachable(Reach),
+    /// It did not start; what may run of it is being killed.
+    Failed(Option<Arc<Machine>>),
+}
+
+/// The way into the guest.
+#[derive(Clone)]
+pub(crate) struct Reach {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) agent: Agent,
+    pub(crate) dialer: Dialer,
+}
+
+/// What a job reports.
+pub(crate) enum Happening {
+    /// The VMM's process runs.
+    Spawned(Arc<Machine>),
+    /// The VM has ended, or will not start, for this reason.
+    Died { machine: Option<Arc<Machine>>, reason: Arc<str> },
+    /// The guest is configured.
+    SandboxStarted(Reach),
+    /// A container was made, or could not be.
+    Created { id: ContainerId, result: Result<(Pumps, Agent)>, reply: Reply<Created> },
+    /// A process was started, or could not be.
+    Started { key: Key, result: Result<Option<Pumps>>, reply: Reply<u32> },
+    /// A process ended, and its output is delivered.
+    Exited { key: Key, exit: Exit },
+    /// A container was frozen or thawed, or could not be.
+    Frozen { container: ContainerId, phase: Phase, result: Result<()>, reply: Reply<()> },
+    /// A process was removed, or could not be.
+    Deleted { key: Key, result: Result<()>, reply: Reply<Exit> },
+    /// Everything is undone, or something is left.
+    TornDown(Result<()>),
+}
+
+/// What jobs work with. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) id: SandboxId,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) boot: watch::Sender<Boot>,
+    pub(crate) gone: Gone,
+    /// Whether the guest is configured; the first container's creator does it.
+    pub(crate) started: Arc<OnceCell<()>>,
+    pub(crate) recorder: Recorder,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) console: Arc<std::path::Path>,
+}
+
+/// The queue of the owning task, as jobs see it.
+#[derive(Clone)]
+pub(crate) struct Queue(pub(crate) mpsc::Sender<crate::driver::Message>);
+
+impl Queue {
+    pub(crate) async fn report(&self, happening: Happening) {
+        // The owning task ends only when nobody has any interest left.
+        self.0.send(crate::driver::Message::Happened(happening)).await.ok();
+    }
+}
+
+impl Site {
+    /// The way into the guest, as soon as there is one.
+    async fn reach(&self) -> Result<Reach> {
+        let mut boot = self.boot.subscribe();
+        let reached = self.gone.unless(boot.wait_for(|boot| matches!(boot, Boot::Reachable(_)))).await?;
+        match reached.as_deref() {
+            Ok(Boot::Reachable(reach)) => Ok(reach.clone()),
+            _ => Err(Error::Closed),
+        }
+    }
+
+    /// Makes a container; the first one with everything else that the guest needs.
+    pub(crate) async fn create(self, request: CreateContainer, queue: &Queue) -> Result<(Pumps, Agent)> {
+        let id = request.id.clone();
+        let begun = Moment::now();
+        let made = async {
+            let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
+            let files = self.gone.unless(self.host.attach(&id, sources)).await??;
+            self.recorder.since(phase::FILES, begun);
+            let reach = self.reach().await?;
+            self.create_in_guest(&id, files, request.stdio, reach, queue).await
+        }
+        .await;
+        if made.is_err()
+            && let Err(error) = self.host.detach(&id).await
+        {
+            // The creation's error is the one to tell; the intent log still knows what is left.
+            tracing::warn!(container = %id, error = crate::error::chain(&error), "Files of a failed container are left");
+        }
+        made
+    }
+
+    async fn create_in_guest(
+        &self,
+        id: &ContainerId,
+        files: Files,
+        stdio: Stdio,
+        reach: Reach,
+        queue: &Queue,
+    ) -> Result<(Pumps, Agent)> {
+        let oci_spec = serde_json::to_vec(&files.spec)
+            .map_err(|source| Error::Describe { id: id.to_string(), source })?;
+        let streams = self.gone.unless(Streams::open(&reach.dialer, (&stdio).into())).await??;
+        let request = kata::ContainerRequest {
+            container_id: id.to_string(),
+            oci_spec,
+            storages: files.storages,
+            stdio: MessageField::some(streams.names().clone()),
+            ..Default::default()
+        };
+        let mut request = Some(request);
+        self.started
+            .get_or_try_init(async || {
+                let container = request.take();
+                self.start_sandbox(&reach, container, &files.spec).await?;
+                queue.report(Happening::SandboxStarted(reach.clone())).await;
+                Ok::<_, Error>(())
+            })
+            .await?;
+        if let Some(request) = request {
+            reach.agent.create(&request).await?;
+        }
+        let pumps = match reach.agent.is_foreign() {
+            true => Pumps::poll(stdio, &reach.agent, &Key::new(id, None)),
+            false => Pumps::start(stdio, streams),
+        };
+        Ok((pumps, reach.agent))
+    }
+
+    /// The one batched request.
+    async fn start_sandbox(
+        &self,
+        reach: &Reach,
+        container: Option<kata::ContainerRequest>,
+        spec: &oci_spec::runtime::Spec,
+    ) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let sandbox = grpc::CreateSandboxRequest {
+            hostname: spec.hostname().clone().unwrap_or_default(),
+            sandbox_id: self.id.to_string(),
+            storages: self.host.sandbox_storages(),
+            ..Default::default()
+        };
+        let request = kata::StartSandboxRequest {
+            sandbox: MessageField::some(sandbox),
+            container: container.into(),
+            now_sec: i64::try_from(now.as_secs()).unwrap_or(0),
+            now_nsec: i64::from(now.subsec_nanos()),
+            entropy: entropy(),
+            ..Default::default()
+        };
+        let sent = Moment::now();
+        let started = reach.agent.start_sandbox(&request).await?;
+        let answered = self.recorder.since(phase::START_SANDBOX, sent);
+        self.recorder.guest(&started.phases, answered);
+        self.recorder.edit(|timeline| timeline.agent_version = started.version);
+        self.recorder.save();
+        Ok(())
+    }
+
+    /// Starts a container's first process.
+    pub(crate) async fn start(self, key: &Key, agent: &Agent) -> Result<()> {
+        let begun = Moment::now();
+        agent.start(key.container.as_str()).await?;
+        self.recorder.since(phase::STARTED, begun);
+        self.recorder.save();
+        Ok(())
+    }
+
+    /// Starts an added process.
+    pub(crate) async fn exec(self, key: &Key, spec: ExecSpec, reach: &Reach) -> Result<Pumps> {
+        let oci_process = serde_json::to_vec(&spec.process)
+            .map_err(|source| Error::Describe { id: key.to_string(), source })?;
+        let streams = self.gone.unless(Streams::open(&reach.dialer, (&spec.stdio).into())).await??;
+        let request = kata::ExecRequest {
+            container_id: key.container.to_string(),
+            exec_id: spec.id.to_string(),
+            oci_process,
+            stdio: MessageField::some(streams.names().clone()),
+            ..Default::default()
+        };
+        reach.agent.exec(&request).await?;
+        Ok(match reach.agent.is_foreign() {
+            true => Pumps::poll(spec.stdio, &reach.agent, key),
+            false => Pumps::start(spec.stdio, streams),
+        })
+    }
+
+    /// Waits for a process's end and for the delivery of its output. `None` if the sandbox ended before:
+    /// that is everybody's end, and not for this job to report.
+    pub(crate) async fn watch(key: &Key, agent: &Agent, drain: Drain) -> Option<Exit> {
+        let exit = match agent.wait(key).await {
+            Ok(status) => Exit::now(status),
+            Err(Error::Gone { .. } | Error::Closed) => return None,
+            Err(error) => {
+                tracing::warn!(process = %key, error = crate::error::chain(&error), "The end of a process is unknown");
+                Exit::now(Exit::UNKNOWN)
+            }
+        };
+        drain.finish().await;
+        Some(exit)
+    }
+
+    /// Removes a container in the guest, if there is still a guest, and its files on the host.
+    pub(crate) async fn delete(
+        self,
+        id: &ContainerId,
+        guest: Option<(Agent, bool)>,
+        drain: Drain,
+    ) -> Result<()> {
+        if let Some((agent, alive)) = guest {
+            let key = Key::new(id, None);
+            if alive && let Err(error) = agent.signal(&key, SIGKILL, true).await {
+                tracing::debug!(container = %id, error = crate::error::chain(&error), "Not killed before its removal");
+            }
+            if let Err(error) = agent.remove(id.as_str()).await {
+                // The host's side must go all the same: what stays in the guest ends with it.
+                tracing::warn!(container = %id, error = crate::error::chain(&error), "Not removed in the guest");
+            }
+        }
+        drain.finish().await;
+        self.host.detach(id).await
+    }
+
+    /// Ends the VM and undoes everything.
+    pub(crate) async fn tear_down(self) -> Result<()> {
+        let mut boot = self.boot.subscribe();
+        // If it takes longer, the processes are found by what the intent log says.
+        timeout(BOOT_PATIENCE, boot.wait_for(|boot| !matches!(boot, Boot::Pending))).await.ok();
+        let machine = boot.borrow().machine();
+        if let Some(machine) = machine {
+            machine.vmm.shutdown(QUIT_PATIENCE).await;
+        }
+        self.host.undo().await
+    }
+}
+
+impl Boot {
+    pub(crate) fn machine(&self) -> Option<Arc<Machine>> {
+        match self {
+            Self::Pending | Self::Failed(None) => None,
+            Self::Spawned(machine) | Self::Failed(Some(machine)) => Some(Arc::clone(machine)),
+            Self::Reachable(reach) => Some(Arc::clone(&reach.machine)),
+        }
+    }
+}
+
+const SIGKILL: u32 = 9;
+
+/// From the host's generator; empty if it cannot be asked, as the guest has a virtio-rng device as well.
+fn entropy() -> Vec<u8> {
+    let mut bytes = vec![0; ENTROPY];
+    match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()) {
+        Ok(n) => bytes.truncate(n),
+        Err(_) => bytes.clear(),
+    }
+    bytes
+}

@@ -1,0 +1,154 @@
+//! The beginning of a sandbox: its directory, its log, its owning task, and at once its VM.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kata_config::Config;
+use kata_storage::intent::{Intent, Intents};
+use oci_spec::runtime::Spec;
+use tokio::sync::{mpsc, watch};
+
+use crate::agent::Deadlines;
+use crate::cleanup::{blocking, cleanup, state_dir};
+use crate::driver::{Driver, Message};
+use crate::error::{Error, Result};
+use crate::event::EventReceiver;
+use crate::host::Host;
+use crate::intent_log::{IntentLog, OpenError};
+use crate::jobs::{Boot, Queue, Site};
+use crate::local::LocalHost;
+use crate::sandbox::Sandbox;
+use crate::timeline::Recorder;
+use crate::{SandboxId, gone};
+
+/// Where sandboxes have their state unless the caller says otherwise.
+pub const STATE_ROOT: &str = "/run/kata";
+
+/// Where tools look for the sandboxes of [`STATE_ROOT`]: a link for each.
+const LINKS: &str = "/run/vc/sbs";
+
+/// The guest's console log, in the state directory.
+pub const CONSOLE_FILE: &str = "console.log";
+
+/// Messages that may wait in a sandbox's queue; more wait with their senders.
+const QUEUE: usize = 128;
+
+/// What a sandbox is made of.
+#[derive(Debug)]
+pub struct LaunchSpec {
+    /// Its name.
+    pub id: SandboxId,
+    /// The directory of the first container's `config.json`.
+    pub bundle: PathBuf,
+    /// The effective configuration.
+    pub config: Config,
+    /// The first container's `config.json`.
+    pub spec: Spec,
+    /// Where sandboxes have their state, usually [`STATE_ROOT`]; the links for tools are made only for that.
+    pub state_root: PathBuf,
+    /// Who asks (`containerd`), for logs.
+    pub manager: String,
+}
+
+/// Launches a sandbox: its VM and daemons are being started when this returns, and whether they come up is told by
+/// the first [`Sandbox::create`] and by [`Event::VmDied`](crate::Event::VmDied). Remains of a dead sandbox of the
+/// same name are removed before.
+///
+/// # Errors
+/// [`Error::InUse`]; the state directory cannot be made. Nothing is left then.
+pub async fn launch(spec: LaunchSpec) -> Result<(Sandbox, EventReceiver)> {
+    cleanup(&spec.state_root, &spec.id).await?;
+    let (id, root) = (spec.id.clone(), spec.state_root.clone());
+    let (dir, log) = blocking(move || prepare(&root, &id)).await?;
+    let log = Arc::new(log);
+    let linked = link(&spec.state_root, &dir, &spec.id, &log);
+    let recorder = Recorder::new(spec.id.as_str(), &dir);
+    let agent = &spec.config.agent;
+    let deadlines = Deadlines {
+        dial: agent.dial_timeout,
+        request: agent.request_timeout,
+        create: agent.create_container_timeout,
+    };
+    tracing::info!(sandbox = %spec.id, manager = spec.manager, bundle = %spec.bundle.display(), "Launching");
+    let console = dir.join(CONSOLE_FILE);
+    let id = spec.id.clone();
+    let host = Arc::new(LocalHost::new(spec, dir, log));
+    if let Err(error) = linked {
+        host.undo().await?;
+        return Err(error);
+    }
+    Ok(assemble(&id, host, recorder, deadlines, &console))
+}
+
+/// Sets the owning task on a sandbox, and brings up its VM.
+pub(crate) fn assemble(
+    id: &SandboxId,
+    host: Arc<dyn Host>,
+    recorder: Recorder,
+    deadlines: Deadlines,
+    console: &Path,
+) -> (Sandbox, EventReceiver) {
+    let (announcer, gone) = gone::channel();
+    let (queue, messages) = mpsc::channel::<Message>(QUEUE);
+    let (events, receiver) = mpsc::unbounded_channel();
+    let site = Site {
+        id: id.clone(),
+        host,
+        boot: watch::Sender::new(Boot::Pending),
+        gone,
+        started: Arc::default(),
+        recorder: recorder.clone(),
+        deadlines,
+        console: console.into(),
+    };
+    tokio::spawn(Driver::new(site.clone(), announcer, events, queue.downgrade()).run(messages));
+    tokio::spawn(site.bring_up(Queue(queue.clone())));
+    (Sandbox::new(queue, recorder), EventReceiver(receiver))
+}
+
+/// Makes the state directory with an empty log in it.
+fn prepare(root: &Path, id: &SandboxId) -> Result<(PathBuf, IntentLog)> {
+    let state = |path: &Path, source| Error::State { path: path.to_owned(), source };
+    std::fs::create_dir_all(root).map_err(|source| state(root, source))?;
+    // Links on the way there are followed once, here; none are when it is cleaned up.
+    let root = root.canonicalize().map_err(|source| state(root, source))?;
+    let dir = state_dir(&root, id);
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        // It was not there a moment ago: somebody launches the same.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Error::InUse { id: id.to_string() })
+        }
+        Err(source) => Err(state(&dir, source)),
+        Ok(()) => match IntentLog::open(&dir) {
+            Ok(log) => Ok((dir, log)),
+            Err(OpenError::Locked) => Err(Error::InUse { id: id.to_string() }),
+            Err(OpenError::Io(source)) => Err(state(&dir, source)),
+        },
+    }
+}
+
+/// Makes the link for tools, replacing a dead one.
+fn link(root: &Path, dir: &Path, id: &SandboxId, log: &IntentLog) -> Result<()> {
+    if root != Path::new(STATE_ROOT) {
+        return Ok(());
+    }
+    let path = Path::new(LINKS).join(id.as_str());
+    let make = || {
+        for parent in ["/run/vc", LINKS] {
+            log.will(Intent::Dir { path: parent.into() })?;
+        }
+        std::fs::create_dir_all(LINKS)?;
+        log.will(Intent::Link { path: path.clone() })?;
+        match symlink(dir, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(&path)?;
+                symlink(dir, &path)
+            }
+            other => other,
+        }
+    };
+    make().map_err(|source| Error::State { path: path.clone(), source })
+}

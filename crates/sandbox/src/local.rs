@@ -1,0 +1,158 @@
+//! The real host: VMs, shared directories and their daemons.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kata_protocol::agent::Storage;
+use kata_protocol::guest;
+use kata_storage::intent::{Intent, Intents};
+use kata_storage::share::{ContainerFiles, SharedDirectory};
+use oci_spec::runtime::{RootBuilder, Spec};
+use tokio::sync::{Mutex, OnceCell};
+
+use crate::cleanup::{blocking, replay};
+use crate::error::{Error, Result};
+use crate::host::{BootError, Files, Host, Machine, Sources, Way};
+use crate::intent_log::IntentLog;
+use crate::launch::{CONSOLE_FILE, LaunchSpec};
+use crate::plan::{Parts, choose_accelerator, vm_plan};
+use crate::timeline::{Moment, Recorder, phase};
+use crate::{ContainerId, way};
+
+/// Where shared directories are, below it.
+const RUN: &str = "/run";
+
+/// Makes what one sandbox needs on this machine.
+pub(crate) struct LocalHost {
+    spec: LaunchSpec,
+    dir: PathBuf,
+    log: Arc<IntentLog>,
+    share: OnceCell<Arc<SharedDirectory>>,
+    /// The containers' files, each of which only one operation at a time works on.
+    files: Mutex<HashMap<ContainerId, Arc<std::sync::Mutex<ContainerFiles>>>>,
+}
+
+impl LocalHost {
+    /// `dir` is the sandbox's state directory, with `log` in it.
+    pub(crate) fn new(spec: LaunchSpec, dir: PathBuf, log: Arc<IntentLog>) -> Self {
+        Self { spec, dir, log, share: OnceCell::new(), files: Mutex::default() }
+    }
+
+    /// The shared directory, made by whoever needs it first.
+    async fn share(&self) -> std::result::Result<Arc<SharedDirectory>, BootError> {
+        let made = self.share.get_or_try_init(async || {
+            let (id, log) = (self.spec.id.to_string(), Arc::clone(&self.log));
+            let work = move || SharedDirectory::create(Path::new(RUN), &id, log);
+            Ok::<_, BootError>(Arc::new(tokio::task::spawn_blocking(work).await??))
+        });
+        made.await.cloned()
+    }
+}
+
+#[async_trait]
+impl Host for LocalHost {
+    async fn boot(&self, recorder: &Recorder) -> std::result::Result<(Machine, Box<dyn Way>), BootError> {
+        let begun = Moment::now();
+        let choice = choose_accelerator(&self.spec.config)?;
+        recorder.edit(|timeline| {
+            timeline.accelerator = Some(choice.accelerator.to_string());
+            timeline.accelerator_reason = Some(choice.reason.clone());
+        });
+        let share = self.share().await?;
+        let (daemon, socket): (Arc<dyn crate::host::Daemon>, std::os::fd::OwnedFd) = virtiofsd_stub()?;
+        let begun = recorder.since(phase::SHARE, begun);
+        let (prepared, agent) = way::prepare()?;
+        let parts = Parts {
+            accelerator: choice.accelerator,
+            agent,
+            doorbell_port: prepared.doorbell_port(),
+            shares: vec![],
+            console_log: self.dir.join(CONSOLE_FILE),
+        };
+        let plan = vm_plan(&self.spec.id, &self.spec.config, &self.spec.spec, parts)?;
+        self.log.will(Intent::Process {
+            argv_token: format!("sandbox-{}", self.spec.id),
+            exe: self.spec.config.hypervisor.path.clone(),
+        })?;
+        let vmm = kata_vmm::launch(plan).await?;
+        recorder.edit(|timeline| timeline.vmm = Some(vmm.kind().to_owned()));
+        recorder.since(phase::VMM, begun);
+        let way = prepared.into_way(&*vmm)?;
+        Ok((Machine { vmm, daemon: Some(daemon) }, way))
+    }
+
+    fn sandbox_storages(&self) -> Vec<Storage> {
+        vec![Storage {
+            driver: "virtio-fs".to_owned(),
+            source: guest::SHARE_TAG.to_owned(),
+            fstype: "virtiofs".to_owned(),
+            mount_point: guest::SHARED_DIR.to_owned(),
+            ..Default::default()
+        }]
+    }
+
+    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
+        let failed = |source| Error::Files { action: "prepare the files", id: container.to_string(), source };
+        let share = self.share().await.map_err(failed)?;
+        let id = container.to_string();
+        let files = share.container(&id).map_err(|error| failed(error.into()))?;
+        let files = Arc::new(std::sync::Mutex::new(files));
+        self.files.lock().await.insert(container.clone(), Arc::clone(&files));
+        blocking(move || {
+            let mut files = files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            prepare(&mut files, sources).map_err(|source| Error::Files {
+                action: "prepare the files",
+                id,
+                source,
+            })
+        })
+        .await
+    }
+
+    async fn detach(&self, container: &ContainerId) -> Result<()> {
+        let Some(files) = self.files.lock().await.get(container).cloned() else { return Ok(()) };
+        let id = container.to_string();
+        blocking(move || {
+            let mut files = files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            files.remove().map_err(|error| Error::Files {
+                action: "remove the files",
+                id,
+                source: error.into(),
+            })
+        })
+        .await?;
+        self.files.lock().await.remove(container);
+        Ok(())
+    }
+
+    async fn undo(&self) -> Result<()> {
+        let (log, dir, id) = (Arc::clone(&self.log), self.dir.clone(), self.spec.id.clone());
+        blocking(move || replay(&log, &dir, &id)).await
+    }
+}
+
+/// Mounts the root file system and the volumes into the share, and says where the guest finds them.
+fn prepare(files: &mut ContainerFiles, sources: Sources) -> std::result::Result<Files, BootError> {
+    let Sources { bundle, rootfs, mut spec } = sources;
+    let root = bundle.join(spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path()));
+    let guest_root = files.mount_rootfs(&rootfs, &root)?;
+    set_root(&mut spec, guest_root)?;
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    files.share_volumes(&mut mounts, &bundle)?;
+    spec.set_mounts(Some(mounts));
+    Ok(Files { spec, storages: Vec::new() })
+}
+
+/// The root's path becomes the guest's; whether it is read-only stays.
+fn set_root(spec: &mut Spec, path: PathBuf) -> std::result::Result<(), BootError> {
+    let readonly = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let root = RootBuilder::default().path(path).readonly(readonly).build()?;
+    spec.set_root(Some(root));
+    Ok(())
+}
+
+fn virtiofsd_stub() -> std::result::Result<(Arc<dyn crate::host::Daemon>, std::os::fd::OwnedFd), BootError> {
+    Err("not yet".into())
+}

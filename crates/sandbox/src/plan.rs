@@ -1,0 +1,152 @@
+//! From the configuration to the plan of the VM.
+
+use std::path::PathBuf;
+
+use kata_config::{Config, LogLevel};
+use kata_protocol::ports;
+use kata_vmm::accelerator::{Choice, KvmUnusable, Preference};
+use kata_vmm::{Accelerator, AgentChannel, Share, VmPlan, accelerator};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::SandboxId;
+
+/// What the plan needs that is not in the configuration.
+pub(crate) struct Parts {
+    pub(crate) accelerator: Accelerator,
+    pub(crate) agent: AgentChannel,
+    pub(crate) doorbell_port: Option<u32>,
+    pub(crate) shares: Vec<Share>,
+    pub(crate) console_log: PathBuf,
+}
+
+/// The configuration lacks something that a VM cannot do without.
+#[derive(Debug, thiserror::Error)]
+#[error("The configuration {} names no `initrd`: set it to the guest image of this release", path.display())]
+pub(crate) struct NoInitrd {
+    path: PathBuf,
+}
+
+/// The accelerator that the configuration asks for, as far as this host has it.
+pub(crate) fn choose_accelerator(config: &Config) -> Result<Choice, KvmUnusable> {
+    let preference = match config.hypervisor.accelerator {
+        kata_config::Accelerator::Auto => Preference::Auto,
+        kata_config::Accelerator::Kvm => Preference::Kvm,
+        kata_config::Accelerator::Tcg => Preference::Tcg,
+    };
+    accelerator::choose(preference, &accelerator::Host::default())
+}
+
+/// Everything known before boot.
+pub(crate) fn vm_plan(
+    id: &SandboxId,
+    config: &Config,
+    spec: &Spec,
+    parts: Parts,
+) -> Result<VmPlan, NoInitrd> {
+    let vm = &config.hypervisor;
+    let initrd = vm.initrd.clone().ok_or_else(|| NoInitrd { path: config.path.clone() })?;
+    let mut kernel_params = agent_params(config, parts.doorbell_port);
+    kernel_params.extend(vm.kernel_params.to_words());
+    Ok(VmPlan {
+        id: id.to_string(),
+        binary: vm.path.clone(),
+        machine_type: vm.machine_type.clone(),
+        accelerator: parts.accelerator,
+        cpu_features: vm.cpu_features.clone(),
+        vcpus: vm.default_vcpus,
+        max_vcpus: vm.default_maxvcpus,
+        memory_mib: vm.default_memory_mib,
+        kernel: vm.kernel.clone(),
+        initrd,
+        kernel_params,
+        firmware: vm.firmware.clone(),
+        shares: parts.shares,
+        agent: parts.agent,
+        console_log: parts.console_log,
+        seccomp: !vm.disable_seccomp,
+        netns: network_namespace(spec),
+        debug: vm.enable_debug,
+        entropy_source: vm.entropy_source.clone(),
+    })
+}
+
+/// The agent's options; those of the configuration come later and win.
+fn agent_params(config: &Config, doorbell_port: Option<u32>) -> Vec<String> {
+    let mut params = Vec::new();
+    if config.agent.log_level != LogLevel::default() {
+        params.push(format!("agent.log={}", config.agent.log_level.as_str()));
+    }
+    if config.agent.debug_console_enabled {
+        params.push("agent.debug_console".to_owned());
+        params.push(format!("agent.debug_console_vport={}", ports::DEBUG_CONSOLE));
+    }
+    params.extend(doorbell_port.map(|port| format!("agent.doorbell_port={port}")));
+    params
+}
+
+/// Where the pod's network is: the path of its namespace. Without a path there is only a fresh, empty one.
+fn network_namespace(spec: &Spec) -> Option<PathBuf> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
+    namespaces.iter().find(|ns| ns.typ() == LinuxNamespaceType::Network)?.path().clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use kata_config::{Config, LogLevel};
+    use kata_vmm::{Accelerator, AgentChannel};
+    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Spec, SpecBuilder};
+
+    use super::{Parts, vm_plan};
+
+    fn parts(doorbell_port: Option<u32>) -> Parts {
+        Parts {
+            accelerator: Accelerator::Tcg,
+            agent: AgentChannel::Serial,
+            doorbell_port,
+            shares: Vec::new(),
+            console_log: "/run/kata/s/console.log".into(),
+        }
+    }
+
+    fn config() -> Config {
+        let mut config = Config::built_in(4);
+        config.hypervisor.initrd = Some("/initrd".into());
+        config
+    }
+
+    #[test]
+    fn the_agents_options_are_on_the_command_line_and_the_users_come_last() {
+        let mut config = config();
+        config.agent.log_level = LogLevel::Debug;
+        config.hypervisor.kernel_params = kata_config::KernelParams::parse("agent.log=trace quiet").unwrap();
+        let plan = vm_plan(&"s".parse().unwrap(), &config, &Spec::default(), parts(Some(7))).unwrap();
+        assert_eq!(
+            plan.kernel_params,
+            ["agent.log=debug", "agent.doorbell_port=7", "agent.log=trace", "quiet"]
+        );
+        assert_eq!((plan.id.as_str(), plan.seccomp), ("s", !config.hypervisor.disable_seccomp));
+    }
+
+    #[test]
+    fn the_vm_runs_in_the_pods_network_namespace() {
+        let namespace = LinuxNamespaceBuilder::default()
+            .typ(LinuxNamespaceType::Network)
+            .path("/run/netns/pod")
+            .build()
+            .unwrap();
+        let linux = LinuxBuilder::default().namespaces(vec![namespace]).build().unwrap();
+        let spec = SpecBuilder::default().linux(linux).build().unwrap();
+        let plan = vm_plan(&"s".parse().unwrap(), &config(), &spec, parts(None)).unwrap();
+        assert_eq!(plan.netns, Some("/run/netns/pod".into()));
+        let plan = vm_plan(&"s".parse().unwrap(), &config(), &Spec::default(), parts(None)).unwrap();
+        assert_eq!(plan.netns, None);
+    }
+
+    #[test]
+    fn a_missing_initrd_names_the_configuration() {
+        let mut config = config();
+        config.hypervisor.initrd = None;
+        let error = vm_plan(&"s".parse().unwrap(), &config, &Spec::default(), parts(None)).unwrap_err();
+        assert!(error.to_string().contains("initrd"), "{error}");
+    }
+}

@@ -1,0 +1,129 @@
+//! What the owning task knows of a process and of a container.
+
+use std::collections::HashMap;
+
+use crate::command::Key;
+use crate::command::{ExecSpec, Exit, ProcessState, ProcessStatus, Reply};
+use crate::error::{Error, Result};
+use crate::state::{Phase, Verb};
+use crate::stdio::Pumps;
+use crate::{ContainerId, ExecId};
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) phase: Phase,
+    pub(crate) terminal: bool,
+    pub(crate) exit: Option<Exit>,
+    /// Its end, learnt of before the answer to its start.
+    pub(crate) early_exit: Option<Exit>,
+    /// Who waits for its end.
+    pub(crate) waiters: Vec<Reply<Exit>>,
+    /// Its streams, once they are copied.
+    pub(crate) pumps: Pumps,
+    /// What to run, until it is started.
+    pub(crate) to_start: Option<Box<ExecSpec>>,
+    /// A terminal's size that was asked for before there was a process.
+    pub(crate) size: Option<(u32, u32)>,
+}
+
+/// A container: its first process and those that were added.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) init: Process,
+    pub(crate) execs: HashMap<ExecId, Process>,
+}
+
+impl Process {
+    pub(crate) fn new(phase: Phase, terminal: bool) -> Self {
+        Self {
+            phase,
+            terminal,
+            exit: None,
+            early_exit: None,
+            waiters: Vec::new(),
+            pumps: Pumps::default(),
+            to_start: None,
+            size: None,
+        }
+    }
+
+    /// Notes its end and tells those who wait for it.
+    pub(crate) fn end(&mut self, exit: Exit) {
+        self.exit = Some(exit);
+        if self.phase != Phase::Deleting {
+            self.phase = Phase::Stopped;
+        }
+        for waiter in self.waiters.drain(..) {
+            // Who waited may have gone.
+            waiter.send(Ok(exit)).ok();
+        }
+    }
+}
+
+impl Container {
+    pub(crate) fn new(terminal: bool) -> Self {
+        Self { init: Process::new(Phase::Creating, terminal), execs: HashMap::new() }
+    }
+}
+
+/// The containers of a sandbox.
+#[derive(Debug, Default)]
+pub(crate) struct Containers(pub(crate) HashMap<ContainerId, Container>);
+
+impl Containers {
+    pub(crate) fn container(&mut self, id: &ContainerId) -> Result<&mut Container> {
+        self.0.get_mut(id).ok_or_else(|| Error::NoContainer { id: id.to_string() })
+    }
+
+    pub(crate) fn process(&mut self, key: &Key) -> Result<&mut Process> {
+        let container = self.container(&key.container)?;
+        match &key.exec {
+            None => Ok(&mut container.init),
+            Some(exec) => container
+                .execs
+                .get_mut(exec)
+                .ok_or_else(|| Error::NoProcess { id: key.container.to_string(), exec: exec.to_string() }),
+        }
+    }
+
+    /// The process, if `verb` may be asked of it now.
+    pub(crate) fn allowing(&mut self, key: &Key, verb: Verb) -> Result<&mut Process> {
+        let process = self.process(key)?;
+        let phase = process.phase;
+        if phase.allows(verb) {
+            return Ok(process);
+        }
+        if verb == Verb::Kill && matches!(phase, Phase::Stopped | Phase::Deleting) {
+            return Err(Error::Finished { id: key.to_string() });
+        }
+        Err(Error::NotAllowed { verb, id: key.to_string(), phase })
+    }
+
+    pub(crate) fn state(&mut self, key: &Key, pid: u32) -> Result<ProcessState> {
+        let frozen = self.container(&key.container)?.init.phase == Phase::Paused;
+        let process = self.process(key)?;
+        let status = match process.phase.into() {
+            // Freezing a container freezes its added processes.
+            ProcessStatus::Running if frozen => ProcessStatus::Paused,
+            status => status,
+        };
+        Ok(ProcessState { status, pid, exit: process.exit, terminal: process.terminal })
+    }
+
+    /// Every process that has not ended, with whether anybody was told that it runs.
+    pub(crate) fn living(&self) -> Vec<(Key, bool)> {
+        let mut keys = Vec::new();
+        for (id, container) in &self.0 {
+            if container.init.phase.is_alive() {
+                keys.push((Key::new(id, None), true));
+            }
+            for (exec, process) in &container.execs {
+                if process.phase.is_alive() {
+                    keys.push((Key::new(id, Some(exec)), process.phase != Phase::Created));
+                }
+            }
+        }
+        keys
+    }
+}

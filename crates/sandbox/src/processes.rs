@@ -1,0 +1,125 @@
+//! Finding and ending the processes that a sandbox started, by what they look like in `/proc`.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::Timespec;
+
+/// How long a killed process may take to go; it holds on only while the kernel finishes something for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Kills all processes of the executable `exe` that have an argument with `token` in it, and waits for their end.
+///
+/// # Errors
+/// A process could not be killed, or does not end.
+pub(crate) fn kill_all(token: &str, exe: &Path) -> io::Result<()> {
+    // A program may be a link on the way to the executable that the kernel names.
+    let exe = fs::canonicalize(exe).unwrap_or_else(|_| exe.to_owned());
+    for entry in fs::read_dir("/proc")? {
+        let Ok(entry) = entry else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
+        else {
+            continue;
+        };
+        if matches(&entry.path(), token, &exe) {
+            kill(pid, || matches(&entry.path(), token, &exe))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the process in `proc` (`/proc/<pid>`) is one of those. A process that is gone is not.
+fn matches(proc: &Path, token: &str, exe: &Path) -> bool {
+    let Ok(arguments) = fs::read(proc.join("cmdline")) else { return false };
+    let token = token.as_bytes();
+    if token.is_empty() || !arguments.split(|b| *b == 0).any(|arg| has(arg, token)) {
+        return false;
+    }
+    let Ok(runs) = fs::read_link(proc.join("exe")) else { return false };
+    // An executable that was replaced since is shown as deleted.
+    let runs = runs.as_os_str().as_bytes();
+    runs.strip_suffix(b" (deleted)").unwrap_or(runs) == exe.as_os_str().as_bytes()
+}
+
+/// Whether `token` is in `argument` and does not go on beyond its end as part of a longer name: the token of
+/// sandbox `a` is not in an argument of sandbox `ab`.
+fn has(argument: &[u8], token: &[u8]) -> bool {
+    argument.windows(token.len()).enumerate().any(|(at, window)| {
+        let next = argument.get(at + token.len());
+        let part_of_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        window == token && !next.is_some_and(part_of_name)
+    })
+}
+
+/// Kills one process. `still` is asked after a handle on it was taken: the number may have gone to another.
+fn kill(pid: Pid, still: impl FnOnce() -> bool) -> io::Result<()> {
+    let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if !still() {
+        return Ok(());
+    }
+    match pidfd_send_signal(&handle, Signal::KILL) {
+        Ok(()) => {}
+        Err(Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let timeout = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end although killed")),
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::{has, kill_all};
+
+    #[test]
+    fn a_token_is_a_whole_name() {
+        assert!(has(b"sandbox-a,debug-threads=on", b"sandbox-a"));
+        assert!(has(b"/run/sandboxes/a/ro", b"/a"));
+        assert!(has(b"sandbox-ab,sandbox-a", b"sandbox-a"));
+        assert!(!has(b"sandbox-ab", b"sandbox-a"));
+        assert!(!has(b"sandbox-a-b", b"sandbox-a"));
+        assert!(!has(b"", b"sandbox-a"));
+    }
+
+    #[test]
+    fn only_the_process_with_both_the_token_and_the_executable_ends() {
+        let shell = std::fs::canonicalize("/bin/sh").unwrap();
+        let token = format!("sandbox-test-{}", std::process::id());
+        let start = |token: &str| {
+            Command::new("/bin/sh")
+                .args(["-c", "read line", token])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut victim = start(&token);
+        let mut longer = start(&format!("{token}0"));
+        kill_all(&token, Path::new("/bin/false")).unwrap();
+        assert!(victim.try_wait().unwrap().is_none(), "another executable");
+        kill_all(&token, &shell).unwrap();
+        assert!(!victim.wait().unwrap().success());
+        assert!(longer.try_wait().unwrap().is_none(), "another sandbox");
+        longer.kill().unwrap();
+        longer.wait().unwrap();
+        kill_all(&token, &shell).unwrap();
+    }
+}

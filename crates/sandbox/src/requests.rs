@@ -1,0 +1,218 @@
+//! What the owning task does when somebody wants something.
+
+use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, Reply};
+use crate::driver::{Driver, Stage, Undone};
+use crate::error::{Error, Result};
+use crate::jobs::{Happening, Queue, Reach, Site};
+use crate::process::{Container, Process};
+use crate::state::{Phase, Verb};
+use crate::{ContainerId, ExecId};
+
+impl Driver {
+    pub(crate) fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Create { request, reply } => self.create(*request, reply),
+            Command::Start { key, reply } => self.start(key, reply),
+            Command::Exec { container, request, reply } => {
+                let result = self.exec(&container, request);
+                reply.send(result).ok();
+            }
+            Command::State { key, reply } => {
+                let pid = self.pid();
+                reply.send(self.containers.state(&key, pid)).ok();
+            }
+            Command::Kill { key, signal, all, reply } => {
+                self.ask(&key, Verb::Kill, reply, async move |key, reach| {
+                    reach.agent.signal(&key, signal, all).await
+                });
+            }
+            Command::Delete { key, reply } => self.delete(key, reply),
+            Command::Wait { key, reply } => self.wait(&key, reply),
+            Command::Pause { container, reply } => self.freeze(container, true, reply),
+            Command::Resume { container, reply } => self.freeze(container, false, reply),
+            Command::Pids { container, reply } => self.pids(&container, reply),
+            Command::Stats { container, reply } => {
+                let key = Key::new(&container, None);
+                self.ask(&key, Verb::Stats, reply, async |key, reach| {
+                    reach.agent.stats(key.container.as_str()).await
+                });
+            }
+            Command::Resize { key, width, height, reply } => self.resize(&key, width, height, reply),
+            Command::CloseIo { key, reply } => {
+                let process = self.containers.allowing(&key, Verb::CloseIo);
+                reply.send(process.map(|process| process.pumps.close_input())).ok();
+            }
+            Command::Shutdown { reply } => self.undo_everything(Undone::Shutdown(reply), "it is shut down"),
+        }
+    }
+
+    fn create(&mut self, request: CreateContainer, reply: Reply<Created>) {
+        let id = request.id.clone();
+        if self.containers.0.contains_key(&id) {
+            reply.send(Err(Error::Exists { what: "container", id: id.to_string() })).ok();
+            return;
+        }
+        if let Stage::Stopped(stopped) = &self.stage {
+            let error = Error::Gone { reason: stopped.reason.clone() };
+            self.refuse_creation(error, reply);
+            return;
+        }
+        self.containers.0.insert(id.clone(), Container::new(request.stdio.terminal));
+        self.spawn(async move |site: Site, queue: Queue| {
+            let result = Box::pin(site.create(request, &queue)).await;
+            queue.report(Happening::Created { id, result, reply }).await;
+        });
+    }
+
+    /// The sandbox has ended: if nothing is in it, it is undone before that is told.
+    fn refuse_creation(&mut self, error: Error, reply: Reply<Created>) {
+        if self.containers.0.is_empty() {
+            self.undo_everything(Undone::Failed(reply, error), "it never ran");
+        } else {
+            reply.send(Err(error)).ok();
+        }
+    }
+
+    fn start(&mut self, key: Key, reply: Reply<u32>) {
+        let begun = match self.begin_start(&key) {
+            Ok(begun) => begun,
+            Err(error) => {
+                reply.send(Err(error)).ok();
+                return;
+            }
+        };
+        self.spawn(async move |site: Site, queue: Queue| {
+            let (reach, to_start) = begun;
+            let result = match to_start {
+                Some(spec) => Box::pin(site.exec(&key, *spec, &reach)).await.map(Some),
+                None => site.start(&key, &reach.agent).await.map(|()| None),
+            };
+            queue.report(Happening::Started { key, result, reply }).await;
+        });
+    }
+
+    fn begin_start(&mut self, key: &Key) -> Result<(Reach, Option<Box<ExecSpec>>)> {
+        if key.exec.is_some() {
+            self.containers.allowing(&Key::new(&key.container, None), Verb::Exec)?;
+        }
+        self.containers.allowing(key, Verb::Start)?;
+        let reach = self.running()?;
+        let process = self.containers.process(key)?;
+        process.phase = Phase::Starting;
+        Ok((reach, process.to_start.take()))
+    }
+
+    fn exec(&mut self, container: &ContainerId, request: Box<ExecSpec>) -> Result<()> {
+        self.containers.allowing(&Key::new(container, None), Verb::Exec)?;
+        let execs = &mut self.containers.container(container)?.execs;
+        if execs.contains_key(&request.id) {
+            return Err(Error::Exists { what: "process", id: request.id.to_string() });
+        }
+        let id: ExecId = request.id.clone();
+        let mut process = Process::new(Phase::Created, request.stdio.terminal);
+        process.to_start = Some(request);
+        execs.insert(id, process);
+        Ok(())
+    }
+
+    fn delete(&mut self, key: Key, reply: Reply<Exit>) {
+        let reach = self.reach();
+        let process = match self.containers.allowing(&key, Verb::Delete) {
+            Ok(process) => process,
+            Err(error) => {
+                reply.send(Err(error)).ok();
+                return;
+            }
+        };
+        let alive = process.phase == Phase::Created;
+        if alive && key.exec.is_some() {
+            // Never started: nothing is anywhere but here.
+            process.end(Exit::now(0));
+        }
+        process.phase = Phase::Deleting;
+        let drain = process.pumps.drain();
+        self.spawn(async move |site: Site, queue: Queue| {
+            let result = if key.exec.is_some() {
+                drain.finish().await;
+                Ok(())
+            } else {
+                let guest = reach.map(|reach| (reach.agent, alive));
+                site.delete(&key.container, guest, drain).await
+            };
+            queue.report(Happening::Deleted { key, result, reply }).await;
+        });
+    }
+
+    fn wait(&mut self, key: &Key, reply: Reply<Exit>) {
+        match self.containers.process(key) {
+            Err(error) => drop(reply.send(Err(error))),
+            Ok(process) => match process.exit {
+                Some(exit) => drop(reply.send(Ok(exit))),
+                None => process.waiters.push(reply),
+            },
+        }
+    }
+
+    fn freeze(&mut self, container: ContainerId, freeze: bool, reply: Reply<()>) {
+        let (verb, phase) =
+            if freeze { (Verb::Pause, Phase::Paused) } else { (Verb::Resume, Phase::Running) };
+        let allowed = self.containers.allowing(&Key::new(&container, None), verb).map(drop);
+        let reach = match allowed.and_then(|()| self.running()) {
+            Ok(reach) => reach,
+            Err(error) => {
+                reply.send(Err(error)).ok();
+                return;
+            }
+        };
+        self.spawn(async move |_: Site, queue: Queue| {
+            let result = match freeze {
+                true => reach.agent.pause(container.as_str()).await,
+                false => reach.agent.resume(container.as_str()).await,
+            };
+            queue.report(Happening::Frozen { container, phase, result, reply }).await;
+        });
+    }
+
+    fn pids(&mut self, container: &ContainerId, reply: Reply<Vec<PidInfo>>) {
+        let key = Key::new(container, None);
+        self.ask(&key, Verb::Pids, reply, async |key, reach| reach.agent.pids(key.container.as_str()).await);
+    }
+
+    fn resize(&mut self, key: &Key, width: u32, height: u32, reply: Reply<()>) {
+        if let Ok(process) = self.containers.allowing(key, Verb::Resize)
+            && key.exec.is_some()
+            && matches!(process.phase, Phase::Created | Phase::Starting)
+        {
+            process.size = Some((width, height));
+            reply.send(Ok(())).ok();
+            return;
+        }
+        self.ask(key, Verb::Resize, reply, async move |key, reach| {
+            reach.agent.resize(&key, width, height).await
+        });
+    }
+
+    /// A request that changes nothing here: if it is allowed, the agent is asked, and its answer is the answer.
+    fn ask<T, F>(&mut self, key: &Key, verb: Verb, reply: Reply<T>, request: impl FnOnce(Key, Reach) -> F)
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let allowed = self.containers.allowing(key, verb).map(drop);
+        match allowed.and_then(|()| self.running()) {
+            Err(error) => drop(reply.send(Err(error))),
+            Ok(reach) => {
+                let answer = request(key.clone(), reach);
+                self.spawn(async move |_: Site, _: Queue| drop(reply.send(answer.await)));
+            }
+        }
+    }
+
+    fn running(&self) -> Result<Reach> {
+        match &self.stage {
+            Stage::Running(running) => Ok(running.reach.clone()),
+            Stage::Stopped(stopped) => Err(Error::Gone { reason: stopped.reason.clone() }),
+            Stage::Starting(_) => Err(Error::Closed),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The handle on a sandbox: sends requests to its owning task and waits for the answers.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::command::{
+    Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, ProcessState, Reply, Stats,
+};
+use crate::driver::Message;
+use crate::error::{Error, Result};
+use crate::timeline::{Recorder, Timeline};
+use crate::{ContainerId, ExecId};
+
+/// A handle on a sandbox. Cheap to clone; all clones mean the same sandbox. When the last one is dropped the VM is
+/// killed, but what was made on the host stays: call [`Sandbox::shutdown`] first.
+///
+/// Every request fails with [`Error::Gone`] and the reason when there is no VM (any more), except those that
+/// look at or remove what was in it.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    queue: mpsc::Sender<Message>,
+    recorder: Recorder,
+}
+
+impl Sandbox {
+    pub(crate) fn new(queue: mpsc::Sender<Message>, recorder: Recorder) -> Self {
+        Self { queue, recorder }
+    }
+
+    /// Makes a container, whose first process waits to be started. The first one waits for the VM to come up.
+    ///
+    /// # Errors
+    /// The name is taken; its files cannot be prepared; the VM or the agent failed, with the reason. If the
+    /// sandbox never ran, all of it is undone before the error is told.
+    pub async fn create(&self, request: CreateContainer) -> Result<Created> {
+        self.ask(|reply| Command::Create { request: Box::new(request), reply }).await
+    }
+
+    /// Starts a container's first process. Returns the process on the host that stands for it.
+    ///
+    /// # Errors
+    /// It is not in the state for it; the agent failed.
+    pub async fn start(&self, container: &ContainerId) -> Result<u32> {
+        let key = Key::new(container, None);
+        self.ask(|reply| Command::Start { key, reply }).await
+    }
+
+    /// Adds a process to a container; it runs when it is started.
+    ///
+    /// # Errors
+    /// The name is taken; the container is not in the state for it.
+    pub async fn exec(&self, container: &ContainerId, request: ExecSpec) -> Result<()> {
+        let (container, request) = (container.clone(), Box::new(request));
+        self.ask(|reply| Command::Exec { container, request, reply }).await
+    }
+
+    /// Starts an added process. Returns the process on the host that stands for it.
+    ///
+    /// # Errors
+    /// It or its container is not in the state for it; the agent failed, for example because there is no such program.
+    pub async fn start_exec(&self, container: &ContainerId, exec: &ExecId) -> Result<u32> {
+        let key = Key::new(container, Some(exec));
+        self.ask(|reply| Command::Start { key, reply }).await
+    }
+
+    /// Looks at a process; `exec` of `None` is the container's first.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub async fn state(&self, container: &ContainerId, exec: Option<&ExecId>) -> Result<ProcessState> {
+        let key = Key::new(container, exec);
+        self.ask(|reply| Command::State { key, reply }).await
+    }
+
+    /// Sends a signal (its Linux number) to a process, or with `all` to every process of the container.
+    ///
+    /// # Errors
+    /// [`Error::Finished`] if it has ended; the agent failed.
+    pub async fn kill(
+        &self,
+        container: &ContainerId,
+        exec: Option<&ExecId>,
+        signal: u32,
+        all: bool,
+    ) -> Result<()> {
+        let key = Key::new(container, exec);
+        self.ask(|reply| Command::Kill { key, signal, all, reply }).await
+    }
+
+    /// Forgets a process that has ended or was never started; the first one takes its container along.
+    ///
+    /// # Errors
+    /// It runs; its files cannot be removed.
+    pub async fn delete(&self, container: &ContainerId, exec: Option<&ExecId>) -> Result<Exit> {
+        let key = Key::new(container, exec);
+        self.ask(|reply| Command::Delete { key, reply }).await
+    }
+
+    /// Waits for a process's end.
+    ///
+    /// # Errors
+    /// There is none of that name (any more).
+    pub async fn wait(&self, container: &ContainerId, exec: Option<&ExecId>) -> Result<Exit> {
+        let key = Key::new(container, exec);
+        self.ask(|reply| Command::Wait { key, reply }).await
+    }
+
+    /// Freezes all processes of a container.
+    ///
+    /// # Errors
+    /// It does not run; the agent failed.
+    pub async fn pause(&self, container: &ContainerId) -> Result<()> {
+        let container = container.clone();
+        self.ask(|reply| Command::Pause { container, reply }).await
+    }
+
+    /// Thaws a container.
+    ///
+    /// # Errors
+    /// It is not frozen; the agent failed.
+    pub async fn resume(&self, container: &ContainerId) -> Result<()> {
+        let container = container.clone();
+        self.ask(|reply| Command::Resume { container, reply }).await
+    }
+
+    /// A container's processes.
+    ///
+    /// # Errors
+    /// It does not run; the agent failed.
+    pub async fn pids(&self, container: &ContainerId) -> Result<Vec<PidInfo>> {
+        let container = container.clone();
+        self.ask(|reply| Command::Pids { container, reply }).await
+    }
+
+    /// A container's consumption.
+    ///
+    /// # Errors
+    /// It does not run; the agent failed.
+    pub async fn stats(&self, container: &ContainerId) -> Result<Stats> {
+        let container = container.clone();
+        self.ask(|reply| Command::Stats { container, reply }).await
+    }
+
+    /// Tells a process's terminal its size in characters.
+    ///
+    /// # Errors
+    /// It does not run; it has no terminal; the agent failed.
+    pub async fn resize_pty(
+        &self,
+        container: &ContainerId,
+        exec: Option<&ExecId>,
+        width: u32,
+        height: u32,
+    ) -> Result<()> {
+        let key = Key::new(container, exec);
+        self.ask(|reply| Command::Resize { key, width, height, reply }).await
+    }
+
+    /// Ends a process's input after what can be read of it now. An input that ends by itself needs no call.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub async fn close_io(&self, container: &ContainerId, exec: Option<&ExecId>) -> Result<()> {
+        let key = Key::new(container, exec);
+        self.ask(|reply| Command::CloseIo { key, reply }).await
+    }
+
+    /// Ends the VM, whatever runs in it, and removes everything that the sandbox made on the host. Can be repeated.
+    ///
+    /// # Errors
+    /// [`Error::Left`] if something could not be removed.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.ask(|reply| Command::Shutdown { reply }).await
+    }
+
+    /// Where the time has gone so far.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        self.recorder.snapshot()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Command(command(reply));
+        self.queue.send(message).await.map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+}
