@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio as ProcessStdio};
+use std::process::{Child, Command, ExitStatus, Stdio as ProcessStdio};
 use std::time::Duration;
 
 use kata_protocol::agent::{
@@ -34,17 +34,17 @@ const APPLETS: [&str; 15] = [
 const INSIDE: &str = "mount -t proc proc /proc && mount -t tmpfs tmpfs /run && exec \"$0\"";
 
 /// An agent that serves on a unix socket, with one container root.
-pub struct Guest {
-    pub agent: AgentServiceClient,
-    pub sandbox: SandboxClient,
-    pub dialer: Dialer,
-    pub folder: tempfile::TempDir,
-    pub cgroup: PathBuf,
+pub(crate) struct Guest {
+    pub(crate) agent: AgentServiceClient,
+    pub(crate) sandbox: SandboxClient,
+    pub(crate) dialer: Dialer,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) cgroup: PathBuf,
     process: Child,
 }
 
 /// Says why a test cannot run here.
-pub fn skips() -> bool {
+pub(crate) fn skips() -> bool {
     let missing = if !rustix::process::geteuid().is_root() {
         "this user is not root"
     } else if !Path::new("/bin/busybox").exists() {
@@ -66,7 +66,7 @@ fn cgroup2() -> Option<PathBuf> {
 
 impl Guest {
     /// Starts the agent and waits until it serves.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         make_root(&folder.path().join("rootfs"));
         let name = folder.path().file_name().expect("has a name").to_string_lossy().replace('.', "");
@@ -96,7 +96,7 @@ impl Guest {
     }
 
     /// A specification that runs `arguments` in the busybox root.
-    pub fn spec(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn spec(&self, arguments: &[&str]) -> Value {
         json!({
             "ociVersion": "1.2.0",
             "root": { "path": self.folder.path().join("rootfs") },
@@ -118,7 +118,7 @@ impl Guest {
     }
 
     /// Makes a container with raw streams; not started.
-    pub async fn create_with(&self, id: &str, spec: &Value, terminal: bool) -> ttrpc::Result<Streams> {
+    pub(crate) async fn create_with(&self, id: &str, spec: &Value, terminal: bool) -> ttrpc::Result<Streams> {
         let (streams, stdio) = Streams::open(&self.dialer, terminal).await;
         let request = ContainerRequest {
             container_id: id.into(),
@@ -131,18 +131,18 @@ impl Guest {
     }
 
     /// Makes and starts a container.
-    pub async fn run(&self, id: &str, arguments: &[&str]) -> Streams {
+    pub(crate) async fn run(&self, id: &str, arguments: &[&str]) -> Streams {
         let streams = self.create_with(id, &self.spec(arguments), false).await.expect("created");
         self.start_container(id).await.expect("started");
         streams
     }
 
-    pub async fn start_container(&self, id: &str) -> ttrpc::Result<()> {
+    pub(crate) async fn start_container(&self, id: &str) -> ttrpc::Result<()> {
         let request = StartContainerRequest { container_id: id.into(), ..Default::default() };
         self.agent.start_container(limit(), &request).await.map(|_| ())
     }
 
-    pub async fn exec_with(&self, id: &str, exec: &str, process: &Value, terminal: bool) -> ttrpc::Result<Streams> {
+    pub(crate) async fn exec_with(&self, id: &str, exec: &str, process: &Value, terminal: bool) -> ttrpc::Result<Streams> {
         let (streams, stdio) = Streams::open(&self.dialer, terminal).await;
         let request = ExecRequest {
             container_id: id.into(),
@@ -155,22 +155,22 @@ impl Guest {
         Ok(streams)
     }
 
-    pub async fn exec(&self, id: &str, exec: &str, arguments: &[&str]) -> ttrpc::Result<Streams> {
+    pub(crate) async fn exec(&self, id: &str, exec: &str, arguments: &[&str]) -> ttrpc::Result<Streams> {
         self.exec_with(id, exec, &process(arguments), false).await
     }
 
-    pub async fn wait(&self, id: &str, exec: &str) -> ttrpc::Result<i32> {
+    pub(crate) async fn wait(&self, id: &str, exec: &str) -> ttrpc::Result<i32> {
         let request = WaitProcessRequest { container_id: id.into(), exec_id: exec.into(), ..Default::default() };
         Ok(self.agent.wait_process(limit(), &request).await?.status)
     }
 
-    pub async fn signal(&self, id: &str, exec: &str, signal: u32) -> ttrpc::Result<()> {
+    pub(crate) async fn signal(&self, id: &str, exec: &str, signal: u32) -> ttrpc::Result<()> {
         let request =
             SignalProcessRequest { container_id: id.into(), exec_id: exec.into(), signal, ..Default::default() };
         self.agent.signal_process(limit(), &request).await.map(|_| ())
     }
 
-    pub async fn resize(&self, id: &str, exec: &str, row: u32, column: u32) -> ttrpc::Result<()> {
+    pub(crate) async fn resize(&self, id: &str, exec: &str, row: u32, column: u32) -> ttrpc::Result<()> {
         let request = TtyWinResizeRequest {
             container_id: id.into(),
             exec_id: exec.into(),
@@ -181,7 +181,26 @@ impl Guest {
         self.agent.tty_win_resize(limit(), &request).await.map(|_| ())
     }
 
-    pub async fn remove(&self, id: &str) -> ttrpc::Result<()> {
+    /// Streams that no process has yet.
+    pub(crate) async fn streams(&self) -> (Streams, Stdio) {
+        Streams::open(&self.dialer, false).await
+    }
+
+    /// Asks the agent to end. It is the first process of its pid namespace, the only child of `unshare`.
+    pub(crate) fn terminate(&self) {
+        let parent = self.process.id();
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("is alive");
+        let agent = children.trim().parse().expect("one child");
+        let agent = rustix::process::Pid::from_raw(agent).expect("a process");
+        rustix::process::kill_process(agent, rustix::process::Signal::TERM).expect("can be told");
+    }
+
+    /// The status of the agent when it has ended.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.process.wait().expect("is a child")
+    }
+
+    pub(crate) async fn remove(&self, id: &str) -> ttrpc::Result<()> {
         let request = RemoveContainerRequest { container_id: id.into(), ..Default::default() };
         self.agent.remove_container(limit(), &request).await.map(|_| ())
     }
@@ -201,10 +220,10 @@ impl Drop for Guest {
 }
 
 /// The host's ends of a process's stdio.
-pub struct Streams {
-    pub stdin: Stream,
-    pub stdout: Stream,
-    pub stderr: Option<Stream>,
+pub(crate) struct Streams {
+    pub(crate) stdin: Stream,
+    pub(crate) stdout: Stream,
+    pub(crate) stderr: Option<Stream>,
 }
 
 impl Streams {
@@ -224,23 +243,23 @@ impl Streams {
     }
 
     /// Everything written to stdout, to its end.
-    pub async fn output(&mut self) -> Vec<u8> {
+    pub(crate) async fn output(&mut self) -> Vec<u8> {
         read_to_end(&mut self.stdout).await
     }
 
     /// Everything written to stderr, to its end.
-    pub async fn errors(&mut self) -> Vec<u8> {
+    pub(crate) async fn errors(&mut self) -> Vec<u8> {
         read_to_end(self.stderr.as_mut().expect("no terminal")).await
     }
 
     /// Writes to stdin and ends it.
-    pub async fn input(&mut self, bytes: &[u8]) {
+    pub(crate) async fn input(&mut self, bytes: &[u8]) {
         self.stdin.write_all(bytes).await.expect("is read");
         self.stdin.shutdown().await.expect("can be ended");
     }
 
     /// Reads stdout until `text` has come.
-    pub async fn expect(&mut self, text: &str) -> String {
+    pub(crate) async fn expect(&mut self, text: &str) -> String {
         let reading = async {
             let mut seen = Vec::new();
             let mut buffer = [0; 4096];
@@ -259,7 +278,7 @@ impl Streams {
 }
 
 /// An OCI process with everything that is needed.
-pub fn process(arguments: &[&str]) -> Value {
+pub(crate) fn process(arguments: &[&str]) -> Value {
     let capabilities = json!(["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_CHOWN"]);
     json!({
         "args": arguments,
@@ -271,7 +290,7 @@ pub fn process(arguments: &[&str]) -> Value {
 }
 
 /// The text of a refusal.
-pub fn message<T>(result: ttrpc::Result<T>) -> String {
+pub(crate) fn message<T>(result: ttrpc::Result<T>) -> String {
     match result {
         Ok(_) => panic!("this should have been refused"),
         Err(ttrpc::Error::RpcStatus(status)) => status.message,
@@ -279,11 +298,11 @@ pub fn message<T>(result: ttrpc::Result<T>) -> String {
     }
 }
 
-pub fn limit() -> Context {
+pub(crate) fn limit() -> Context {
     with_duration(PATIENCE)
 }
 
-pub async fn read_to_end(stream: &mut Stream) -> Vec<u8> {
+pub(crate) async fn read_to_end(stream: &mut Stream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let reading = stream.read_to_end(&mut bytes);
     tokio::time::timeout(PATIENCE, reading).await.expect("the stream ends").expect("readable");
