@@ -37,7 +37,7 @@ pub(crate) struct Global {
     pub(crate) log_format: LogFormat,
 
     /// Directory of the sandboxes' state
-    #[arg(long, global = true, default_value = "/run/kata", value_name = "DIR")]
+    #[arg(long, global = true, default_value = kata_sandbox::STATE_ROOT, value_name = "DIR")]
     pub(crate) root: PathBuf,
 
     /// Print the default paths of the configuration file, best first, and exit
