@@ -5,4 +5,5 @@ mod config;
 mod env;
 mod help;
 mod timeline;
+#[cfg(test)]
 mod tree;
