@@ -69,9 +69,14 @@ pub(crate) fn replay(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> 
     }
     // Only files of ours are in it now; this does not follow links.
     match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(state(error)),
-        _ => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(state(error)),
+        _ => {}
     }
+    // The last sandbox takes the root along; with others in it this does nothing.
+    if let Some(root) = dir.parent() {
+        std::fs::remove_dir(root).ok();
+    }
+    Ok(())
 }
 
 /// Undoes one intent. That it was never carried out, or undone before, is success.

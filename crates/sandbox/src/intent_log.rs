@@ -205,7 +205,7 @@ mod tests {
             let log = IntentLog::open(state.path()).unwrap();
             prop_assert_eq!(&log.pending().unwrap()[..], &ids[..whole]);
             let late = log.will(dir("late")).unwrap();
-            prop_assert_eq!(log.pending().unwrap().last(), Some(&(late, dir("late"))));
+            prop_assert_eq!(log.pending().unwrap().pop(), Some((late, dir("late"))));
         }
     }
 }

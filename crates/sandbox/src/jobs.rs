@@ -86,6 +86,13 @@ pub(crate) struct Site {
     pub(crate) console: Arc<std::path::Path>,
 }
 
+/// A container whose files are ready.
+struct Prepared<'a> {
+    id: &'a ContainerId,
+    files: Files,
+    stdio: Stdio,
+}
+
 /// The queue of the owning task, as jobs see it.
 #[derive(Clone)]
 pub(crate) struct Queue(pub(crate) mpsc::Sender<crate::driver::Message>);
@@ -112,13 +119,13 @@ impl Site {
     pub(crate) async fn create(self, request: CreateContainer, queue: &Queue) -> Result<(Pumps, Agent)> {
         let id = request.id.clone();
         let begun = Moment::now();
-        let made = async {
+        let made = Box::pin(async {
             let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
             let files = self.gone.unless(self.host.attach(&id, sources)).await??;
             self.recorder.since(phase::FILES, begun);
             let reach = self.reach().await?;
-            self.create_in_guest(&id, files, request.stdio, reach, queue).await
-        }
+            self.create_in_guest(Prepared { id: &id, files, stdio: request.stdio }, reach, queue).await
+        })
         .await;
         if made.is_err()
             && let Err(error) = self.host.detach(&id).await
@@ -131,12 +138,11 @@ impl Site {
 
     async fn create_in_guest(
         &self,
-        id: &ContainerId,
-        files: Files,
-        stdio: Stdio,
+        container: Prepared<'_>,
         reach: Reach,
         queue: &Queue,
     ) -> Result<(Pumps, Agent)> {
+        let Prepared { id, files, stdio } = container;
         let oci_spec = serde_json::to_vec(&files.spec)
             .map_err(|source| Error::Describe { id: id.to_string(), source })?;
         let streams = self.gone.unless(Streams::open(&reach.dialer, (&stdio).into())).await??;

@@ -27,8 +27,11 @@ use crate::{SandboxId, gone};
 /// Where sandboxes have their state unless the caller says otherwise.
 pub const STATE_ROOT: &str = "/run/kata";
 
-/// Where tools look for the sandboxes of [`STATE_ROOT`]: a link for each.
-const LINKS: &str = "/run/vc/sbs";
+/// Where tools look for the sandboxes of [`STATE_ROOT`], a link for each in the second.
+const LINK_PARENTS: [&str; 2] = ["/run/vc", "/run/vc/sbs"];
+
+/// How often a parent is made anew that another sandbox's end removes at the same time.
+const PARENT_ATTEMPTS: usize = 10;
 
 /// The guest's console log, in the state directory.
 pub const CONSOLE_FILE: &str = "console.log";
@@ -112,21 +115,36 @@ pub(crate) fn assemble(
 /// Makes the state directory with an empty log in it.
 fn prepare(root: &Path, id: &SandboxId) -> Result<(PathBuf, IntentLog)> {
     let state = |path: &Path, source| Error::State { path: path.to_owned(), source };
-    std::fs::create_dir_all(root).map_err(|source| state(root, source))?;
-    // Links on the way there are followed once, here; none are when it is cleaned up.
-    let root = root.canonicalize().map_err(|source| state(root, source))?;
-    let dir = state_dir(&root, id);
-    match DirBuilder::new().mode(0o700).create(&dir) {
+    let dir = make_below(root, |root| {
+        // Links on the way there are followed once, here; none are when it is cleaned up.
+        let dir = state_dir(&root.canonicalize()?, id);
+        DirBuilder::new().mode(0o700).create(&dir)?;
+        Ok(dir)
+    });
+    let dir = match dir {
+        Ok(dir) => dir,
         // It was not there a moment ago: somebody launches the same.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(Error::InUse { id: id.to_string() })
+            return Err(Error::InUse { id: id.to_string() });
         }
-        Err(source) => Err(state(&dir, source)),
-        Ok(()) => match IntentLog::open(&dir) {
-            Ok(log) => Ok((dir, log)),
-            Err(OpenError::Locked) => Err(Error::InUse { id: id.to_string() }),
-            Err(OpenError::Io(source)) => Err(state(&dir, source)),
-        },
+        Err(source) => return Err(state(root, source)),
+    };
+    match IntentLog::open(&dir) {
+        Ok(log) => Ok((dir, log)),
+        Err(OpenError::Locked) => Err(Error::InUse { id: id.to_string() }),
+        Err(OpenError::Io(source)) => Err(state(&dir, source)),
+    }
+}
+
+/// Makes something in a directory that comes with the first sandbox and goes with the last: it may go at any time.
+fn make_below<T>(parent: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    let mut attempts = 1..=PARENT_ATTEMPTS;
+    loop {
+        std::fs::create_dir_all(parent)?;
+        match make(parent) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempts.next().is_some() => {}
+            made => return made,
+        }
     }
 }
 
@@ -135,20 +153,23 @@ fn link(root: &Path, dir: &Path, id: &SandboxId, log: &IntentLog) -> Result<()> 
     if root != Path::new(STATE_ROOT) {
         return Ok(());
     }
-    let path = Path::new(LINKS).join(id.as_str());
-    let make = || {
-        for parent in ["/run/vc", LINKS] {
+    let announce = || {
+        for parent in LINK_PARENTS {
             log.will(Intent::Dir { path: parent.into() })?;
         }
-        std::fs::create_dir_all(LINKS)?;
-        log.will(Intent::Link { path: path.clone() })?;
-        match symlink(dir, &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                std::fs::remove_file(&path)?;
-                symlink(dir, &path)
-            }
-            other => other,
-        }
+        log.will(Intent::Link { path: Path::new(LINK_PARENTS[1]).join(id.as_str()) })
     };
-    make().map_err(|source| Error::State { path: path.clone(), source })
+    let made = announce().and_then(|_| {
+        make_below(Path::new(LINK_PARENTS[1]), |links| {
+            let path = links.join(id.as_str());
+            match symlink(dir, &path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    std::fs::remove_file(&path)?;
+                    symlink(dir, &path)
+                }
+                made => made,
+            }
+        })
+    });
+    made.map_err(|source| Error::State { path: LINK_PARENTS[1].into(), source })
 }

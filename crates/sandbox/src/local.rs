@@ -9,12 +9,14 @@ use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::intent::{Intent, Intents};
 use kata_storage::share::{ContainerFiles, SharedDirectory};
+use kata_storage::virtiofsd;
+use kata_vmm::{Share, VmPlan, Vmm};
 use oci_spec::runtime::{RootBuilder, Spec};
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::cleanup::{blocking, replay};
 use crate::error::{Error, Result};
-use crate::host::{BootError, Files, Host, Machine, Sources, Way};
+use crate::host::{BootError, Daemon, Files, Host, Machine, Sources, Way};
 use crate::intent_log::IntentLog;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
 use crate::plan::{Parts, choose_accelerator, vm_plan};
@@ -51,6 +53,53 @@ impl LocalHost {
     }
 }
 
+impl LocalHost {
+    /// Starts virtiofsd. The VMM's end of its socket is connected before it listens.
+    async fn start_daemon(&self) -> std::result::Result<(virtiofsd::Daemon, Share), BootError> {
+        let share = self.share().await?;
+        let vm = &self.spec.config.hypervisor;
+        let plan = virtiofsd::DaemonPlan {
+            binary: vm.virtio_fs_daemon.clone(),
+            shared_dir: share.exported_dir(),
+            socket_dir: share.root().to_owned(),
+            cache: vm.virtio_fs_cache.clone(),
+            seccomp: !vm.disable_seccomp,
+            debug: vm.enable_debug,
+            extra_args: vm.virtio_fs_extra_args.clone(),
+        };
+        let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
+        let (daemon, socket) = virtiofsd::Daemon::spawn(&plan, log)?;
+        let tag = guest::SHARE_TAG.to_owned();
+        Ok((daemon, Share { tag, socket, queue_size: vm.virtio_fs_queue_size }))
+    }
+
+    /// Starts the VMM's process.
+    async fn start_vm(&self, plan: VmPlan) -> std::result::Result<Box<dyn Vmm>, BootError> {
+        let announced = self.log.will(Intent::Process {
+            argv_token: format!("sandbox-{}", self.spec.id),
+            exe: plan.binary.clone(),
+        })?;
+        match kata_vmm::launch(plan).await {
+            Ok(vmm) => Ok(vmm),
+            Err(error) => {
+                self.log.done(announced);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Daemon for virtiofsd::Daemon {
+    fn name(&self) -> &'static str {
+        "virtiofsd"
+    }
+
+    async fn wait(&self) -> String {
+        Self::wait(self).await.to_string()
+    }
+}
+
 #[async_trait]
 impl Host for LocalHost {
     async fn boot(&self, recorder: &Recorder) -> std::result::Result<(Machine, Box<dyn Way>), BootError> {
@@ -60,27 +109,22 @@ impl Host for LocalHost {
             timeline.accelerator = Some(choice.accelerator.to_string());
             timeline.accelerator_reason = Some(choice.reason.clone());
         });
-        let share = self.share().await?;
-        let (daemon, socket): (Arc<dyn crate::host::Daemon>, std::os::fd::OwnedFd) = virtiofsd_stub()?;
+        let (daemon, share) = self.start_daemon().await?;
         let begun = recorder.since(phase::SHARE, begun);
         let (prepared, agent) = way::prepare()?;
         let parts = Parts {
             accelerator: choice.accelerator,
             agent,
             doorbell_port: prepared.doorbell_port(),
-            shares: vec![],
+            shares: vec![share],
             console_log: self.dir.join(CONSOLE_FILE),
         };
         let plan = vm_plan(&self.spec.id, &self.spec.config, &self.spec.spec, parts)?;
-        self.log.will(Intent::Process {
-            argv_token: format!("sandbox-{}", self.spec.id),
-            exe: self.spec.config.hypervisor.path.clone(),
-        })?;
-        let vmm = kata_vmm::launch(plan).await?;
+        let vmm = self.start_vm(plan).await?;
         recorder.edit(|timeline| timeline.vmm = Some(vmm.kind().to_owned()));
         recorder.since(phase::VMM, begun);
         let way = prepared.into_way(&*vmm)?;
-        Ok((Machine { vmm, daemon: Some(daemon) }, way))
+        Ok((Machine { vmm, daemon: Some(Arc::new(daemon)) }, way))
     }
 
     fn sandbox_storages(&self) -> Vec<Storage> {
@@ -151,8 +195,4 @@ fn set_root(spec: &mut Spec, path: PathBuf) -> std::result::Result<(), BootError
     let root = RootBuilder::default().path(path).readonly(readonly).build()?;
     spec.set_root(Some(root));
     Ok(())
-}
-
-fn virtiofsd_stub() -> std::result::Result<(Arc<dyn crate::host::Daemon>, std::os::fd::OwnedFd), BootError> {
-    Err("not yet".into())
 }

@@ -19,16 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// A process could not be killed, or does not end.
 pub(crate) fn kill_all(token: &str, exe: &Path) -> io::Result<()> {
-    // A program may be a link on the way to the executable that the kernel names.
-    let exe = fs::canonicalize(exe).unwrap_or_else(|_| exe.to_owned());
     for entry in fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
         else {
             continue;
         };
-        if matches(&entry.path(), token, &exe) {
-            kill(pid, || matches(&entry.path(), token, &exe))?;
+        if matches(&entry.path(), token, exe) {
+            kill(pid, || matches(&entry.path(), token, exe))?;
         }
     }
     Ok(())
@@ -38,10 +36,19 @@ pub(crate) fn kill_all(token: &str, exe: &Path) -> io::Result<()> {
 fn matches(proc: &Path, token: &str, exe: &Path) -> bool {
     let Ok(arguments) = fs::read(proc.join("cmdline")) else { return false };
     let token = token.as_bytes();
-    if token.is_empty() || !arguments.split(|b| *b == 0).any(|arg| has(arg, token)) {
+    let mut arguments = arguments.split(|b| *b == 0);
+    let started_as = arguments.next().unwrap_or_default();
+    if token.is_empty() || !arguments.any(|arg| has(arg, token)) {
         return false;
     }
+    // A process with a root of its own may show another path as its executable than we know it by.
+    started_as == exe.as_os_str().as_bytes() || runs(proc, exe)
+}
+
+fn runs(proc: &Path, exe: &Path) -> bool {
     let Ok(runs) = fs::read_link(proc.join("exe")) else { return false };
+    // A program may be a link on the way to the executable that the kernel names.
+    let exe = fs::canonicalize(exe).unwrap_or_else(|_| exe.to_owned());
     // An executable that was replaced since is shown as deleted.
     let runs = runs.as_os_str().as_bytes();
     runs.strip_suffix(b" (deleted)").unwrap_or(runs) == exe.as_os_str().as_bytes()
@@ -102,7 +109,6 @@ mod tests {
 
     #[test]
     fn only_the_process_with_both_the_token_and_the_executable_ends() {
-        let shell = std::fs::canonicalize("/bin/sh").unwrap();
         let token = format!("sandbox-test-{}", std::process::id());
         let start = |token: &str| {
             Command::new("/bin/sh")
@@ -115,11 +121,11 @@ mod tests {
         let mut longer = start(&format!("{token}0"));
         kill_all(&token, Path::new("/bin/false")).unwrap();
         assert!(victim.try_wait().unwrap().is_none(), "another executable");
-        kill_all(&token, &shell).unwrap();
+        kill_all(&token, Path::new("/usr/bin/../bin/sh")).unwrap();
         assert!(!victim.wait().unwrap().success());
         assert!(longer.try_wait().unwrap().is_none(), "another sandbox");
         longer.kill().unwrap();
         longer.wait().unwrap();
-        kill_all(&token, &shell).unwrap();
+        kill_all(&token, Path::new("/bin/sh")).unwrap();
     }
 }
