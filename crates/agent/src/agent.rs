@@ -18,7 +18,7 @@ use crate::cgroup::{Cgroup, Hierarchy};
 use crate::clock::Stopwatch;
 use crate::container::launch::Launcher;
 use crate::container::spec::{self, GuestSysctls, Surroundings};
-use crate::container::{self, Container, Made, Parts};
+use crate::container::{Container, ContainerError, Made, Parts};
 use crate::id::ContainerId;
 use crate::reaper::Reaper;
 use crate::stdio::ports::StdioPorts;
@@ -32,7 +32,7 @@ const RESOLV_CONF: &str = "/run/kata-containers/sandbox/resolv.conf";
 
 /// Why a request to the sandbox failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum SandboxError {
     /// No such container.
     #[error("There is no container {id}")]
     NoContainer { id: ContainerId },
@@ -53,17 +53,17 @@ pub(crate) enum Error {
     Setting { what: String, source: io::Error },
     /// The container's specification.
     #[error(transparent)]
-    Spec(#[from] spec::Error),
+    Spec(#[from] spec::SpecError),
     /// The container.
     #[error(transparent)]
-    Container(#[from] container::Error),
+    Container(#[from] ContainerError),
     /// A mount.
     #[error(transparent)]
-    Storage(#[from] storage::Error),
+    Storage(#[from] storage::StorageError),
 }
 
 /// Result of a request to the sandbox.
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, SandboxError>;
 
 /// A container to be made.
 #[derive(Debug)]
@@ -144,19 +144,22 @@ impl Agent {
     /// Configures the sandbox as a whole.
     pub(crate) async fn configure(&self, request: CreateSandboxRequest) -> Result<()> {
         if !request.kernel_modules.is_empty() {
-            return Err(Error::Unsupported { what: "Loading kernel modules" });
+            return Err(SandboxError::Unsupported { what: "Loading kernel modules" });
         }
         if !request.guest_hook_path.is_empty() {
-            return Err(Error::Unsupported { what: "Running guest hooks" });
+            return Err(SandboxError::Unsupported { what: "Running guest hooks" });
         }
         if self.owns_guest && !request.hostname.is_empty() {
             let set = nix::unistd::sethostname(&request.hostname);
-            set.map_err(|errno| Error::Setting { what: "the host name".into(), source: errno.into() })?;
+            set.map_err(|errno| SandboxError::Setting {
+                what: "the host name".into(),
+                source: errno.into(),
+            })?;
         }
         if self.owns_guest && !request.dns.is_empty() {
             let lines = request.dns.join("\n") + "\n";
             write_below(Path::new(RESOLV_CONF), &lines)
-                .map_err(|source| Error::Setting { what: "the name servers".into(), source })?;
+                .map_err(|source| SandboxError::Setting { what: "the name servers".into(), source })?;
         }
         let mounted = Mounts::of(request.storages).await?;
         locked(&self.mounts).extend(mounted);
@@ -166,10 +169,10 @@ impl Agent {
     /// Sets the guest's time of day.
     pub(crate) fn set_clock(&self, seconds: i64, nanoseconds: i64) -> Result<()> {
         if !self.owns_guest {
-            return Err(Error::NotOwned { what: "The clock" });
+            return Err(SandboxError::NotOwned { what: "The clock" });
         }
         crate::clock::set(seconds, nanoseconds)
-            .map_err(|source| Error::Setting { what: "the clock".into(), source })
+            .map_err(|source| SandboxError::Setting { what: "the clock".into(), source })
     }
 
     /// Makes a container, not started; its first process's id.
@@ -178,7 +181,7 @@ impl Agent {
         {
             let mut containers = locked(&self.containers);
             if containers.contains_key(&id) {
-                return Err(Error::Exists { id });
+                return Err(SandboxError::Exists { id });
             }
             containers.insert(id.clone(), None);
         }
@@ -197,7 +200,7 @@ impl Agent {
     /// The container of that name.
     pub(crate) fn container(&self, id: &ContainerId) -> Result<Container> {
         let found = locked(&self.containers).get(id).cloned().flatten();
-        found.ok_or_else(|| Error::NoContainer { id: id.clone() })
+        found.ok_or_else(|| SandboxError::NoContainer { id: id.clone() })
     }
 
     /// Runs a process in a container; its id in the guest.
@@ -245,11 +248,11 @@ impl Agent {
 
     async fn prepare(&self, request: Request) -> Result<(Prepared, ChildEnds)> {
         let prepared = Prepared::new(request, &self.ports, self.pipe_size).await;
-        Ok(prepared.map_err(container::Error::from)?)
+        Ok(prepared.map_err(ContainerError::from)?)
     }
 
     async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
-        let hierarchy = self.hierarchy.as_ref().ok_or(Error::NoCgroups)?;
+        let hierarchy = self.hierarchy.as_ref().ok_or(SandboxError::NoCgroups)?;
         let mut mounts = Mounts::of(std::mem::take(&mut new.storages)).await?;
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());
@@ -288,14 +291,16 @@ impl Agent {
         };
         let sysctls = spec::adapt(&mut new.spec, &new.id, &surroundings)?;
         write_sysctls(&sysctls)?;
-        write_config(bundle, &new.spec)
-            .map_err(|source| Error::Setting { what: "the container's configuration".into(), source })?;
+        write_config(bundle, &new.spec).map_err(|source| SandboxError::Setting {
+            what: "the container's configuration".into(),
+            source,
+        })?;
         let (prepared, ends) = self.prepare(new.stdio).await?;
         watch.lap("prepare container");
         let launched = self.launcher.create(&new.id, bundle.to_owned(), ends, new.stdio.terminal).await;
-        let launched = launched.map_err(container::Error::from)?;
+        let launched = launched.map_err(ContainerError::from)?;
         let size = new.spec.process().as_ref().and_then(|process| process.console_size());
-        let stdio = prepared.connect(launched.terminal, size).map_err(container::Error::from)?;
+        let stdio = prepared.connect(launched.terminal, size).map_err(ContainerError::from)?;
         watch.lap("make container");
         Ok((launched.pid, launched.exit, stdio))
     }
@@ -343,7 +348,7 @@ fn write_below(path: &Path, content: &str) -> io::Result<()> {
 /// Guest-wide kernel settings; their names are paths below `/proc/sys` with dots.
 fn write_sysctls(sysctls: &GuestSysctls) -> Result<()> {
     for (name, value) in sysctls {
-        let failed = |source| Error::Setting { what: format!("sysctl {name}"), source };
+        let failed = |source| SandboxError::Setting { what: format!("sysctl {name}"), source };
         let path = name.replace('.', "/");
         if path.split('/').any(|part| part.is_empty() || part == "..") {
             return Err(failed(io::ErrorKind::InvalidInput.into()));

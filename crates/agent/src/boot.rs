@@ -11,20 +11,22 @@ pub(crate) use device::agent_port;
 
 /// The guest could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum BootError {
     /// One step failed.
     #[error("Cannot {0}")]
     Step(String, #[source] io::Error),
     /// The VM has no device to be reached through.
-    #[error("The VM has neither a vsock device nor a virtio-serial port {name}; add one to its configuration")]
+    #[error(
+        "The VM has neither a vsock device nor a virtio-serial port {name}; add one to its configuration"
+    )]
     NoChannel { name: &'static str },
 }
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T> = std::result::Result<T, BootError>;
 
-fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> BootError {
     let what = what.into();
-    move |source| Error::Step(what, source)
+    move |source| BootError::Step(what, source)
 }
 
 /// Mounts the kernel's file systems, takes the console, and enables cgroups and the loopback interface.

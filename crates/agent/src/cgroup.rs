@@ -23,7 +23,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// A cgroup could not be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum CgroupError {
     /// A file of the cgroup could not be read or written.
     #[error("Cannot use {}", path.display())]
     File { path: PathBuf, source: io::Error },
@@ -32,7 +32,7 @@ pub(crate) enum Error {
     Unsettled { path: PathBuf, state: &'static str },
 }
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T> = std::result::Result<T, CgroupError>;
 
 /// A mounted cgroup v2 hierarchy that the agent may write to.
 #[derive(Clone, Debug)]
@@ -113,7 +113,7 @@ impl Cgroup {
     pub(crate) fn kill(&self) -> Result<()> {
         match self.write("cgroup.kill", "1") {
             // Kernels before 5.14 have no such file.
-            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(CgroupError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 self.signal(Signal::SIGKILL);
                 Ok(())
             }
@@ -149,7 +149,7 @@ impl Cgroup {
         for folder in self.folders().into_iter().rev() {
             match fs::remove_dir(&folder) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::File { path: folder, source });
+                    return Err(CgroupError::File { path: folder, source });
                 }
                 _ => {}
             }
@@ -168,7 +168,7 @@ impl Cgroup {
         let open = File::open(&path).and_then(|file| sys::watch(file.into(), Interest::PRIORITY));
         match open {
             Ok(file) => Ok(EventFile { file, path }),
-            Err(source) => Err(Error::File { path, source }),
+            Err(source) => Err(CgroupError::File { path, source }),
         }
     }
 
@@ -178,8 +178,10 @@ impl Cgroup {
         let mut next = 0;
         while let Some(folder) = found.get(next) {
             let below = fs::read_dir(folder).into_iter().flatten().flatten();
-            let below: Vec<PathBuf> =
-                below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect();
+            let below: Vec<PathBuf> = below
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|e| e.path())
+                .collect();
             found.extend(below);
             next += 1;
         }
@@ -189,17 +191,23 @@ impl Cgroup {
     async fn settle(&self, key: &str, value: &str) -> Result<()> {
         let mut events = self.watch("cgroup.events")?;
         let wanted = format!("{key} {value}");
-        let state = if key == "frozen" && value == "0" { "running" } else if key == "frozen" { "frozen" } else { "ended" };
+        let state = if key == "frozen" && value == "0" {
+            "running"
+        } else if key == "frozen" {
+            "frozen"
+        } else {
+            "ended"
+        };
         let reached = events.until(|content| content.lines().any(|line| line == wanted));
         match tokio::time::timeout(SETTLE, reached).await {
             Ok(result) => result.map(|_| ()),
-            Err(_) => Err(Error::Unsettled { path: self.path.clone(), state }),
+            Err(_) => Err(CgroupError::Unsettled { path: self.path.clone(), state }),
         }
     }
 
     fn write(&self, file: &str, value: &str) -> Result<()> {
         let path = self.path.join(file);
-        fs::write(&path, value).map_err(|source| Error::File { path, source })
+        fs::write(&path, value).map_err(|source| CgroupError::File { path, source })
     }
 }
 
@@ -215,12 +223,13 @@ impl EventFile {
     pub(crate) async fn until(&mut self, condition: impl Fn(&str) -> bool) -> Result<String> {
         loop {
             // Reading also tells the kernel which state has been seen, so it comes before waiting.
-            let content = self.read().map_err(|source| Error::File { path: self.path.clone(), source })?;
+            let content =
+                self.read().map_err(|source| CgroupError::File { path: self.path.clone(), source })?;
             if condition(&content) {
                 return Ok(content);
             }
             let ready = self.file.ready(Interest::PRIORITY).await;
-            ready.map_err(|source| Error::File { path: self.path.clone(), source })?.clear_ready();
+            ready.map_err(|source| CgroupError::File { path: self.path.clone(), source })?.clear_ready();
         }
     }
 

@@ -25,7 +25,7 @@ const QUEUE: usize = 64;
 
 /// Why a request to a container failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ContainerError {
     /// The state does not allow it.
     #[error("Cannot {verb} container {container}: it is {state}")]
     State { container: ContainerId, verb: &'static str, state: State },
@@ -46,17 +46,17 @@ pub(crate) enum Error {
     System { verb: &'static str, pid: i32, source: std::io::Error },
     /// The cgroup failed.
     #[error(transparent)]
-    Cgroup(#[from] cgroup::Error),
+    Cgroup(#[from] cgroup::CgroupError),
     /// The jail failed.
     #[error(transparent)]
-    Launch(#[from] launch::Error),
+    Launch(#[from] launch::LaunchError),
     /// A stream failed.
     #[error(transparent)]
-    Stdio(#[from] stdio::Error),
+    Stdio(#[from] stdio::StdioError),
 }
 
 /// Result of a request to a container.
-pub(crate) type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, ContainerError>;
 
 /// Where a container stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,17 +115,48 @@ type Reply<T> = oneshot::Sender<Result<T>>;
 #[derive(Debug)]
 enum Command {
     Start(Reply<()>),
-    Exec { exec: ExecId, process: Box<Process>, stdio: Box<(Prepared, stdio::ChildEnds)>, reply: Reply<i32> },
+    Exec {
+        exec: ExecId,
+        process: Box<Process>,
+        stdio: Box<(Prepared, stdio::ChildEnds)>,
+        reply: Reply<i32>,
+    },
     /// An exec that the actor began has come to its end.
-    ExecMade { exec: ExecId, made: Result<Made>, reply: Reply<i32> },
-    Signal { target: Target, signal: Signal, reply: Reply<()> },
-    Exit { process: ProcessId, reply: Reply<Exit> },
+    ExecMade {
+        exec: ExecId,
+        made: Result<Made>,
+        reply: Reply<i32>,
+    },
+    Signal {
+        target: Target,
+        signal: Signal,
+        reply: Reply<()>,
+    },
+    Exit {
+        process: ProcessId,
+        reply: Reply<Exit>,
+    },
     Pause(Reply<()>),
     Resume(Reply<()>),
-    Resize { process: ProcessId, rows: u16, columns: u16, reply: Reply<()> },
-    Stdin { process: ProcessId, reply: Reply<Arc<Writer>> },
-    Output { process: ProcessId, error: bool, reply: Reply<Arc<Reader>> },
-    CloseStdin { process: ProcessId, reply: Reply<()> },
+    Resize {
+        process: ProcessId,
+        rows: u16,
+        columns: u16,
+        reply: Reply<()>,
+    },
+    Stdin {
+        process: ProcessId,
+        reply: Reply<Arc<Writer>>,
+    },
+    Output {
+        process: ProcessId,
+        error: bool,
+        reply: Reply<Arc<Reader>>,
+    },
+    CloseStdin {
+        process: ProcessId,
+        reply: Reply<()>,
+    },
     Pids(Reply<Vec<kata::PidInfo>>),
     /// The first process has ended.
     InitEnded,
@@ -144,7 +175,8 @@ impl Container {
     /// Takes charge of a container that the jail has made.
     pub(crate) fn new(parts: Parts, init: Made) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE);
-        let container = Self { commands: commands.clone(), cgroup: parts.cgroup.clone(), owns_guest: parts.owns_guest };
+        let container =
+            Self { commands: commands.clone(), cgroup: parts.cgroup.clone(), owns_guest: parts.owns_guest };
         tokio::spawn(actor::run(parts, init, queue, commands));
         container
     }
@@ -225,7 +257,7 @@ impl Container {
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| Error::Removed)?;
-        answer.await.map_err(|_| Error::Removed)?
+        self.commands.send(command(reply)).await.map_err(|_| ContainerError::Removed)?;
+        answer.await.map_err(|_| ContainerError::Removed)?
     }
 }

@@ -8,7 +8,9 @@ const MAX_LENGTH: usize = 255;
 
 /// A name that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{value:?} is no valid {kind}: use 1 to 255 of the characters A-Z a-z 0-9 _ . + -, starting with a letter or digit")]
+#[error(
+    "{value:?} is no valid {kind}: use 1 to 255 of the characters A-Z a-z 0-9 _ . + -, starting with a letter or digit"
+)]
 pub(crate) struct InvalidId {
     kind: &'static str,
     value: String,

@@ -24,7 +24,7 @@ use plan::{CGROUP_MOUNT, Create, Exec, Outcome, PLAN_FD, Place, Plan, RESULT_FD}
 
 /// Why the jail could not do what its plan says.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+enum JailError {
     #[error("Cannot {0}")]
     Step(&'static str, #[source] std::io::Error),
     #[error("Cannot read the plan that the agent passed")]
@@ -37,11 +37,11 @@ enum Error {
     NoProcess,
 }
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T> = std::result::Result<T, JailError>;
 
 /// Runs the plan on [`PLAN_FD`] and writes its [`Outcome`] to [`RESULT_FD`]; stdio is the workload's.
 pub(crate) fn main() -> ExitCode {
-    let outcome = match Failures::record().map_err(|source| Error::Step("record errors", source)) {
+    let outcome = match Failures::record().map_err(|source| JailError::Step("record errors", source)) {
         Ok(failures) => match run(&failures) {
             Ok(pid) => Outcome::Started { pid },
             Err(error) => Outcome::Failed { message: failures.explain(&error) },
@@ -56,8 +56,8 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(failures: &Failures) -> Result<i32> {
-    let bytes = fs::read(fd_path(PLAN_FD)).map_err(|source| Error::Step("open the plan", source))?;
-    match serde_json::from_slice(&bytes).map_err(Error::Plan)? {
+    let bytes = fs::read(fd_path(PLAN_FD)).map_err(|source| JailError::Step("open the plan", source))?;
+    match serde_json::from_slice(&bytes).map_err(JailError::Plan)? {
         Plan::Create(plan) => create(&plan, failures),
         Plan::Exec(plan) => exec(&plan, failures),
     }
@@ -82,16 +82,16 @@ fn create(plan: &Create, failures: &Failures) -> Result<i32> {
         .with_systemd(false)
         .with_detach(true)
         .build()?;
-    container.pid().map(nix_pid).ok_or(Error::NoProcess)
+    container.pid().map(nix_pid).ok_or(JailError::NoProcess)
 }
 
 fn exec(plan: &Exec, failures: &Failures) -> Result<i32> {
     enter_cgroup_mount(&plan.place)?;
     let scratch = Scratch::of_running(&plan.place)?;
     let process = memfd_create("process.json", MemfdFlags::CLOEXEC)
-        .map_err(|source| Error::Step("make a file for the process", source.into()))?;
+        .map_err(|source| JailError::Step("make a file for the process", source.into()))?;
     let mut process = File::from(process);
-    serde_json::to_writer(&mut process, &plan.process).map_err(Error::Plan)?;
+    serde_json::to_writer(&mut process, &plan.process).map_err(JailError::Plan)?;
     let path = fd_path(std::os::fd::AsRawFd::as_raw_fd(&process));
     let executor = WorkloadExecutor::for_exec(failures);
     let pid = builder(&plan.place, &scratch.root, executor)?
@@ -121,7 +121,7 @@ fn enter_cgroup_mount(place: &Place) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)
         .and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none))
         .and_then(|()| mount(Some(root), CGROUP_MOUNT, none, MsFlags::MS_BIND, none))
-        .map_err(|errno| Error::Step("mount the cgroup hierarchy of the container", errno.into()))
+        .map_err(|errno| JailError::Step("mount the cgroup hierarchy of the container", errno.into()))
 }
 
 /// A state directory of its own for one exec: `libcontainer` wants the state to say "running", which the agent
@@ -132,14 +132,14 @@ struct Scratch {
 
 impl Scratch {
     fn of_running(place: &Place) -> Result<Self> {
-        let step = |source| Error::Step("prepare the state for the new process", source);
+        let step = |source| JailError::Step("prepare the state for the new process", source);
         let shared = place.state_dir.join(&place.container_id);
         let root = shared.join(format!("exec-{}", std::process::id()));
         let scratch = Self { root };
         let own = scratch.root.join(&place.container_id);
         fs::create_dir_all(&own).map_err(step)?;
         let state = fs::read(shared.join("state.json")).map_err(step)?;
-        let mut state: Value = serde_json::from_slice(&state).map_err(Error::State)?;
+        let mut state: Value = serde_json::from_slice(&state).map_err(JailError::State)?;
         state["status"] = "running".into();
         fs::write(own.join("state.json"), state.to_string()).map_err(step)?;
         Ok(scratch)

@@ -40,13 +40,14 @@ fn run() -> ExitCode {
     let has_socket = Options::new("", environment).server != ServerAddress::Auto;
     let owns_guest = std::process::id() == 1 && !has_socket;
     let set_up = if owns_guest { boot::set_up() } else { Ok(()) };
-    let cmdline = if owns_guest { std::fs::read_to_string("/proc/cmdline").unwrap_or_default() } else { String::new() };
+    let cmdline =
+        if owns_guest { std::fs::read_to_string("/proc/cmdline").unwrap_or_default() } else { String::new() };
     let options = Options::new(&cmdline, environment);
     logging::start(options.log_level);
     for complaint in &options.complaints {
         tracing::warn!("{complaint}");
     }
-    let result = set_up.map_err(service::Error::from).and_then(|()| service::run(options, owns_guest));
+    let result = set_up.map_err(service::ServiceError::from).and_then(|()| service::run(options, owns_guest));
     if let Err(error) = &result {
         tracing::error!("{}", report::chain(error));
     }

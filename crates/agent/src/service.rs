@@ -29,10 +29,10 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The agent cannot work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ServiceError {
     /// The guest could not be set up.
     #[error(transparent)]
-    Boot(#[from] boot::Error),
+    Boot(#[from] boot::BootError),
     /// A resource of the agent itself.
     #[error("Cannot {0}")]
     Start(&'static str, #[source] io::Error),
@@ -44,7 +44,7 @@ pub(crate) enum Error {
     Serve(#[from] ttrpc::Error),
 }
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T> = std::result::Result<T, ServiceError>;
 
 /// Serves until told to end, and takes all containers down.
 pub(crate) fn run(options: Options, owns_guest: bool) -> Result<()> {
@@ -53,7 +53,7 @@ pub(crate) fn run(options: Options, owns_guest: bool) -> Result<()> {
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_keep_alive(BLOCKING_LINGER)
         .build()
-        .map_err(|source| Error::Start("start the event loop", source))?;
+        .map_err(|source| ServiceError::Start("start the event loop", source))?;
     let result = runtime.block_on(serve(options, owns_guest));
     // A thread that hangs in a system call must not hold up the end.
     runtime.shutdown_background();
@@ -85,8 +85,8 @@ impl Endings {
 }
 
 async fn serve(options: Options, owns_guest: bool) -> Result<()> {
-    let mut endings = Endings::new().map_err(|source| Error::Start("listen for signals", source))?;
-    let reaper = start_reaper(owns_guest).map_err(|source| Error::Start("reap processes", source))?;
+    let mut endings = Endings::new().map_err(|source| ServiceError::Start("listen for signals", source))?;
+    let reaper = start_reaper(owns_guest).map_err(|source| ServiceError::Start("reap processes", source))?;
     let run_dir = run_dir(owns_guest);
     let ports = StdioPorts::default();
     let hierarchy = Hierarchy::find(options.cgroup_root.as_deref());
@@ -94,8 +94,11 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
         tracing::warn!("Containers run without limits: the cgroup v2 controllers are not there");
     }
     let pipe_size = options.pipe_size;
-    let setup = Setup { owns_guest, run_dir: run_dir.clone(), pipe_size, hierarchy, reaper, ports: ports.clone() };
-    let agent = Arc::new(Agent::new(setup).map_err(|source| Error::Start("make the agent's folders", source))?);
+    let setup =
+        Setup { owns_guest, run_dir: run_dir.clone(), pipe_size, hierarchy, reaper, ports: ports.clone() };
+    let agent = Arc::new(
+        Agent::new(setup).map_err(|source| ServiceError::Start("make the agent's folders", source))?,
+    );
 
     let listener = listen(&options.server).await?;
     tokio::spawn(ports.serve(listener.bind(ports::STDIO).await?));

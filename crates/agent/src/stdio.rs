@@ -20,9 +20,11 @@ const CHUNK: usize = 128 * 1024;
 
 /// A process's stdio could not be made or found.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum StdioError {
     /// The host announced a stream that it did not open.
-    #[error("No stream came from the host's port {port}; connect to the stdio port before the request is sent")]
+    #[error(
+        "No stream came from the host's port {port}; connect to the stdio port before the request is sent"
+    )]
     NoStream { port: u32 },
     /// A pipe or terminal could not be made.
     #[error("Cannot make the {what} of the process")]
@@ -38,7 +40,7 @@ pub(crate) enum Error {
     Transfer { stream: &'static str, source: std::io::Error },
 }
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T> = std::result::Result<T, StdioError>;
 
 /// Where one stream of a process leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +106,11 @@ enum Near {
 
 impl Prepared {
     /// Finds the host's streams and makes the pipes.
-    pub(crate) async fn new(request: Request, ports: &StdioPorts, pipe_size: usize) -> Result<(Self, ChildEnds)> {
+    pub(crate) async fn new(
+        request: Request,
+        ports: &StdioPorts,
+        pipe_size: usize,
+    ) -> Result<(Self, ChildEnds)> {
         let stderr = if request.terminal { Target::Null } else { request.stderr };
         let far = [
             find(request.stdin, ports).await?,
@@ -117,13 +123,13 @@ impl Prepared {
             for (index, far) in far.iter().enumerate() {
                 if !matches!(far, Far::Null) {
                     let (end, fd) = make_pipe(index == 0, pipe_size)
-                        .map_err(|source| Error::Make { what: "stdio pipes", source })?;
+                        .map_err(|source| StdioError::Make { what: "stdio pipes", source })?;
                     near[index] = Some(end);
                     child[index] = Some(fd);
                 }
             }
         }
-        let null = || ends::open_null().map_err(|source| Error::Make { what: "stdio", source });
+        let null = || ends::open_null().map_err(|source| StdioError::Make { what: "stdio", source });
         let mut next = child.into_iter().map(|fd| fd.map_or_else(null, Ok));
         let mut fd = || next.next().expect("there are three");
         let child = ChildEnds { stdin: fd()?, stdout: fd()?, stderr: fd()? };
@@ -135,13 +141,17 @@ impl Prepared {
         let mut near = self.near;
         let mut stdio = Stdio::default();
         if self.terminal {
-            let master = terminal.ok_or_else(|| Error::Make {
+            let master = terminal.ok_or_else(|| StdioError::Make {
                 what: "terminal",
                 source: std::io::Error::other("the process did not send one"),
             })?;
-            let pty = sized(master, size).map_err(|source| Error::Make { what: "terminal", source })?;
+            let pty = sized(master, size).map_err(|source| StdioError::Make { what: "terminal", source })?;
             let pty = Arc::new(pty);
-            near = [Some(Near::Writer(Writer::Pty(pty.clone()))), Some(Near::Reader(Reader::Pty(pty.clone()))), None];
+            near = [
+                Some(Near::Writer(Writer::Pty(pty.clone()))),
+                Some(Near::Reader(Reader::Pty(pty.clone()))),
+                None,
+            ];
             stdio.terminal = Some(pty);
         }
         let outputs = [None, Some(&mut stdio.stdout), Some(&mut stdio.stderr)];
@@ -213,17 +223,17 @@ impl Stdio {
 
     /// The polled standard input.
     pub(crate) fn stdin(&self) -> Result<Arc<Writer>> {
-        self.stdin.clone().ok_or(Error::NotPolled { stream: "stdin" })
+        self.stdin.clone().ok_or(StdioError::NotPolled { stream: "stdin" })
     }
 
     /// The polled standard output.
     pub(crate) fn stdout(&self) -> Result<Arc<Reader>> {
-        self.stdout.clone().ok_or(Error::NotPolled { stream: "stdout" })
+        self.stdout.clone().ok_or(StdioError::NotPolled { stream: "stdout" })
     }
 
     /// The polled standard error.
     pub(crate) fn stderr(&self) -> Result<Arc<Reader>> {
-        self.stderr.clone().ok_or(Error::NotPolled { stream: "stderr" })
+        self.stderr.clone().ok_or(StdioError::NotPolled { stream: "stderr" })
     }
 
     /// Ends a polled standard input. A raw one ends with its stream.

@@ -21,7 +21,7 @@ const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_direct
 
 /// A storage could not be had.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum StorageError {
     /// The agent has no such driver.
     #[error("Storage driver {driver:?} is not supported by this agent; it has {}", DRIVERS.join(", "))]
     Driver { driver: String },
@@ -39,7 +39,7 @@ pub(crate) enum Error {
     Option { option: String },
 }
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T> = std::result::Result<T, StorageError>;
 
 /// What was mounted, to be undone in reverse.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ fn unmount_all(mounts: Vec<PathBuf>) {
 fn add(storage: &Storage) -> Result<Option<PathBuf>> {
     let target = PathBuf::from(&storage.mount_point);
     if !target.is_absolute() {
-        return Err(Error::Path { source_name: storage.source.clone(), path: target });
+        return Err(StorageError::Path { source_name: storage.source.clone(), path: target });
     }
     match storage.driver.as_str() {
         "virtio-fs" => mount_at(storage, or(&storage.fstype, "virtiofs"), &target)?,
@@ -109,7 +109,7 @@ fn add(storage: &Storage) -> Result<Option<PathBuf>> {
             local(storage, &target)?;
             return Ok(None);
         }
-        driver => return Err(Error::Driver { driver: driver.to_owned() }),
+        driver => return Err(StorageError::Driver { driver: driver.to_owned() }),
     }
     Ok(Some(target))
 }
@@ -121,7 +121,7 @@ fn or<'a>(given: &'a str, otherwise: &'a str) -> &'a str {
 fn mount_at(storage: &Storage, fstype: &str, target: &Path) -> Result<()> {
     make_folder(target)?;
     let options = MountOptions::parse(&storage.options);
-    let failed = |errno: nix::Error| Error::Mount {
+    let failed = |errno: nix::Error| StorageError::Mount {
         what: format!("{fstype} {:?}", storage.source),
         target: target.to_owned(),
         source: errno.into(),
@@ -137,7 +137,7 @@ fn bind(storage: &Storage, target: &Path) -> Result<()> {
     } else {
         make_file(target)?;
     }
-    let failed = |errno: nix::Error| Error::Mount {
+    let failed = |errno: nix::Error| StorageError::Mount {
         what: storage.source.clone(),
         target: target.to_owned(),
         source: errno.into(),
@@ -149,7 +149,8 @@ fn bind(storage: &Storage, target: &Path) -> Result<()> {
     let remaining = options.flags - MsFlags::MS_BIND - MsFlags::MS_REC;
     if !remaining.is_empty() {
         // The first call ignores all other flags.
-        mount(none, target, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | remaining, none).map_err(failed)?;
+        mount(none, target, none, MsFlags::MS_BIND | MsFlags::MS_REMOUNT | remaining, none)
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -173,10 +174,12 @@ fn local(storage: &Storage, target: &Path) -> Result<()> {
     make_folder(target)?;
     for option in &storage.options {
         let Some(mode) = option.strip_prefix("mode=") else {
-            return Err(Error::Option { option: option.clone() });
+            return Err(StorageError::Option { option: option.clone() });
         };
-        let mode = u32::from_str_radix(mode, 8).map_err(|_| Error::Option { option: option.clone() })?;
-        fs::set_permissions(target, fs::Permissions::from_mode(mode)).map_err(|source| prepare(target, source))?;
+        let mode =
+            u32::from_str_radix(mode, 8).map_err(|_| StorageError::Option { option: option.clone() })?;
+        fs::set_permissions(target, fs::Permissions::from_mode(mode))
+            .map_err(|source| prepare(target, source))?;
     }
     set_group(target, &storage.fs_group)
 }
@@ -204,8 +207,8 @@ fn make_file(path: &Path) -> Result<()> {
     file.map(|_| ()).map_err(|source| prepare(path, source))
 }
 
-fn prepare(path: &Path, source: io::Error) -> Error {
-    Error::Prepare { path: path.to_owned(), source }
+fn prepare(path: &Path, source: io::Error) -> StorageError {
+    StorageError::Prepare { path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -222,7 +225,7 @@ mod tests {
     #[test]
     fn a_relative_mount_point_is_refused() {
         let storage = Storage { driver: "local".into(), mount_point: "x".into(), ..Default::default() };
-        assert!(matches!(add(&storage), Err(Error::Path { .. })));
+        assert!(matches!(add(&storage), Err(StorageError::Path { .. })));
     }
 
     #[test]

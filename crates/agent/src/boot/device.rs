@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use kata_protocol::guest::SERIAL_PORT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{Error, Result, step};
+use super::{BootError, Result, step};
 
 /// How long a port of a serial device may take to appear; the kernel makes ports when the VMM announces them.
 const APPEARANCE: Duration = Duration::from_secs(10);
@@ -27,7 +29,7 @@ pub(crate) fn agent_port() -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     if !devices.iter().any(|kind| kind == CONSOLE) {
-        return Err(Error::NoChannel { name: SERIAL_PORT });
+        return Err(BootError::NoChannel { name: SERIAL_PORT });
     }
     wait_for_port().map_err(step(format!("find the virtio-serial port {SERIAL_PORT}"))).map(Some)
 }
@@ -65,7 +67,8 @@ fn find_port(folder: &Path) -> Option<PathBuf> {
 /// The kernel's announcements of devices.
 fn kernel_events() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let events = socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkKObjectUEvent)?;
+    let events =
+        socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkKObjectUEvent)?;
     bind(events.as_raw_fd(), &NetlinkAddr::new(0, 1))?;
     Ok(events)
 }

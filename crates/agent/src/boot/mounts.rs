@@ -73,9 +73,12 @@ pub(super) fn mount_all() -> Result<()> {
             Err(errno) => return Err(step(what())(errno.into())),
         }
     }
-    for (link, target) in
-        [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")]
-    {
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "fd/0"),
+        ("/dev/stdout", "fd/1"),
+        ("/dev/stderr", "fd/2"),
+    ] {
         if !Path::new(link).exists() {
             std::os::unix::fs::symlink(target, link).map_err(step(format!("link {link}")))?;
         }
@@ -86,7 +89,8 @@ pub(super) fn mount_all() -> Result<()> {
 /// The kernel leaves PID 1 without stdio when the initial root has no `/dev/console`.
 pub(super) fn take_console() -> Result<()> {
     let console = open("/dev/console", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
-    let Ok(console) = console.or_else(|_| open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())) else {
+    let Ok(console) = console.or_else(|_| open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()))
+    else {
         return Ok(());
     };
     let failed = |errno: nix::Error| step("take the console")(errno.into());
@@ -98,9 +102,11 @@ pub(super) fn take_console() -> Result<()> {
 /// Enables every controller for the containers, and keeps the agent out of their way in a leaf.
 pub(super) fn set_up_cgroups() -> Result<()> {
     let root = Path::new("/sys/fs/cgroup");
-    let controllers = fs::read_to_string(root.join("cgroup.controllers")).map_err(step("list the cgroup controllers"))?;
+    let controllers =
+        fs::read_to_string(root.join("cgroup.controllers")).map_err(step("list the cgroup controllers"))?;
     let enable: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
-    fs::write(root.join("cgroup.subtree_control"), enable.join(" ")).map_err(step("enable the cgroup controllers"))?;
+    fs::write(root.join("cgroup.subtree_control"), enable.join(" "))
+        .map_err(step("enable the cgroup controllers"))?;
     fs::create_dir_all(AGENT_CGROUP).map_err(step("make the agent's cgroup"))?;
     fs::write(Path::new(AGENT_CGROUP).join("cgroup.procs"), "0").map_err(step("enter the agent's cgroup"))
 }

@@ -24,9 +24,8 @@ pub(crate) fn off() {
 
 /// Mount points of file systems that the host keeps; those of the kernel and of memory end with the VM.
 fn shared_mounts(mountinfo: &str) -> Vec<String> {
-    const GUESTS_OWN: [&str; 10] = [
-        "proc", "sysfs", "devtmpfs", "devpts", "tmpfs", "cgroup2", "rootfs", "ramfs", "mqueue", "overlay",
-    ];
+    const GUESTS_OWN: [&str; 10] =
+        ["proc", "sysfs", "devtmpfs", "devpts", "tmpfs", "cgroup2", "rootfs", "ramfs", "mqueue", "overlay"];
     let entry = |line: &str| {
         let (mount, kind) = line.split_once(" - ")?;
         let kind = kind.split(' ').next()?;

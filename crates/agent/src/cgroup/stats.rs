@@ -186,7 +186,10 @@ mod tests {
     #[test]
     fn devices_without_traffic_count_as_zero() {
         let entries = io("8:16 rbytes=4096 wbytes=1 rios=2 wios=3 dbytes=0 dios=0\n254:0 \n");
-        assert_eq!((entries[0].major, entries[0].minor, entries[0].rbytes, entries[0].wios), (8, 16, 4096, 3));
+        assert_eq!(
+            (entries[0].major, entries[0].minor, entries[0].rbytes, entries[0].wios),
+            (8, 16, 4096, 3)
+        );
         assert_eq!((entries[1].major, entries[1].rbytes), (254, 0));
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::launch::{Launched, Launcher};
 use super::process::{Process, Table};
-use super::{Command, Error, ProcessId, Reply, Result, State, Target};
+use super::{Command, ContainerError, ProcessId, Reply, Result, State, Target};
 use crate::cgroup::Cgroup;
 use crate::id::{ContainerId, ExecId};
 use crate::reaper::Exit;
@@ -98,10 +98,14 @@ impl Actor {
             Command::Exec { exec, process, stdio, reply } => self.exec(exec, *process, *stdio, reply),
             Command::ExecMade { exec, made, reply } => answer(reply, self.exec_made(&exec, made)),
             Command::Signal { target, signal, reply } => answer(reply, self.signal(target, signal)),
-            Command::Exit { process, reply } => answer(reply, self.get(&process).map(|found| found.exit.clone())),
+            Command::Exit { process, reply } => {
+                answer(reply, self.get(&process).map(|found| found.exit.clone()));
+            }
             Command::Pause(reply) => answer(reply, self.pause().await),
             Command::Resume(reply) => answer(reply, self.resume().await),
-            Command::Resize { process, rows, columns, reply } => answer(reply, self.resize(process, rows, columns)),
+            Command::Resize { process, rows, columns, reply } => {
+                answer(reply, self.resize(process, rows, columns));
+            }
             Command::Stdin { process, reply } => {
                 answer(reply, self.get(&process).and_then(|found| Ok(found.stdio.stdin()?)));
             }
@@ -124,11 +128,12 @@ impl Actor {
         if states.contains(&state) {
             return Ok(());
         }
-        Err(Error::State { container: self.parts.id.clone(), verb, state })
+        Err(ContainerError::State { container: self.parts.id.clone(), verb, state })
     }
 
     fn get(&self, process: &ProcessId) -> Result<&Process> {
-        let missing = || Error::NoProcess { container: self.parts.id.clone(), process: process.clone() };
+        let missing =
+            || ContainerError::NoProcess { container: self.parts.id.clone(), process: process.clone() };
         self.processes.get(process).ok_or_else(missing)
     }
 
@@ -136,20 +141,26 @@ impl Actor {
         self.allow("start", &[State::Created])?;
         let folder = self.parts.launcher.state_of(&self.parts.id);
         let pid = self.processes.init().pid;
-        release(&folder).await.map_err(|source| Error::System { verb: "start", pid, source })?;
+        release(&folder).await.map_err(|source| ContainerError::System { verb: "start", pid, source })?;
         self.state = State::Running;
         tracing::info!(container = %self.parts.id, pid, "Started");
         Ok(())
     }
 
     /// Begins an exec; the actor stays free meanwhile, so that many can be made at once.
-    fn exec(&mut self, exec: ExecId, process: runtime::Process, stdio: (Prepared, ChildEnds), reply: Reply<i32>) {
+    fn exec(
+        &mut self,
+        exec: ExecId,
+        process: runtime::Process,
+        stdio: (Prepared, ChildEnds),
+        reply: Reply<i32>,
+    ) {
         if let Err(error) = self.allow("run a process in", &[State::Running]) {
             return answer(reply, Err(error));
         }
         if !self.processes.reserve(&exec) {
             let container = self.parts.id.clone();
-            return answer(reply, Err(Error::ProcessExists { container, exec }));
+            return answer(reply, Err(ContainerError::ProcessExists { container, exec }));
         }
         let launcher = Arc::clone(&self.parts.launcher);
         let (container, commands) = (self.parts.id.clone(), self.commands.clone());
@@ -188,11 +199,11 @@ impl Actor {
             Target::One(process) => {
                 let found = self.get(&process)?;
                 if found.exit.code().is_some() {
-                    return Err(Error::NoProcess { container: self.parts.id.clone(), process });
+                    return Err(ContainerError::NoProcess { container: self.parts.id.clone(), process });
                 }
                 let pid = found.pid;
                 let sent = kill(Pid::from_raw(pid), signal);
-                sent.map_err(|errno| Error::System { verb: "signal", pid, source: errno.into() })
+                sent.map_err(|errno| ContainerError::System { verb: "signal", pid, source: errno.into() })
             }
         }
     }
@@ -219,10 +230,10 @@ impl Actor {
         let found = self.get(&process)?;
         let pid = found.pid;
         let Some(terminal) = found.stdio.terminal() else {
-            return Err(Error::NoTerminal { container: self.parts.id.clone(), process });
+            return Err(ContainerError::NoTerminal { container: self.parts.id.clone(), process });
         };
         let resized = terminal.resize(rows, columns);
-        resized.map_err(|source| Error::System { verb: "resize the terminal of", pid, source })
+        resized.map_err(|source| ContainerError::System { verb: "resize the terminal of", pid, source })
     }
 
     fn close_stdin(&mut self, process: &ProcessId) -> Result<()> {

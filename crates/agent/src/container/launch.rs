@@ -30,7 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The jail did not make the process.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum LaunchError {
     /// The jail could not be started or talked to.
     #[error("Cannot {0}")]
     Io(&'static str, #[source] io::Error),
@@ -48,7 +48,7 @@ pub(crate) enum Error {
     Deadline,
 }
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T> = std::result::Result<T, LaunchError>;
 
 /// A process that the jail has made.
 #[derive(Debug)]
@@ -74,7 +74,11 @@ pub(crate) struct Launcher {
 
 impl Launcher {
     /// Keeps everything below `run_dir`, which must exist and be the agent's own.
-    pub(crate) fn new(reaper: Reaper, run_dir: &std::path::Path, cgroup_root: Option<PathBuf>) -> io::Result<Self> {
+    pub(crate) fn new(
+        reaper: Reaper,
+        run_dir: &std::path::Path,
+        cgroup_root: Option<PathBuf>,
+    ) -> io::Result<Self> {
         let state_dir = run_dir.join("state");
         let console_dir = run_dir.join("console");
         std::fs::create_dir_all(&state_dir)?;
@@ -88,7 +92,13 @@ impl Launcher {
     }
 
     /// Makes a container from the `config.json` in `bundle`.
-    pub(crate) async fn create(&self, id: &ContainerId, bundle: PathBuf, ends: ChildEnds, terminal: bool) -> Result<Launched> {
+    pub(crate) async fn create(
+        &self,
+        id: &ContainerId,
+        bundle: PathBuf,
+        ends: ChildEnds,
+        terminal: bool,
+    ) -> Result<Launched> {
         let console = self.console(terminal)?;
         let plan = Plan::Create(Create { place: self.place(id, console.as_ref()), bundle });
         self.launch("create", &plan, ends, console).await
@@ -97,7 +107,7 @@ impl Launcher {
     /// Makes a process in a container.
     pub(crate) async fn exec(&self, id: &ContainerId, process: Process, ends: ChildEnds) -> Result<Launched> {
         let console = self.console(process.terminal().unwrap_or(false))?;
-        let plan = Plan::Exec(Exec { place: self.place(id, console.as_ref()), process });
+        let plan = Plan::Exec(Box::new(Exec { place: self.place(id, console.as_ref()), process }));
         self.launch("exec", &plan, ends, console).await
     }
 
@@ -107,7 +117,7 @@ impl Launcher {
         }
         let number = self.consoles.fetch_add(1, Ordering::Relaxed);
         let path = self.console_dir.join(format!("{number}.sock"));
-        Console::listen(path).map(Some).map_err(|source| Error::Io("listen for the terminal", source))
+        Console::listen(path).map(Some).map_err(|source| LaunchError::Io("listen for the terminal", source))
     }
 
     fn place(&self, id: &ContainerId, console: Option<&Console>) -> Place {
@@ -119,20 +129,27 @@ impl Launcher {
         }
     }
 
-    async fn launch(&self, verb: &str, plan: &Plan, ends: ChildEnds, console: Option<Console>) -> Result<Launched> {
+    async fn launch(
+        &self,
+        verb: &str,
+        plan: &Plan,
+        ends: ChildEnds,
+        console: Option<Console>,
+    ) -> Result<Launched> {
         let spawning = self.reaper.expect();
-        let (pid, answer) = spawn(verb, plan, ends).map_err(|source| Error::Io("start the jail", source))?;
+        let (pid, answer) =
+            spawn(verb, plan, ends).map_err(|source| LaunchError::Io("start the jail", source))?;
         let jail = spawning.claim(pid);
         let outcome = match tokio::time::timeout(DEADLINE, read_answer(answer, jail)).await {
             Ok(outcome) => outcome?,
             Err(_) => {
                 // Gone already: then the deadline was met by a hair, and the process is an orphan that is reaped.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                return Err(Error::Deadline);
+                return Err(LaunchError::Deadline);
             }
         };
         match outcome {
-            Outcome::Failed { message } => Err(Error::Refused { message }),
+            Outcome::Failed { message } => Err(LaunchError::Refused { message }),
             Outcome::Started { pid } => launched(&spawning, pid, console),
         }
     }
@@ -141,7 +158,7 @@ impl Launcher {
 fn launched(spawning: &Spawning, pid: i32, console: Option<Console>) -> Result<Launched> {
     let exit = spawning.claim(pid);
     let terminal = console.map(|console| console.receive());
-    let terminal = terminal.transpose().map_err(|source| Error::Io("receive the terminal", source))?;
+    let terminal = terminal.transpose().map_err(|source| LaunchError::Io("receive the terminal", source))?;
     Ok(Launched { pid, exit, terminal })
 }
 
@@ -167,26 +184,26 @@ fn spawn(verb: &str, plan: &Plan, ends: ChildEnds) -> io::Result<(i32, OwnedFd)>
 
 /// The line that the jail writes. The pipe stays open beyond it: the new process has it until it is started.
 async fn read_answer(answer: OwnedFd, mut jail: Exit) -> Result<Outcome> {
-    let failed = |source| Error::Io("read the jail's answer", source);
+    let failed = |source| LaunchError::Io("read the jail's answer", source);
     set_nonblocking(&answer).map_err(failed)?;
     let reader = Reader::Pipe(pipe::Receiver::from_owned_fd(answer).map_err(failed)?);
     let mut line = Vec::new();
-    let mut buffer = [0; 4096];
+    let mut buffer = vec![0; 4096];
     while !line.ends_with(b"\n") {
         let read = tokio::select! {
             biased;
             read = reader.read(&mut buffer) => read.map_err(failed)?,
             code = jail.wait() => match reader.read(&mut buffer).now_or_never() {
                 Some(read) => read.map_err(failed)?,
-                None => return Err(Error::Silent { code }),
+                None => return Err(LaunchError::Silent { code }),
             },
         };
         if read == 0 {
-            return Err(Error::Silent { code: jail.wait().await });
+            return Err(LaunchError::Silent { code: jail.wait().await });
         }
         line.extend_from_slice(&buffer[..read]);
     }
-    serde_json::from_slice(&line).map_err(Error::Answer)
+    serde_json::from_slice(&line).map_err(LaunchError::Answer)
 }
 
 /// A socket that a process sends its terminal to.

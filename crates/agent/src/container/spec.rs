@@ -10,7 +10,7 @@ use crate::id::ContainerId;
 
 /// A specification that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum SpecError {
     /// A part is missing.
     #[error("The container's specification has no {part}; add it to config.json")]
     Missing { part: &'static str },
@@ -19,7 +19,7 @@ pub(crate) enum Error {
     NoRoot { path: PathBuf },
 }
 
-type Result<T> = std::result::Result<T, Error>;
+type Result<T> = std::result::Result<T, SpecError>;
 
 /// What the guest gives to a container.
 #[derive(Debug)]
@@ -41,17 +41,21 @@ pub(crate) type GuestSysctls = HashMap<String, String>;
 ///
 /// Left out are the host's hooks and AppArmor, SELinux and RDT settings, which the guest has not, and seccomp, as no
 /// filter compiler is linked.
-pub(crate) fn adapt(spec: &mut Spec, id: &ContainerId, surroundings: &Surroundings<'_>) -> Result<GuestSysctls> {
+pub(crate) fn adapt(
+    spec: &mut Spec,
+    id: &ContainerId,
+    surroundings: &Surroundings<'_>,
+) -> Result<GuestSysctls> {
     spec.set_hooks(None);
-    let mut process = spec.process().clone().ok_or(Error::Missing { part: "process" })?;
+    let mut process = spec.process().clone().ok_or(SpecError::Missing { part: "process" })?;
     if process.args().as_ref().is_none_or(Vec::is_empty) {
-        return Err(Error::Missing { part: "process.args" });
+        return Err(SpecError::Missing { part: "process.args" });
     }
     process.set_terminal(Some(surroundings.terminal));
     adapt_process(&mut process, surroundings.owns_guest);
     spec.set_process(Some(process));
     check_root(spec)?;
-    let mut linux = spec.linux().clone().ok_or(Error::Missing { part: "linux section" })?;
+    let mut linux = spec.linux().clone().ok_or(SpecError::Missing { part: "linux section" })?;
     let sysctls = adapt_linux(&mut linux, id, surroundings);
     spec.set_linux(Some(linux));
     Ok(sysctls)
@@ -70,11 +74,11 @@ pub(crate) fn adapt_process(process: &mut Process, owns_guest: bool) {
 }
 
 fn check_root(spec: &Spec) -> Result<()> {
-    let root = spec.root().as_ref().ok_or(Error::Missing { part: "root" })?;
+    let root = spec.root().as_ref().ok_or(SpecError::Missing { part: "root" })?;
     if root.path().is_absolute() && root.path().is_dir() {
         return Ok(());
     }
-    Err(Error::NoRoot { path: root.path().clone() })
+    Err(SpecError::NoRoot { path: root.path().clone() })
 }
 
 fn adapt_linux(linux: &mut Linux, id: &ContainerId, surroundings: &Surroundings<'_>) -> GuestSysctls {
@@ -87,7 +91,9 @@ fn adapt_linux(linux: &mut Linux, id: &ContainerId, surroundings: &Surroundings<
     namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
     for namespace in &mut namespaces {
         // Paths are the host's.
-        let joined = (namespace.typ() == LinuxNamespaceType::Pid).then(|| surroundings.pid_namespace.clone()).flatten();
+        let joined = (namespace.typ() == LinuxNamespaceType::Pid)
+            .then(|| surroundings.pid_namespace.clone())
+            .flatten();
         namespace.set_path(joined);
     }
     linux.set_namespaces(Some(namespaces));
@@ -125,7 +131,8 @@ fn limit_to(surroundings: &Surroundings<'_>, mut resources: LinuxResources) -> L
 /// Settings without a namespace of their own (the network's is the guest's): harmless here, as the guest is the sandbox.
 fn take_guest_sysctls(linux: &mut Linux) -> GuestSysctls {
     let Some(all) = linux.sysctl().clone() else { return GuestSysctls::new() };
-    let (own, guest): (GuestSysctls, GuestSysctls) = all.into_iter().partition(|(name, _)| is_containers_own(name));
+    let (own, guest): (GuestSysctls, GuestSysctls) =
+        all.into_iter().partition(|(name, _)| is_containers_own(name));
     linux.set_sysctl(Some(own));
     guest
 }

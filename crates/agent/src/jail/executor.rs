@@ -72,8 +72,11 @@ fn become_workload(spec: &Spec) -> Result<std::convert::Infallible, (String, i32
         (format!("exec {}: {}", path.display(), lower(errno.desc())), status)
     };
     let executable = c_string(path.as_os_str().as_encoded_bytes()).map_err(refuse)?;
-    let arguments: Vec<CString> =
-        arguments.iter().map(|argument| c_string(argument.as_bytes())).collect::<Result<_, _>>().map_err(refuse)?;
+    let arguments: Vec<CString> = arguments
+        .iter()
+        .map(|argument| c_string(argument.as_bytes()))
+        .collect::<Result<_, _>>()
+        .map_err(refuse)?;
     sys::restore_sigpipe().map_err(failed)?;
     SigSet::empty().thread_set_mask().map_err(failed)?;
     execv(&executable, &arguments).map_err(failed)

@@ -62,7 +62,9 @@ fn compose(message: &str, records: &str) -> String {
     if let Some(reason) = records.split(FINAL).nth(1) {
         return reason.to_owned();
     }
-    let message = message.strip_prefix("exec process failed with error error in executing process : ").unwrap_or(message);
+    let message = message
+        .strip_prefix("exec process failed with error error in executing process : ")
+        .unwrap_or(message);
     match records.lines().map(str::trim).find(|line| !line.is_empty()) {
         Some(cause) if !message.contains(cause) => format!("{message}: {cause}"),
         _ => message.to_owned(),
@@ -75,7 +77,10 @@ mod tests {
 
     #[test]
     fn a_concluded_reason_stands_alone() {
-        assert_eq!(compose("exec process failed", "noise\n\0exec: \"x\": no\0failed again"), "exec: \"x\": no");
+        assert_eq!(
+            compose("exec process failed", "noise\n\0exec: \"x\": no\0failed again"),
+            "exec: \"x\": no"
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(crate) enum Plan {
     /// Make a container; its process waits for the notify socket.
     Create(Create),
     /// Run a process in a running container.
-    Exec(Exec),
+    Exec(Box<Exec>),
 }
 
 /// What both jobs need.

@@ -18,7 +18,8 @@ pub(super) fn all(services: HashMap<String, Service>, metrics: &Metrics) -> Hash
         let methods = service.methods.into_iter().map(|(method, handler)| {
             let path = format!("{name}/{method}");
             let counters = metrics.of(&path);
-            let observed: Box<dyn MethodHandler + Send + Sync> = Box::new(Observed { path, handler, counters });
+            let observed: Box<dyn MethodHandler + Send + Sync> =
+                Box::new(Observed { path, handler, counters });
             (method, observed)
         });
         (name.clone(), Service { methods: methods.collect(), streams: service.streams })
@@ -55,7 +56,10 @@ impl MethodHandler for Observed {
 impl Observed {
     fn too_late(&self, limit: Duration) -> Response {
         let message = format!("{} did not finish within the caller's {} ms", self.path, limit.as_millis());
-        Response { status: protobuf::MessageField::some(get_status(Code::DEADLINE_EXCEEDED, message)), ..Default::default() }
+        Response {
+            status: protobuf::MessageField::some(get_status(Code::DEADLINE_EXCEEDED, message)),
+            ..Default::default()
+        }
     }
 
     /// The generated service says "not found" for a method that nobody wrote.
@@ -117,7 +121,11 @@ impl Metrics {
             for (path, counters) in &methods {
                 if counters.calls.load(Ordering::Relaxed) > 0 {
                     // Writing to a string cannot fail.
-                    let _ = writeln!(text, "{metric}{{method=\"{path}\"}} {}", pick(counters).load(Ordering::Relaxed));
+                    let _ = writeln!(
+                        text,
+                        "{metric}{{method=\"{path}\"}} {}",
+                        pick(counters).load(Ordering::Relaxed)
+                    );
                 }
             }
         }
@@ -168,7 +176,13 @@ mod tests {
         let observed = observed(Answers(Code::OK, ""), &metrics);
         observed.handler(TtrpcContext::default(), Request::default()).await.expect("answered");
         let text = metrics.text();
-        assert!(text.contains("kata_agent_rpc_calls_total{method=\"grpc.AgentService/AddSwap\"} 1"), "{text}");
-        assert!(text.contains("kata_agent_rpc_failures_total{method=\"grpc.AgentService/AddSwap\"} 0"), "{text}");
+        assert!(
+            text.contains("kata_agent_rpc_calls_total{method=\"grpc.AgentService/AddSwap\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("kata_agent_rpc_failures_total{method=\"grpc.AgentService/AddSwap\"} 0"),
+            "{text}"
+        );
     }
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kata_protocol::kata::{
-    ContainerRequest, ContainerResponse, ExecRequest, ExecResponse, PidsRequest, PidsResponse, StartSandboxRequest,
-    StartSandboxResponse, StatsRequest, StatsResponse, Stdio,
+    ContainerRequest, ContainerResponse, ExecRequest, ExecResponse, PidsRequest, PidsResponse,
+    StartSandboxRequest, StartSandboxResponse, StatsRequest, StatsResponse, Stdio,
 };
 use kata_protocol::kata_ttrpc::Sandbox;
 use protobuf::MessageField;
 use ttrpc::asynchronous::TtrpcContext;
 
 use super::status::Failure;
-use crate::agent::{Agent, Error, NewContainer};
+use crate::agent::{Agent, NewContainer, SandboxError};
 use crate::clock::Stopwatch;
 use crate::random;
 use crate::stdio::{Request, Target};
@@ -34,7 +34,11 @@ impl Sandbox for Service {
         finish(async move { start_sandbox(&agent, request).await }).await
     }
 
-    async fn create_container(&self, _: &TtrpcContext, request: ContainerRequest) -> ttrpc::Result<ContainerResponse> {
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: ContainerRequest,
+    ) -> ttrpc::Result<ContainerResponse> {
         let agent = Arc::clone(&self.agent);
         finish(async move { create(&agent, request).await }).await
     }
@@ -74,7 +78,7 @@ async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<St
         || !request.routes.get_or_default().Routes.is_empty()
         || !request.neighbors.get_or_default().ARPNeighbors.is_empty();
     if has_network {
-        return Err(Error::Unsupported { what: "Configuring network interfaces" }.into());
+        return Err(SandboxError::Unsupported { what: "Configuring network interfaces" }.into());
     }
     if agent.owns_guest && request.now_sec > 0 {
         agent.set_clock(request.now_sec, request.now_nsec)?;
@@ -99,7 +103,8 @@ async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<St
 }
 
 pub(super) fn seed(entropy: &[u8]) -> Result<(), Failure> {
-    random::add(entropy).map_err(|source| Error::Setting { what: "the random seed".into(), source }.into())
+    random::add(entropy)
+        .map_err(|source| SandboxError::Setting { what: "the random seed".into(), source }.into())
 }
 
 async fn create(agent: &Agent, request: ContainerRequest) -> Result<ContainerResponse, Failure> {

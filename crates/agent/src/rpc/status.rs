@@ -2,8 +2,8 @@
 
 use ttrpc::{Code, get_status};
 
-use crate::agent::Error as AgentError;
-use crate::container::Error as ContainerError;
+use crate::agent::SandboxError;
+use crate::container::ContainerError;
 use crate::id::InvalidId;
 use crate::report::chain;
 
@@ -38,16 +38,16 @@ impl From<InvalidId> for Failure {
     }
 }
 
-impl From<AgentError> for Failure {
-    fn from(error: AgentError) -> Self {
+impl From<SandboxError> for Failure {
+    fn from(error: SandboxError) -> Self {
         let code = match &error {
-            AgentError::NoContainer { .. } => Code::NOT_FOUND,
-            AgentError::Exists { .. } => Code::ALREADY_EXISTS,
-            AgentError::NoCgroups | AgentError::NotOwned { .. } => Code::FAILED_PRECONDITION,
-            AgentError::Unsupported { .. } => Code::UNIMPLEMENTED,
-            AgentError::Spec(_) => Code::INVALID_ARGUMENT,
-            AgentError::Container(inner) => container_code(inner),
-            AgentError::Storage(_) | AgentError::Setting { .. } => Code::INTERNAL,
+            SandboxError::NoContainer { .. } => Code::NOT_FOUND,
+            SandboxError::Exists { .. } => Code::ALREADY_EXISTS,
+            SandboxError::NoCgroups | SandboxError::NotOwned { .. } => Code::FAILED_PRECONDITION,
+            SandboxError::Unsupported { .. } => Code::UNIMPLEMENTED,
+            SandboxError::Spec(_) => Code::INVALID_ARGUMENT,
+            SandboxError::Container(inner) => container_code(inner),
+            SandboxError::Storage(_) | SandboxError::Setting { .. } => Code::INTERNAL,
         };
         Self { code, message: chain(&error) }
     }
@@ -59,14 +59,14 @@ impl From<ContainerError> for Failure {
     }
 }
 
-impl From<crate::stdio::Error> for Failure {
-    fn from(error: crate::stdio::Error) -> Self {
+impl From<crate::stdio::StdioError> for Failure {
+    fn from(error: crate::stdio::StdioError) -> Self {
         ContainerError::from(error).into()
     }
 }
 
 fn container_code(error: &ContainerError) -> Code {
-    use crate::stdio::Error as Stdio;
+    use crate::stdio::StdioError as Stdio;
     match error {
         ContainerError::State { .. } | ContainerError::NoTerminal { .. } => Code::FAILED_PRECONDITION,
         ContainerError::NoProcess { .. } | ContainerError::Removed => Code::NOT_FOUND,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kata_protocol::agent::{
     AgentDetails, CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest,
-    ExecProcessRequest, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, Metrics as MetricsText,
-    OOMEvent, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest,
-    ReseedRandomDevRequest, ResumeContainerRequest, SetGuestDateTimeRequest, SignalProcessRequest,
-    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, WaitProcessRequest,
-    WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
+    ExecProcessRequest, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
+    Metrics as MetricsText, OOMEvent, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
+    RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, SetGuestDateTimeRequest,
+    SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
+    TtyWinResizeRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
 use kata_protocol::agent_ttrpc::AgentService;
 use kata_protocol::empty::Empty;
@@ -25,7 +25,7 @@ use crate::agent::{Agent, NewContainer};
 use crate::cgroup::stats::to_upstream;
 use crate::clock::Stopwatch;
 use crate::container::{Container, ProcessId, Target as SignalTarget};
-use crate::stdio::{Error as StdioError, Request, Target};
+use crate::stdio::{Request, StdioError, Target};
 use crate::storage;
 
 /// The most that one polled read returns.
@@ -60,7 +60,8 @@ impl Service {
         let (container, process) = self.process(&request.container_id, &request.exec_id)?;
         let reader = container.output(process, error).await?;
         let mut data = vec![0; request.len.clamp(1, MAX_READ) as usize];
-        let length = reader.read(&mut data).await.map_err(|source| StdioError::Transfer { stream, source })?;
+        let length =
+            reader.read(&mut data).await.map_err(|source| StdioError::Transfer { stream, source })?;
         if length == 0 {
             return Err(StdioError::EndOfFile { stream }.into());
         }
@@ -101,7 +102,9 @@ impl Service {
 
 async fn create(agent: &Agent, request: CreateContainerRequest) -> Answer<()> {
     if !request.devices.is_empty() {
-        return Err(Failure::refused("Passing devices to containers is not supported by this agent; leave them out"));
+        return Err(Failure::refused(
+            "Passing devices to containers is not supported by this agent; leave them out",
+        ));
     }
     let spec = grpc_to_spec(&request.OCI).map_err(|error| Failure::invalid(&error))?;
     let terminal = request.OCI.Process.Terminal;
@@ -173,18 +176,30 @@ impl AgentService for Service {
         Ok(Empty::default())
     }
 
-    async fn create_container(&self, _: &TtrpcContext, request: CreateContainerRequest) -> ttrpc::Result<Empty> {
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: CreateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
         let agent = Arc::clone(&self.agent);
         finish(async move { create(&agent, request).await }).await?;
         Ok(Empty::default())
     }
 
-    async fn start_container(&self, _: &TtrpcContext, request: StartContainerRequest) -> ttrpc::Result<Empty> {
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        request: StartContainerRequest,
+    ) -> ttrpc::Result<Empty> {
         let container = self.container(&request.container_id)?;
         empty(container.start().await.map_err(Failure::from))
     }
 
-    async fn remove_container(&self, _: &TtrpcContext, request: RemoveContainerRequest) -> ttrpc::Result<Empty> {
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        request: RemoveContainerRequest,
+    ) -> ttrpc::Result<Empty> {
         let agent = Arc::clone(&self.agent);
         finish(async move { Ok(agent.remove(&request.container_id.parse()?).await?) }).await?;
         Ok(Empty::default())
@@ -200,7 +215,11 @@ impl AgentService for Service {
         empty(self.signal(&request).await)
     }
 
-    async fn wait_process(&self, _: &TtrpcContext, request: WaitProcessRequest) -> ttrpc::Result<WaitProcessResponse> {
+    async fn wait_process(
+        &self,
+        _: &TtrpcContext,
+        request: WaitProcessRequest,
+    ) -> ttrpc::Result<WaitProcessResponse> {
         Ok(WaitProcessResponse { status: self.wait(&request).await?, ..Default::default() })
     }
 
@@ -210,28 +229,51 @@ impl AgentService for Service {
         request: StatsContainerRequest,
     ) -> ttrpc::Result<StatsContainerResponse> {
         let stats = self.container(&request.container_id)?.stats();
-        Ok(StatsContainerResponse { cgroup_stats: MessageField::some(to_upstream(&stats)), ..Default::default() })
+        Ok(StatsContainerResponse {
+            cgroup_stats: MessageField::some(to_upstream(&stats)),
+            ..Default::default()
+        })
     }
 
-    async fn pause_container(&self, _: &TtrpcContext, request: PauseContainerRequest) -> ttrpc::Result<Empty> {
+    async fn pause_container(
+        &self,
+        _: &TtrpcContext,
+        request: PauseContainerRequest,
+    ) -> ttrpc::Result<Empty> {
         let container = self.container(&request.container_id)?;
         empty(container.pause().await.map_err(Failure::from))
     }
 
-    async fn resume_container(&self, _: &TtrpcContext, request: ResumeContainerRequest) -> ttrpc::Result<Empty> {
+    async fn resume_container(
+        &self,
+        _: &TtrpcContext,
+        request: ResumeContainerRequest,
+    ) -> ttrpc::Result<Empty> {
         let container = self.container(&request.container_id)?;
         empty(container.resume().await.map_err(Failure::from))
     }
 
-    async fn write_stdin(&self, _: &TtrpcContext, request: WriteStreamRequest) -> ttrpc::Result<WriteStreamResponse> {
+    async fn write_stdin(
+        &self,
+        _: &TtrpcContext,
+        request: WriteStreamRequest,
+    ) -> ttrpc::Result<WriteStreamResponse> {
         Ok(self.write(&request).await?)
     }
 
-    async fn read_stdout(&self, _: &TtrpcContext, request: ReadStreamRequest) -> ttrpc::Result<ReadStreamResponse> {
+    async fn read_stdout(
+        &self,
+        _: &TtrpcContext,
+        request: ReadStreamRequest,
+    ) -> ttrpc::Result<ReadStreamResponse> {
         Ok(self.read(&request, false).await?)
     }
 
-    async fn read_stderr(&self, _: &TtrpcContext, request: ReadStreamRequest) -> ttrpc::Result<ReadStreamResponse> {
+    async fn read_stderr(
+        &self,
+        _: &TtrpcContext,
+        request: ReadStreamRequest,
+    ) -> ttrpc::Result<ReadStreamResponse> {
         Ok(self.read(&request, true).await?)
     }
 
@@ -248,15 +290,27 @@ impl AgentService for Service {
         Ok(MetricsText { metrics: self.metrics.text(), ..Default::default() })
     }
 
-    async fn get_guest_details(&self, _: &TtrpcContext, _: GuestDetailsRequest) -> ttrpc::Result<GuestDetailsResponse> {
+    async fn get_guest_details(
+        &self,
+        _: &TtrpcContext,
+        _: GuestDetailsRequest,
+    ) -> ttrpc::Result<GuestDetailsResponse> {
         Ok(details(self.agent.owns_guest))
     }
 
-    async fn set_guest_date_time(&self, _: &TtrpcContext, request: SetGuestDateTimeRequest) -> ttrpc::Result<Empty> {
+    async fn set_guest_date_time(
+        &self,
+        _: &TtrpcContext,
+        request: SetGuestDateTimeRequest,
+    ) -> ttrpc::Result<Empty> {
         empty(self.agent.set_clock(request.Sec, request.Usec.saturating_mul(1000)).map_err(Failure::from))
     }
 
-    async fn reseed_random_dev(&self, _: &TtrpcContext, request: ReseedRandomDevRequest) -> ttrpc::Result<Empty> {
+    async fn reseed_random_dev(
+        &self,
+        _: &TtrpcContext,
+        request: ReseedRandomDevRequest,
+    ) -> ttrpc::Result<Empty> {
         empty(seed(&request.data))
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kata_transport::{Accepted, Incoming, Stream};
 use tokio::sync::oneshot;
 
-use super::Error;
+use super::StdioError;
 
 /// How long a stream may take that was announced. The host opens it first, but streams may overtake each other.
 const ARRIVAL: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ impl StdioPorts {
     }
 
     /// The stream from the host's `port`.
-    pub(crate) async fn take(&self, port: u32) -> Result<Stream, Error> {
+    pub(crate) async fn take(&self, port: u32) -> Result<Stream, StdioError> {
         let arrival = {
             let mut table = self.table();
             if let Some((_, stream)) = table.arrived.remove(&port) {
@@ -55,7 +55,7 @@ impl StdioPorts {
             Ok(Ok(stream)) => Ok(stream),
             _ => {
                 self.table().awaited.remove(&port);
-                Err(Error::NoStream { port })
+                Err(StdioError::NoStream { port })
             }
         }
     }

@@ -41,7 +41,8 @@ impl MountOptions {
     pub(super) fn parse(options: &[String]) -> Self {
         let mut flags = MsFlags::empty();
         let mut data = Vec::new();
-        for option in options.iter().flat_map(|option| option.split(',')).filter(|option| !option.is_empty()) {
+        for option in options.iter().flat_map(|option| option.split(',')).filter(|option| !option.is_empty())
+        {
             match FLAGS.iter().find(|(word, ..)| *word == option) {
                 Some((_, set, flag)) => flags.set(*flag, *set),
                 None => data.push(option),

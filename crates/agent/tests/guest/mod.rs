@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio as ProcessStdio};
 use std::time::Duration;
 
 use kata_protocol::agent::{
-    RemoveContainerRequest, SignalProcessRequest, StartContainerRequest, TtyWinResizeRequest, WaitProcessRequest,
+    RemoveContainerRequest, SignalProcessRequest, StartContainerRequest, TtyWinResizeRequest,
+    WaitProcessRequest,
 };
 use kata_protocol::agent_ttrpc::AgentServiceClient;
 use kata_protocol::kata::{ContainerRequest, ExecRequest, Stdio};
@@ -27,7 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Commands of busybox that the workloads use.
 const APPLETS: [&str; 15] = [
-    "sh", "cat", "true", "false", "sleep", "echo", "stty", "ps", "id", "pwd", "kill", "wc", "head", "setsid", "tty",
+    "sh", "cat", "true", "false", "sleep", "echo", "stty", "ps", "id", "pwd", "kill", "wc", "head", "setsid",
+    "tty",
 ];
 
 /// Prepares what only the inside of the namespaces may see, and becomes the agent.
@@ -142,7 +144,13 @@ impl Guest {
         self.agent.start_container(limit(), &request).await.map(|_| ())
     }
 
-    pub(crate) async fn exec_with(&self, id: &str, exec: &str, process: &Value, terminal: bool) -> ttrpc::Result<Streams> {
+    pub(crate) async fn exec_with(
+        &self,
+        id: &str,
+        exec: &str,
+        process: &Value,
+        terminal: bool,
+    ) -> ttrpc::Result<Streams> {
         let (streams, stdio) = Streams::open(&self.dialer, terminal).await;
         let request = ExecRequest {
             container_id: id.into(),
@@ -160,13 +168,18 @@ impl Guest {
     }
 
     pub(crate) async fn wait(&self, id: &str, exec: &str) -> ttrpc::Result<i32> {
-        let request = WaitProcessRequest { container_id: id.into(), exec_id: exec.into(), ..Default::default() };
+        let request =
+            WaitProcessRequest { container_id: id.into(), exec_id: exec.into(), ..Default::default() };
         Ok(self.agent.wait_process(limit(), &request).await?.status)
     }
 
     pub(crate) async fn signal(&self, id: &str, exec: &str, signal: u32) -> ttrpc::Result<()> {
-        let request =
-            SignalProcessRequest { container_id: id.into(), exec_id: exec.into(), signal, ..Default::default() };
+        let request = SignalProcessRequest {
+            container_id: id.into(),
+            exec_id: exec.into(),
+            signal,
+            ..Default::default()
+        };
         self.agent.signal_process(limit(), &request).await.map(|_| ())
     }
 
@@ -189,7 +202,8 @@ impl Guest {
     /// Asks the agent to end. It is the first process of its pid namespace, the only child of `unshare`.
     pub(crate) fn terminate(&self) {
         let parent = self.process.id();
-        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("is alive");
+        let children =
+            fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("is alive");
         let agent = children.trim().parse().expect("one child");
         let agent = rustix::process::Pid::from_raw(agent).expect("a process");
         rustix::process::kill_process(agent, rustix::process::Signal::TERM).expect("can be told");
@@ -238,7 +252,8 @@ impl Streams {
             stderr_port: stderr.as_ref().map_or(0, |connection| connection.local_port),
             ..Default::default()
         };
-        let streams = Self { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.map(|found| found.stream) };
+        let streams =
+            Self { stdin: stdin.stream, stdout: stdout.stream, stderr: stderr.map(|found| found.stream) };
         (streams, stdio)
     }
 
@@ -291,10 +306,9 @@ pub(crate) fn process(arguments: &[&str]) -> Value {
 
 /// The text of a refusal.
 pub(crate) fn message<T>(result: ttrpc::Result<T>) -> String {
-    match result {
-        Ok(_) => panic!("this should have been refused"),
-        Err(ttrpc::Error::RpcStatus(status)) => status.message,
-        Err(error) => error.to_string(),
+    match result.map(|_| ()).expect_err("this should have been refused") {
+        ttrpc::Error::RpcStatus(status) => status.message,
+        error => error.to_string(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the guest makes of the host's specification.
 
 use oci_spec::runtime::{
-    Hooks, LinuxBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxResourcesBuilder, LinuxSeccomp, ProcessBuilder,
-    RootBuilder, SpecBuilder,
+    Hooks, LinuxBuilder, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxResourcesBuilder, LinuxSeccomp,
+    ProcessBuilder, RootBuilder, SpecBuilder,
 };
 
 use super::*;
@@ -44,7 +44,10 @@ fn namespaces(paths: &[(LinuxNamespaceType, &str)]) -> Linux {
 
 #[test]
 fn the_network_is_the_guests() {
-    let linux = namespaces(&[(LinuxNamespaceType::Network, "/proc/7/ns/net"), (LinuxNamespaceType::Ipc, "/proc/7/ns/ipc")]);
+    let linux = namespaces(&[
+        (LinuxNamespaceType::Network, "/proc/7/ns/net"),
+        (LinuxNamespaceType::Ipc, "/proc/7/ns/ipc"),
+    ]);
     let (spec, _) = adapted(spec(linux), true);
     let linux = spec.linux().clone().expect("kept");
     let namespaces = linux.namespaces().clone().expect("kept");
@@ -77,7 +80,8 @@ fn the_cgroup_is_named_after_the_container() {
 #[test]
 fn guest_wide_settings_are_the_agents_to_write() {
     let settings = [("net.ipv4.ip_forward", "1"), ("kernel.shmmax", "2"), ("vm.swappiness", "3")];
-    let settings: HashMap<_, _> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let settings: HashMap<_, _> =
+        settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let linux = LinuxBuilder::default().sysctl(settings).build().expect("complete");
     let (spec, guest) = adapted(spec(linux), true);
     let own = spec.linux().as_ref().and_then(|linux| linux.sysctl().clone()).expect("kept");
