@@ -81,8 +81,6 @@ pub struct Agent {
     pub enable_debug: bool,
     /// The agent's log level; `Debug` or lower if `enable_debug`.
     pub log_level: LogLevel,
-    /// Let the agent open a shell on the debug console port.
-    pub debug_console_enabled: bool,
     /// The longest time from starting the VM until its agent must have announced itself.
     pub dial_timeout: Duration,
     /// Deadline of an ordinary request to the agent.

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use kata_config::{Config, LogLevel};
-use kata_protocol::ports;
 use kata_vmm::accelerator::{Choice, KvmUnusable, Preference};
 use kata_vmm::{Accelerator, AgentChannel, Share, VmPlan, accelerator};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -54,7 +53,8 @@ pub(crate) fn vm_plan(
         accelerator: parts.accelerator,
         cpu_features: vm.cpu_features.clone(),
         vcpus: vm.default_vcpus,
-        max_vcpus: vm.default_maxvcpus,
+        // CPUs are not hot-plugged yet; a guest that knows it boots faster.
+        max_vcpus: vm.default_vcpus,
         memory_mib: vm.default_memory_mib,
         kernel: vm.kernel.clone(),
         initrd,
@@ -75,10 +75,6 @@ fn agent_params(config: &Config, doorbell_port: Option<u32>) -> Vec<String> {
     let mut params = Vec::new();
     if config.agent.log_level != LogLevel::default() {
         params.push(format!("agent.log={}", config.agent.log_level.as_str()));
-    }
-    if config.agent.debug_console_enabled {
-        params.push("agent.debug_console".to_owned());
-        params.push(format!("agent.debug_console_vport={}", ports::DEBUG_CONSOLE));
     }
     params.extend(doorbell_port.map(|port| format!("agent.doorbell_port={port}")));
     params
