@@ -1,1 +1,40 @@
-//! e2e
+//! Whole-system tests through a real containerd, and the harness they are written with.
+//!
+//! Each test is one call of [`test`] (or [`kata_test`], where the behaviour exists only with a VM): it gets a containerd
+//! of its own in private mount and network namespaces with an empty `/run`, and when its body is done, the host must
+//! be as it was: no process, mount, link, tc rule, cgroup, socket, file or directory may be left.
+//!
+//! | variable | meaning | default |
+//! |---|---|---|
+//! | `KATA_E2E_RUNTIME` | containerd's name of the runtime under test; a test that fails with `io.containerd.runc.v2` is a wrong test | `io.containerd.kata.v2` |
+//! | `KATA_TEST_STAGE` | prefix the runtime is installed in; when it is set, nothing may be skipped | `target/stage` |
+//! | `KATA_TEST_CACHE` | directory with `images/busybox.tar` and `images/debian.tar` | as `cargo xtask`'s |
+//! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
+
+mod command;
+mod containerd;
+mod data;
+mod events;
+mod failure;
+mod host;
+mod leftovers;
+mod processes;
+mod recipe;
+mod scenario;
+mod setup;
+mod spec;
+mod task;
+mod terminal;
+
+pub use command::{Finished, Live};
+pub use containerd::Containerd;
+pub use data::{Pattern, Slowly, sha256, sha256_of_file};
+pub use events::{Event, Events};
+pub use failure::{eventually, fail};
+pub use processes::Process;
+pub use recipe::{Bind, Image, Recipe};
+pub use scenario::{kata_test, test};
+pub use setup::Stage;
+pub use spec::Rootfs;
+pub use task::{Container, ExecRecipe};
+pub use terminal::Terminal;

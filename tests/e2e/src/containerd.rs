@@ -1,0 +1,277 @@
+//! A containerd of the test's own: private root, state and socket, the runtime under test on its `PATH`.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command::{Finished, exit_within, run};
+use crate::events::Events;
+use crate::failure::fail;
+use crate::host::{Host, MARK};
+use crate::processes::{self, Process};
+use crate::recipe::{Image, Recipe};
+use crate::setup::Stage;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const RUN: &str = "/run/containerd-e2e";
+
+/// A running containerd and the test's corner of the host around it.
+pub struct Containerd {
+    /// The runtime under test.
+    pub stage: Stage,
+    pub(crate) host: Host,
+    configuration: Mutex<PathBuf>,
+    child: Mutex<Child>,
+    images: Mutex<Vec<Image>>,
+    names: AtomicU32,
+}
+
+impl Containerd {
+    /// Starts it in `host`; returns when it answers.
+    pub(crate) fn start(stage: Stage, host: Host) -> Self {
+        fs::create_dir(RUN).expect("/run is the test's own");
+        fs::write(Path::new(RUN).join("config.toml"), containerd_configuration(host.data()))
+            .expect("/run is the test's own");
+        let child = spawn(&stage, &host, &stage.configuration);
+        let configuration = Mutex::new(stage.configuration.clone());
+        let (child, images, names) = (Mutex::new(child), Mutex::default(), AtomicU32::new(0));
+        Self { stage, host, configuration, child, images, names }
+    }
+
+    /// A container to be run, in the busybox image unless another is asked for.
+    pub fn container(&self) -> Recipe<'_> {
+        Recipe::new(self)
+    }
+
+    /// Runs `ctr` with these arguments to its end.
+    #[track_caller]
+    pub fn ctr<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
+        run(self.command().args(arguments))
+    }
+
+    /// containerd's events from now on.
+    pub fn events(&self) -> Events {
+        Events::follow(self)
+    }
+
+    /// The runtime's processes: shims, VMMs, virtiofsd, workloads, whatever else was started by containerd.
+    pub fn processes(&self) -> Vec<Process> {
+        let containerd = self.pid();
+        let all = processes::marked(&self.host.mark).into_iter();
+        all.filter(|process| process.pid != containerd && !process.is("ctr")).collect()
+    }
+
+    /// The test's processes of this program.
+    pub fn processes_of(&self, program: &str) -> Vec<Process> {
+        self.processes().into_iter().filter(|process| process.is(program)).collect()
+    }
+
+    /// An empty directory on a real file system, removed with the test.
+    pub fn directory(&self) -> PathBuf {
+        let path = self.host.data().join(self.fresh_name());
+        fs::create_dir(&path).expect("the test's directory is writable");
+        path
+    }
+
+    /// Ends containerd with this signal; containers go on.
+    pub fn stop(&self, signal: Signal) {
+        let mut child = self.child();
+        kill(pid_of(&child), signal).expect("containerd is our child");
+        if exit_within(&mut child, READY_WITHIN).is_none() {
+            fail(format_args!("containerd does not end by {signal}"));
+        }
+    }
+
+    /// Starts containerd again after [`Containerd::stop`].
+    pub fn start_again(&self) {
+        *self.child() = spawn(&self.stage, &self.host, &self.kata_configuration());
+    }
+
+    /// Starts containerd again with a changed copy of the runtime's `configuration.toml`; returns the copy's path.
+    pub fn reconfigure(&self, change: impl FnOnce(String) -> String) -> PathBuf {
+        let text = fs::read_to_string(&self.stage.configuration).expect("the stage has a configuration");
+        let path = self.directory().join("configuration.toml");
+        fs::write(&path, change(text)).expect("the test's directory is writable");
+        path.clone_into(&mut self.configuration.lock().expect("no holder panics"));
+        self.stop(Signal::SIGTERM);
+        self.start_again();
+        path
+    }
+
+    /// The runtime's configuration as it is in use now.
+    pub fn kata_configuration(&self) -> PathBuf {
+        self.configuration.lock().expect("no holder panics").clone()
+    }
+
+    /// The end of containerd's log, in which the shims' logs are.
+    pub fn log(&self) -> String {
+        fs::read_to_string(log_path(&self.host)).unwrap_or_default()
+    }
+
+    /// `ctr`, pointed to this containerd and the test's namespace.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(socket()).args(["--namespace", &self.host.mark]);
+        command
+    }
+
+    /// A name nobody had in this test; it holds the test's mark.
+    pub(crate) fn fresh_name(&self) -> String {
+        format!("{}-{}", self.host.mark, self.names.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Imports the image unless this was done.
+    #[track_caller]
+    pub(crate) fn ensure_image(&self, image: Image) {
+        let mut images = self.images.lock().expect("no holder panics");
+        if !images.contains(&image) {
+            let file = self.stage.cache.join("images").join(image.file());
+            self.ctr([OsStr::new("images"), OsStr::new("import"), file.as_os_str()]).ok().done();
+            images.push(image);
+        }
+    }
+
+    /// Removes every container that is still there, as an operator would; complaints are the result.
+    pub(crate) fn remove_containers(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let list = self.ctr(["containers", "ls", "-q"]).text();
+        let tasks = self.ctr(["tasks", "ls", "-q"]).text();
+        for name in list.lines() {
+            if tasks.lines().any(|task| task == name) {
+                complaints.extend(complaint(&self.ctr(["tasks", "delete", "--force", name])));
+            }
+            complaints.extend(complaint(&self.ctr(["containers", "rm", name])));
+        }
+        complaints
+    }
+
+    /// Ends containerd and removes its own files from `/run`.
+    pub(crate) fn end(&self) {
+        if matches!(self.child().try_wait(), Ok(None)) {
+            self.stop(Signal::SIGTERM);
+        }
+        for directory in [Path::new(RUN).join("state"), self.host.data().join("root")] {
+            let tasks = directory.join("io.containerd.runtime.v2.task").join(&self.host.mark);
+            let mut left = fs::read_dir(tasks).into_iter().flatten().flatten();
+            if let Some(entry) = left.next() {
+                fail(format_args!("containerd left {}", entry.path().display()));
+            }
+        }
+        fs::remove_dir_all(RUN).unwrap_or_else(|e| fail(format_args!("Cannot remove {RUN}: {e}")));
+        remove_namespace_cgroups(&self.host.mark);
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().expect("no holder panics")
+    }
+
+    fn pid(&self) -> i32 {
+        pid_of(&self.child()).as_raw()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Only after a failure is it still there.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn spawn(stage: &Stage, host: &Host, configuration: &Path) -> Child {
+    let notify_path = Path::new(RUN).join("notify.sock");
+    let notify = UnixDatagram::bind(&notify_path).expect("/run is the test's own");
+    let log = File::options().append(true).create(true).open(log_path(host));
+    let log = log.expect("the test's directory is writable");
+    let mut command = Command::new("containerd");
+    command.arg("--config").arg(Path::new(RUN).join("config.toml"));
+    command.env("PATH", stage.path()).env("KATA_CONF_FILE", configuration).env(MARK, &host.mark);
+    command.env("NOTIFY_SOCKET", &notify_path);
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be had twice")).stderr(log);
+    let child = command.spawn().unwrap_or_else(|e| fail(format_args!("Cannot run containerd: {e}")));
+    wait_until_ready(&notify, host);
+    fs::remove_file(&notify_path).expect("just made");
+    child
+}
+
+/// containerd says `READY=1` to its service manager, which is us.
+fn wait_until_ready(notify: &UnixDatagram, host: &Host) {
+    let begun = Instant::now();
+    notify.set_read_timeout(Some(READY_WITHIN)).expect("the time is not zero");
+    let mut message = [0; 1024];
+    loop {
+        let length = notify.recv(&mut message).unwrap_or_default();
+        if message[..length].starts_with(b"READY=1") {
+            return;
+        }
+        if begun.elapsed() >= READY_WITHIN {
+            let log = fs::read_to_string(log_path(host)).unwrap_or_default();
+            fail(format_args!("containerd is not ready after {READY_WITHIN:?}:\n{log}"));
+        }
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(rustix::process::Pid::from_child(child).as_raw_nonzero().get())
+}
+
+fn complaint(finished: &Finished) -> Option<String> {
+    (finished.code != 0).then(|| finished.complaint())
+}
+
+fn socket() -> PathBuf {
+    Path::new(RUN).join("containerd.sock")
+}
+
+fn log_path(host: &Host) -> PathBuf {
+    host.data().join("containerd.log")
+}
+
+/// runc makes a cgroup for the namespace in every hierarchy and leaves it to whoever owns the namespace.
+fn remove_namespace_cgroups(mark: &str) {
+    let hierarchies =
+        fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]) {
+        // It is not there for a runtime that does not make it.
+        let _ = fs::remove_dir(hierarchy.join(mark));
+    }
+}
+
+/// Without CRI and without anything outside the test's directories; understood by containerd 1.6 to 2.x.
+fn containerd_configuration(data: &Path) -> String {
+    let data = data.display();
+    format!(
+        r#"version = 2
+root = "{data}/root"
+state = "{RUN}/state"
+disabled_plugins = [
+  "io.containerd.grpc.v1.cri",
+  "io.containerd.cri.v1.images",
+  "io.containerd.cri.v1.runtime",
+  "io.containerd.internal.v1.tracing",
+  "io.containerd.nri.v1.nri",
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.blockfile",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+]
+
+[grpc]
+  address = "{socket}"
+
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{data}/opt"
+"#,
+        socket = socket().display()
+    )
+}

@@ -1,0 +1,73 @@
+//! Processes of a test: all that have its mark in their environment, command line or cgroup, or share its mount namespace.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command::ends_within;
+
+/// A process of the test.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// Process id.
+    pub pid: i32,
+    /// Command line, words separated by blanks; the name in brackets for a zombie.
+    pub command: String,
+}
+
+impl Process {
+    /// Whether the program's file has this name.
+    pub fn is(&self, program: &str) -> bool {
+        let first = self.command.split(' ').next().unwrap_or_default();
+        first.rsplit('/').next() == Some(program)
+    }
+
+    /// Sends SIGKILL; returns when the process is gone.
+    pub fn kill(&self) {
+        // It may have ended by itself, which is as good.
+        let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid) {
+            ends_within(pid, Duration::from_secs(10));
+        }
+    }
+}
+
+/// All processes of the test with this mark, but for the test itself.
+pub(crate) fn marked(mark: &str) -> Vec<Process> {
+    let own = fs::read_link("/proc/thread-self/ns/mnt").ok();
+    let belongs = |directory: &PathBuf| {
+        let holds = |file: &str| {
+            let bytes = fs::read(directory.join(file)).unwrap_or_default();
+            // The mark ends where no digit follows: e2e-7-1 is not e2e-7-12.
+            String::from_utf8_lossy(&bytes)
+                .match_indices(mark)
+                .any(|(at, _)| !bytes.get(at + mark.len()).is_some_and(u8::is_ascii_digit))
+        };
+        holds("environ")
+            || holds("cmdline")
+            || holds("cgroup")
+            || fs::read_link(directory.join("ns/mnt")).ok().is_some_and(|other| Some(other) == own)
+    };
+    let myself = std::process::id().to_string();
+    let directories = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<Process> = directories
+        .filter(|path| path.file_name().is_some_and(|name| *name != *myself))
+        .filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)))
+        .filter(|(_, path)| belongs(path))
+        .map(|(pid, path)| Process { pid, command: command_line(&path) })
+        .collect();
+    found.sort();
+    found
+}
+
+fn command_line(directory: &std::path::Path) -> String {
+    let bytes = fs::read(directory.join("cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ");
+    if !words.is_empty() {
+        return words;
+    }
+    format!("[{}]", fs::read_to_string(directory.join("comm")).unwrap_or_default().trim_end())
+}

@@ -1,0 +1,146 @@
+//! The life of a task as containerd sees it: states, events, pause, processes, metrics.
+
+use std::fs;
+use std::time::Duration;
+
+use kata_e2e::{Bind, eventually, test};
+
+#[test]
+fn events_come_in_order() {
+    test(|containerd| {
+        let events = containerd.events();
+        let container = containerd.container().command(["/bin/true"]).start();
+        container.wait_until_stopped();
+        assert_eq!(container.delete(), 0);
+        let topics = events.topics_until("/tasks/delete", container.id(), Duration::from_secs(10));
+        assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
+    });
+}
+
+#[test]
+fn pause_and_resume_are_told_by_events() {
+    test(|containerd| {
+        let container = containerd.container().command(["/bin/sleep", "1000"]).start();
+        let events = containerd.events();
+        container.task("pause", &[]).ok().done();
+        events.expect("/tasks/paused", container.id(), Duration::from_secs(10));
+        container.task("resume", &[]).ok().done();
+        events.expect("/tasks/resumed", container.id(), Duration::from_secs(10));
+    });
+}
+
+#[test]
+fn pause_stops_the_workload_and_resume_continues_it() {
+    test(|containerd| {
+        let data = containerd.directory();
+        let line =
+            "n=0; while :; do n=$((n+1)); echo $n > /data/new; mv /data/new /data/count; sleep 0.05; done";
+        let container = containerd.container().bind(&Bind::writable(&data, "/data")).shell(line).start();
+        let count = || -> u64 {
+            fs::read_to_string(data.join("count"))
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or_default()
+        };
+        let advances = |limit| {
+            let before = count();
+            let (sender, never) = std::sync::mpsc::channel::<()>();
+            let _ = never.recv_timeout(limit);
+            drop(sender);
+            count() > before
+        };
+        eventually("it counts", Duration::from_secs(20), || count() > 3);
+        container.task("pause", &[]).ok().done();
+        assert_eq!(container.status(), "PAUSED");
+        assert!(!advances(Duration::from_secs(2)), "it goes on while paused");
+        container.task("resume", &[]).ok().done();
+        assert_eq!(container.status(), "RUNNING");
+        eventually("it goes on", Duration::from_secs(20), || advances(Duration::from_millis(200)));
+    });
+}
+
+#[test]
+fn a_paused_container_can_be_removed() {
+    test(|containerd| {
+        let container = containerd.container().command(["/bin/sleep", "1000"]).start();
+        container.task("pause", &[]).ok().done();
+        container.task("kill", &["--signal", "SIGKILL"]).ok().done();
+        container.task("resume", &[]).done();
+        container.wait_until_stopped();
+        assert_eq!(container.delete(), 137);
+    });
+}
+
+#[test]
+fn a_running_task_is_not_deleted_without_force() {
+    test(|containerd| {
+        let container = containerd.container().command(["/bin/sleep", "1000"]).start();
+        let refused = container.task("delete", &[]);
+        assert!(refused.complaint().contains("must be stopped"), "{refused:?}");
+        assert_eq!(container.status(), "RUNNING");
+        container.remove();
+    });
+}
+
+#[test]
+fn a_created_task_runs_only_when_it_is_started() {
+    test(|containerd| {
+        let data = containerd.directory();
+        let container = containerd
+            .container()
+            .bind(&Bind::writable(&data, "/data"))
+            .shell("touch /data/ran; sleep 1000")
+            .create();
+        container.task("start", &["--detach", "--null-io"]).ok().done();
+        eventually("it runs", Duration::from_secs(20), || data.join("ran").exists());
+        assert_eq!(container.status(), "RUNNING");
+    });
+}
+
+#[test]
+fn a_container_can_be_started_again() {
+    test(|containerd| {
+        let container = containerd.container().shell("echo x >> /starts; exit $(wc -l < /starts)").create();
+        for start in 1..=3 {
+            container.task("start", &[]).with_code(start).done();
+            assert_eq!(container.status(), "", "`ctr tasks start` in the foreground deletes the task");
+        }
+    });
+}
+
+#[test]
+fn ps_lists_every_process() {
+    test(|containerd| {
+        let container = containerd.container().shell("sleep 1000 & exec sleep 1000").start();
+        eventually("two processes and a heading", Duration::from_secs(20), || {
+            container.task("ps", &[]).ok().text().lines().count() == 3
+        });
+    });
+}
+
+#[test]
+fn ls_shows_the_states() {
+    test(|containerd| {
+        let running = containerd.container().command(["/bin/sleep", "1000"]).start();
+        let stopped = containerd.container().command(["/bin/true"]).start();
+        stopped.wait_until_stopped();
+        assert_eq!((running.status().as_str(), stopped.status().as_str()), ("RUNNING", "STOPPED"));
+    });
+}
+
+#[test]
+fn metrics_show_processes_memory_and_cpu() {
+    test(|containerd| {
+        let line = "head -c 20000000 /dev/zero > /dev/shm/zeros; sleep 1000 & touch /ready; sleep 1000; true";
+        let container = containerd.container().shell(line).start();
+        let _ = container.shell("while [ ! -e /ready ]; do sleep 0.1; done; sleep 0.2");
+        let metrics = container.task("metrics", &["--format", "json"]).ok().text();
+        let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
+        // cgroup v1 and v2 have different shapes.
+        let first =
+            |paths: &[&str]| paths.iter().find_map(|p| metrics.pointer(p)?.as_u64()).unwrap_or_default();
+        assert!(first(&["/pids/current"]) >= 3, "{metrics:#}");
+        assert!(first(&["/memory/usage/usage", "/memory/usage"]) > 20_000_000, "{metrics:#}");
+        assert!(first(&["/cpu/usage/total", "/cpu/usage_usec"]) > 0, "{metrics:#}");
+    });
+}
