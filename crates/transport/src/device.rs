@@ -1,9 +1,9 @@
 //! A virtio-serial port of the guest as an asynchronous byte stream.
 //!
 //! A port takes one write of at most 32 KiB at a time and raises an interrupt when the host has it. Waiting for
-//! that in `epoll` costs a round through the whole event loop per 32 KiB; waiting inside a blocking `write` costs one
-//! wake-up. So two threads do blocking reads and writes, and channels join them to the asynchronous side: four
-//! times the throughput on an emulated CPU.
+//! that in `epoll` costs a round through the whole event loop per 32 KiB, and wake-ups were lost: a port driven
+//! by edge-triggered `epoll` stopped for ever after some seconds of use. So two threads do blocking reads and
+//! writes, and channels join them to the asynchronous side.
 
 use std::fs::File;
 use std::io::{self, Write};

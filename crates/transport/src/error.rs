@@ -8,7 +8,7 @@ use crate::Port;
 /// A stream could not be opened, accepted or prepared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum TransportError {
     /// Opening a stream to a port of the guest failed.
     #[error("Cannot connect to port {port} of the guest; see the guest's console log for the agent's state")]
     Connect {

@@ -28,7 +28,7 @@ mod tests;
 
 pub use dial::{Connection, Dialer};
 pub use doorbell::Doorbell;
-pub use error::Error;
+pub use error::TransportError as Error;
 pub use listen::{Accepted, Incoming, Listener};
 pub use stream::Stream;
 
