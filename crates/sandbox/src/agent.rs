@@ -21,7 +21,7 @@ use ttrpc::context::{self, Context};
 
 use crate::command::{Key, PidInfo, Stats};
 use crate::console;
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 use crate::gone::Gone;
 
 /// How much longer the agent may try than we wait, so that our own deadline speaks first.
@@ -86,7 +86,7 @@ impl Agent {
         let deadline = self.deadlines.create;
         let rpc = self.kata.start_sandbox(within(deadline), request);
         match self.call("start the sandbox", deadline, rpc).await {
-            Err(error) if answers::is_unimplemented(&error) => {
+            Err(error) if answers::is_foreign(&error) => {
                 self.foreign.store(true, Ordering::Relaxed);
                 self.start_one_by_one(request).await
             }

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 use crate::intent_log::{IntentLog, OpenError};
 use crate::{SandboxId, processes};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::command::{Command, Created, Exit, Key, Reply};
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 use crate::event::Event;
 use crate::gone::Announcer;
 use crate::host::Machine;
@@ -74,8 +74,7 @@ pub(crate) struct Driver {
     pub(crate) site: Site,
     events: mpsc::UnboundedSender<Event>,
     announcer: Announcer,
-    /// Weak, so that the task ends when no handle and no job is left.
-    queue: mpsc::WeakSender<Message>,
+    queue: Queue,
     undoing: Undoing,
 }
 
@@ -84,7 +83,7 @@ impl Driver {
         site: Site,
         announcer: Announcer,
         events: mpsc::UnboundedSender<Event>,
-        queue: mpsc::WeakSender<Message>,
+        queue: Queue,
     ) -> Self {
         Self {
             stage: Stage::Starting(Starting::default()),
@@ -97,13 +96,18 @@ impl Driver {
         }
     }
 
-    /// Owns the sandbox until nobody has any interest left.
+    /// Owns the sandbox as long as there is a handle on it; then its VM has no more right to live.
     pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         while let Some(message) = messages.recv().await {
             match message {
                 Message::Command(command) => self.on_command(command),
                 Message::Happened(happening) => self.on_happening(happening),
             }
+        }
+        self.announcer.announce(&"nobody holds it any more".into());
+        let machine = self.site.boot.borrow().machine();
+        if let Some(machine) = machine {
+            machine.vmm.kill().await;
         }
     }
 
@@ -358,10 +362,7 @@ impl Driver {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        // Without a queue nobody is left who could be told.
-        if let Some(queue) = self.queue.upgrade() {
-            tokio::spawn(job(self.site.clone(), Queue(queue)));
-        }
+        tokio::spawn(job(self.site.clone(), self.queue.clone()));
     }
 }
 

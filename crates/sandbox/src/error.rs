@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::state::{Phase, Verb};
 
 /// Result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T> = std::result::Result<T, SandboxError>;
 
 /// The kind of an error: what a caller's caller acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub enum ErrorKind {
 /// A request to a sandbox failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum SandboxError {
     /// The sandbox does not run, or no more.
     #[error("The sandbox has ended: {reason}. Delete its containers and create it anew")]
     Gone {
@@ -155,7 +155,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl SandboxError {
     /// The kind of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::error::Error;
+use crate::error::SandboxError as Error;
 
 /// Why the sandbox has ended; `None` while it lives.
 type Reason = Option<Arc<str>>;

@@ -5,7 +5,9 @@
 //! writer can tear the last line only; and a torn line stands for something that was not made yet. The file
 //! is on tmpfs: it must survive the death of this process, not of the host.
 //!
-//! While its owner lives the file is locked (`flock`), which is how others know that the sandbox is in use.
+//! Whoever writes or replays the file has it locked (`flock`), and a line says who owns the sandbox. A locked file
+//! of a living owner is a sandbox in use. With a dead owner the lock will soon be free: another clean-up has it, or
+//! a child that the owner was just starting (a lock passes on to children until they `exec`).
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -19,6 +21,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::processes;
+
 /// Name of the file in the state directory.
 pub(crate) const INTENTS_FILE: &str = "intents";
 
@@ -30,6 +34,8 @@ enum Line {
     Will { id: IntentId, intent: Intent },
     /// This has been undone.
     Done(IntentId),
+    /// This process owns the sandbox.
+    Owner { pid: u32, start_ticks: u64 },
 }
 
 /// An open, locked intent log.
@@ -60,12 +66,8 @@ impl IntentLog {
             .custom_flags(nofollow)
             .open(path)
             .map_err(OpenError::Io)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked),
-            Err(error) => return Err(OpenError::Io(error.into())),
-        }
         let log = Self { file, next: AtomicU64::new(0) };
+        log.lock()?;
         let text = log.text().map_err(OpenError::Io)?;
         if !text.is_empty() && !text.ends_with('\n') {
             // Seals a torn line off from what is appended now.
@@ -73,6 +75,25 @@ impl IntentLog {
         }
         log.next.store(next_id(&text), Ordering::Relaxed);
         Ok(log)
+    }
+
+    fn lock(&self) -> Result<(), OpenError> {
+        match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(OpenError::Io(error.into())),
+        }
+        if has_living_owner(&self.text().map_err(OpenError::Io)?) {
+            return Err(OpenError::Locked);
+        }
+        flock(&self.file, FlockOperation::LockExclusive).map_err(|error| OpenError::Io(error.into()))
+    }
+
+    /// This process owns the sandbox from now on.
+    pub(crate) fn own(&self) -> io::Result<()> {
+        let pid = std::process::id();
+        let start_ticks = processes::start_ticks(pid).unwrap_or(0);
+        self.write(&Line::Owner { pid, start_ticks })
     }
 
     /// What was announced and not struck out, in the order in which it was announced.
@@ -126,25 +147,40 @@ fn parse(text: &str) -> BTreeMap<IntentId, Intent> {
         match line {
             Line::Will { id, intent } => drop(pending.insert(id, intent)),
             Line::Done(id) => drop(pending.remove(&id)),
+            Line::Owner { .. } => {}
         }
     }
     pending
 }
 
+fn has_living_owner(text: &str) -> bool {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line| {
+        matches!(line, Line::Owner { pid, start_ticks } if processes::start_ticks(pid) == Some(start_ticks))
+    })
+}
+
 fn next_id(text: &str) -> u64 {
     let ids = text.lines().filter_map(|line| match serde_json::from_str(line).ok()? {
         Line::Will { id, .. } => Some(id.0 + 1),
-        Line::Done(_) => None,
+        Line::Done(_) | Line::Owner { .. } => None,
     });
     ids.max().unwrap_or(0)
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use kata_storage::intent::{Intent, Intents};
     use proptest::prelude::*;
 
     use super::{INTENTS_FILE, IntentLog, OpenError};
+
+    /// While a test starts a process, the child has the locks of all other tests for a moment.
+    pub(crate) fn without_forks() -> MutexGuard<'static, ()> {
+        static FORKS: Mutex<()> = Mutex::new(());
+        FORKS.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     fn dir(name: &str) -> Intent {
         Intent::Dir { path: format!("/run/{name}").into() }
@@ -167,11 +203,24 @@ mod tests {
 
     #[test]
     fn a_living_owner_locks_others_out() {
+        let _alone = without_forks();
         let state = tempfile::tempdir().unwrap();
         let log = IntentLog::open(state.path()).unwrap();
+        log.own().unwrap();
         assert!(matches!(IntentLog::open(state.path()), Err(OpenError::Locked)));
         drop(log);
         IntentLog::open(state.path()).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_dead_owner_is_waited_for() {
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        log.write(&super::Line::Owner { pid: u32::MAX, start_ticks: 1 }).unwrap();
+        let path = state.path().to_owned();
+        let other = std::thread::spawn(move || IntentLog::open(&path).map(drop).is_ok());
+        drop(log);
+        assert!(other.join().unwrap());
     }
 
     #[test]

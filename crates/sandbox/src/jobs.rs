@@ -12,7 +12,8 @@ use tokio::time::timeout;
 
 use crate::agent::{Agent, Deadlines};
 use crate::command::{CreateContainer, Created, ExecSpec, Exit, Key, Reply, Stdio};
-use crate::error::{Error, Result};
+use crate::driver::Message;
+use crate::error::{Result, SandboxError as Error};
 use crate::gone::Gone;
 use crate::host::{Files, Host, Machine, Sources};
 use crate::state::Phase;
@@ -93,14 +94,16 @@ struct Prepared<'a> {
     stdio: Stdio,
 }
 
-/// The queue of the owning task, as jobs see it.
+/// The queue of the owning task, as jobs see it: only handles on the sandbox keep that task alive.
 #[derive(Clone)]
-pub(crate) struct Queue(pub(crate) mpsc::Sender<crate::driver::Message>);
+pub(crate) struct Queue(pub(crate) mpsc::WeakSender<Message>);
 
 impl Queue {
     pub(crate) async fn report(&self, happening: Happening) {
-        // The owning task ends only when nobody has any interest left.
-        self.0.send(crate::driver::Message::Happened(happening)).await.ok();
+        // When the owning task is gone, nobody has any interest left.
+        if let Some(queue) = self.0.upgrade() {
+            queue.send(Message::Happened(happening)).await.ok();
+        }
     }
 }
 
@@ -242,7 +245,7 @@ impl Site {
                 Exit::now(Exit::UNKNOWN)
             }
         };
-        drain.finish().await;
+        drain.finish(key).await;
         Some(exit)
     }
 
@@ -253,8 +256,8 @@ impl Site {
         guest: Option<(Agent, bool)>,
         drain: Drain,
     ) -> Result<()> {
+        let key = Key::new(id, None);
         if let Some((agent, alive)) = guest {
-            let key = Key::new(id, None);
             if alive && let Err(error) = agent.signal(&key, SIGKILL, true).await {
                 tracing::debug!(container = %id, error = crate::error::chain(&error), "Not killed before its removal");
             }
@@ -263,7 +266,7 @@ impl Site {
                 tracing::warn!(container = %id, error = crate::error::chain(&error), "Not removed in the guest");
             }
         }
-        drain.finish().await;
+        drain.finish(&key).await;
         self.host.detach(id).await
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::agent::Deadlines;
 use crate::cleanup::{blocking, cleanup, state_dir};
 use crate::driver::{Driver, Message};
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 use crate::event::EventReceiver;
 use crate::host::Host;
 use crate::intent_log::{IntentLog, OpenError};
@@ -107,8 +107,9 @@ pub(crate) fn assemble(
         deadlines,
         console: console.into(),
     };
-    tokio::spawn(Driver::new(site.clone(), announcer, events, queue.downgrade()).run(messages));
-    tokio::spawn(site.bring_up(Queue(queue.clone())));
+    let weak = Queue(queue.downgrade());
+    tokio::spawn(Driver::new(site.clone(), announcer, events, weak.clone()).run(messages));
+    tokio::spawn(site.bring_up(weak));
     (Sandbox::new(queue, recorder), EventReceiver(receiver))
 }
 
@@ -130,7 +131,10 @@ fn prepare(root: &Path, id: &SandboxId) -> Result<(PathBuf, IntentLog)> {
         Err(source) => return Err(state(root, source)),
     };
     match IntentLog::open(&dir) {
-        Ok(log) => Ok((dir, log)),
+        Ok(log) => match log.own() {
+            Ok(()) => Ok((dir, log)),
+            Err(source) => Err(state(&dir, source)),
+        },
         Err(OpenError::Locked) => Err(Error::InUse { id: id.to_string() }),
         Err(OpenError::Io(source)) => Err(state(&dir, source)),
     }

@@ -45,7 +45,7 @@ pub use command::{
     CpuStats, CreateContainer, Created, ExecSpec, Exit, Input, IoStats, MemoryEvents, MemoryStats, Output,
     PidInfo, ProcessState, ProcessStatus, Stats, Stdio,
 };
-pub use error::{Error, ErrorKind, Result};
+pub use error::{ErrorKind, Result, SandboxError as Error};
 pub use event::{Event, EventReceiver};
 pub use id::{ContainerId, ExecId, IdError, SandboxId};
 pub use launch::{CONSOLE_FILE, LaunchSpec, STATE_ROOT, launch};

@@ -15,7 +15,7 @@ use oci_spec::runtime::{RootBuilder, Spec};
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::cleanup::{blocking, replay};
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 use crate::host::{BootError, Daemon, Files, Host, Machine, Sources, Way};
 use crate::intent_log::IntentLog;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};

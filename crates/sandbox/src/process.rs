@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::command::Key;
 use crate::command::{ExecSpec, Exit, ProcessState, ProcessStatus, Reply};
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 use crate::state::{Phase, Verb};
 use crate::stdio::Pumps;
 use crate::{ContainerId, ExecId};

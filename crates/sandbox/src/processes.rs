@@ -54,6 +54,20 @@ fn runs(proc: &Path, exe: &Path) -> bool {
     runs.strip_suffix(b" (deleted)").unwrap_or(runs) == exe.as_os_str().as_bytes()
 }
 
+/// When the living process `pid` was started, in ticks since the host's boot: with the number, its identity.
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    parse_start(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Field 22 of `/proc/<pid>/stat`, unless the process has ended and only waits to be reaped. The second field,
+/// the command, may hold anything up to the last `)`.
+fn parse_start(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(start)
+}
+
 /// Whether `token` is in `argument` and does not go on beyond its end as part of a longer name: the token of
 /// sandbox `a` is not in an argument of sandbox `ab`.
 fn has(argument: &[u8], token: &[u8]) -> bool {
@@ -95,7 +109,16 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    use super::{has, kill_all};
+    use super::{has, kill_all, parse_start};
+    use crate::intent_log::tests::without_forks;
+
+    #[test]
+    fn the_start_time_is_found_behind_an_odd_command() {
+        let rest = "1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 100 1";
+        assert_eq!(parse_start(&format!("7 (a) (b c) S {rest}")), Some(4242));
+        assert_eq!(parse_start(&format!("7 (a) Z {rest}")), None);
+        assert_eq!(parse_start("7 (x"), None);
+    }
 
     #[test]
     fn a_token_is_a_whole_name() {
@@ -109,6 +132,7 @@ mod tests {
 
     #[test]
     fn only_the_process_with_both_the_token_and_the_executable_ends() {
+        let _alone = without_forks();
         let token = format!("sandbox-test-{}", std::process::id());
         let start = |token: &str| {
             Command::new("/bin/sh")

@@ -2,7 +2,7 @@
 
 use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, Reply};
 use crate::driver::{Driver, Stage, Undone};
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 use crate::jobs::{Happening, Queue, Reach, Site};
 use crate::process::{Container, Process};
 use crate::state::{Phase, Verb};
@@ -133,7 +133,7 @@ impl Driver {
         let drain = process.pumps.drain();
         self.spawn(async move |site: Site, queue: Queue| {
             let result = if key.exec.is_some() {
-                drain.finish().await;
+                drain.finish(&key).await;
                 Ok(())
             } else {
                 let guest = reach.map(|reach| (reach.agent, alive));

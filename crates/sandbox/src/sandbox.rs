@@ -6,7 +6,7 @@ use crate::command::{
     Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, ProcessState, Reply, Stats,
 };
 use crate::driver::Message;
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 use crate::timeline::{Recorder, Timeline};
 use crate::{ContainerId, ExecId};
 

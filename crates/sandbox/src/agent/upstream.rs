@@ -7,7 +7,7 @@ use protobuf::MessageField;
 
 use super::{Agent, Started, answers, exec_id, within};
 use crate::command::{Key, Stats};
-use crate::error::{Error, Result};
+use crate::error::{Result, SandboxError as Error};
 
 /// Bytes of a polled stream per request; ttRPC messages end at 4 MiB.
 const CHUNK: u32 = 128 * 1024;

@@ -11,8 +11,9 @@ use proptest::prelude::*;
 
 use super::{cleanup, replay, state_dir, undo};
 use crate::SandboxId;
-use crate::error::Error;
+use crate::error::SandboxError as Error;
 use crate::intent_log::IntentLog;
+use crate::intent_log::tests::without_forks;
 
 fn id() -> SandboxId {
     "s1".parse().unwrap()
@@ -121,6 +122,7 @@ proptest! {
     /// A start dies at any intent: carried out or only announced. Afterwards nothing is left.
     #[test]
     fn any_prefix_of_a_start_cleans_to_nothing(steps in steps(), announced_only: bool, torn: bool) {
+        let _alone = without_forks();
         let place = Place::new();
         let log = place.log();
         let mut below = place.made();
@@ -153,6 +155,7 @@ proptest! {
 async fn a_sandbox_with_a_living_owner_is_left_alone() {
     let place = Place::new();
     let log = place.log();
+    log.own().unwrap();
     assert!(matches!(place.cleanup().await, Err(Error::InUse { .. })));
     replay(&log, &place.state(), &id()).unwrap();
     place.assert_clean();

@@ -1,0 +1,316 @@
+//! An agent without a guest: it answers over the real transport, and its processes do what the test says.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use kata_protocol::agent as grpc;
+use kata_protocol::agent_ttrpc::{AgentService, create_agent_service};
+use kata_protocol::empty::Empty;
+use kata_protocol::kata;
+use kata_protocol::kata_ttrpc::{Sandbox, create_sandbox};
+use kata_protocol::ports;
+use kata_transport::{Listener, Stream};
+use tokio::sync::{mpsc, watch};
+use ttrpc::asynchronous::transport::Listener as RpcListener;
+use ttrpc::asynchronous::{Server, TtrpcContext};
+use ttrpc::{Code, get_status};
+
+use super::fake_host::Flaw;
+
+/// `c` for a container's first process, `c/e` for an added one.
+type Name = String;
+
+#[derive(Default)]
+pub(super) struct FakeAgent {
+    flaws: Vec<Flaw>,
+    asked: Mutex<Vec<String>>,
+    exits: Mutex<HashMap<Name, watch::Sender<Option<i32>>>>,
+    stdio: Mutex<HashMap<Name, kata::Stdio>>,
+    streams: Mutex<HashMap<u32, Stream>>,
+    arrivals: watch::Sender<usize>,
+    /// Polled output of foreign agents.
+    polled: Mutex<HashMap<Name, Vec<Vec<u8>>>>,
+    polled_input: Mutex<Vec<u8>>,
+    /// A test may answer a start itself.
+    pub(super) starts: Mutex<Option<mpsc::UnboundedReceiver<()>>>,
+}
+
+impl FakeAgent {
+    pub(super) fn new(flaws: &[Flaw]) -> Self {
+        Self { flaws: flaws.to_vec(), ..Self::default() }
+    }
+
+    /// Opens the guest's end and serves it until it breaks.
+    pub(super) fn serve(self: &Arc<Self>, guest: UnixStream, foreign: bool) {
+        guest.set_nonblocking(true).unwrap();
+        let guest = tokio::net::UnixStream::from_std(guest).unwrap();
+        let agent = Arc::clone(self);
+        tokio::spawn(async move {
+            let listener = Listener::over(guest).await.unwrap();
+            let mut stdio = listener.bind(ports::STDIO).await.unwrap();
+            let incoming = listener.bind(ports::AGENT).await.unwrap();
+            let accepted = futures::stream::unfold(incoming, |mut incoming| async {
+                let accepted = incoming.accept().await.ok()?;
+                Some((Ok(accepted.stream), incoming))
+            });
+            let mut server = Server::new()
+                .add_listener(RpcListener::new(accepted))
+                .register_service(create_agent_service(Arc::new(Service(Arc::clone(&agent)))));
+            if !foreign {
+                server = server.register_service(create_sandbox(Arc::new(Service(Arc::clone(&agent)))));
+            }
+            server.start().await.unwrap();
+            while let Ok(accepted) = stdio.accept().await {
+                agent.streams.lock().unwrap().insert(accepted.peer_port, accepted.stream);
+                agent.arrivals.send_modify(|count| *count += 1);
+            }
+            drop(listener);
+        });
+    }
+
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// A process ends.
+    pub(super) fn exit(&self, name: &str, status: i32) {
+        self.exit_of(name).send_replace(Some(status));
+    }
+
+    fn exit_of(&self, name: &str) -> watch::Sender<Option<i32>> {
+        let mut exits = self.exits.lock().unwrap();
+        exits.entry(name.to_owned()).or_insert_with(|| watch::Sender::new(None)).clone()
+    }
+
+    /// What the host said about a process's streams.
+    pub(super) fn stdio(&self, name: &str) -> kata::Stdio {
+        self.stdio.lock().unwrap()[name].clone()
+    }
+
+    /// The guest's end of a stream.
+    pub(super) async fn stream(&self, port: u32) -> Stream {
+        let mut arrivals = self.arrivals.subscribe();
+        loop {
+            arrivals.borrow_and_update();
+            if let Some(stream) = self.streams.lock().unwrap().remove(&port) {
+                return stream;
+            }
+            arrivals.changed().await.unwrap();
+        }
+    }
+
+    /// What a foreign agent's process writes.
+    pub(super) fn writes(&self, name: &str, chunks: &[&str]) {
+        let chunks = chunks.iter().rev().map(|chunk| chunk.as_bytes().to_vec()).collect();
+        self.polled.lock().unwrap().insert(name.to_owned(), chunks);
+    }
+
+    pub(super) fn polled_input(&self) -> Vec<u8> {
+        self.polled_input.lock().unwrap().clone()
+    }
+
+    fn note(&self, what: impl Into<String>) {
+        self.asked.lock().unwrap().push(what.into());
+    }
+
+    async fn create(&self, request: &kata::ContainerRequest) -> ttrpc::Result<()> {
+        if self.flaws.contains(&Flaw::Hanging) {
+            std::future::pending::<()>().await;
+        }
+        if self.flaws.contains(&Flaw::Refusing) {
+            let status = get_status(Code::INVALID_ARGUMENT, "The process has no arguments");
+            return Err(ttrpc::Error::RpcStatus(status));
+        }
+        let stdio = request.stdio.clone().unwrap_or_default();
+        self.stdio.lock().unwrap().insert(request.container_id.clone(), stdio);
+        Ok(())
+    }
+}
+
+fn name(container: &str, exec: &str) -> Name {
+    if exec.is_empty() || exec == container { container.to_owned() } else { format!("{container}/{exec}") }
+}
+
+struct Service(Arc<FakeAgent>);
+
+#[async_trait]
+impl Sandbox for Service {
+    async fn start_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: kata::StartSandboxRequest,
+    ) -> ttrpc::Result<kata::StartSandboxResponse> {
+        let container = request.container.clone().unwrap_or_default();
+        let storages = &request.sandbox.storages;
+        self.0.note(format!("StartSandbox {} {}", container.container_id, storages[0].driver));
+        assert!(request.now_sec > 0 && !request.entropy.is_empty());
+        self.0.create(&container).await?;
+        let phase = kata::Phase { name: "guest".into(), start_us: 1, end_us: 2, ..Default::default() };
+        Ok(kata::StartSandboxResponse {
+            agent_version: "7".into(),
+            phases: vec![phase],
+            ..Default::default()
+        })
+    }
+
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: kata::ContainerRequest,
+    ) -> ttrpc::Result<kata::ContainerResponse> {
+        self.0.note(format!("CreateContainer {}", request.container_id));
+        self.0.create(&request).await?;
+        Ok(kata::ContainerResponse::default())
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: kata::ExecRequest) -> ttrpc::Result<kata::ExecResponse> {
+        let name = name(&request.container_id, &request.exec_id);
+        self.0.note(format!("Exec {name}"));
+        if request.exec_id == "missing" {
+            return Err(ttrpc::Error::RpcStatus(get_status(Code::NOT_FOUND, "No such program")));
+        }
+        self.0.stdio.lock().unwrap().insert(name, request.stdio.clone().unwrap_or_default());
+        Ok(kata::ExecResponse::default())
+    }
+
+    async fn pids(&self, _: &TtrpcContext, _: kata::PidsRequest) -> ttrpc::Result<kata::PidsResponse> {
+        let pid = |pid, exec: &str| kata::PidInfo { pid, exec_id: exec.to_owned(), ..Default::default() };
+        Ok(kata::PidsResponse { pids: vec![pid(1, ""), pid(2, "e")], ..Default::default() })
+    }
+}
+
+#[async_trait]
+impl AgentService for Service {
+    async fn create_sandbox(&self, _: &TtrpcContext, _: grpc::CreateSandboxRequest) -> ttrpc::Result<Empty> {
+        self.0.note("upstream CreateSandbox");
+        Ok(Empty::default())
+    }
+
+    async fn set_guest_date_time(
+        &self,
+        _: &TtrpcContext,
+        _: grpc::SetGuestDateTimeRequest,
+    ) -> ttrpc::Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn reseed_random_dev(
+        &self,
+        _: &TtrpcContext,
+        _: grpc::ReseedRandomDevRequest,
+    ) -> ttrpc::Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn create_container(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::CreateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        assert!(request.OCI.is_some());
+        self.0.note(format!("upstream CreateContainer {}", request.container_id));
+        Ok(Empty::default())
+    }
+
+    async fn start_container(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::StartContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note(format!("StartContainer {}", request.container_id));
+        let gate = self.0.starts.lock().unwrap().take();
+        if let Some(mut gate) = gate {
+            gate.recv().await;
+        }
+        Ok(Empty::default())
+    }
+
+    async fn wait_process(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::WaitProcessRequest,
+    ) -> ttrpc::Result<grpc::WaitProcessResponse> {
+        let mut exit = self.0.exit_of(&name(&request.container_id, &request.exec_id)).subscribe();
+        let status = exit.wait_for(Option::is_some).await.map_or(None, |status| *status);
+        Ok(grpc::WaitProcessResponse { status: status.unwrap_or(-1), ..Default::default() })
+    }
+
+    async fn signal_process(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::SignalProcessRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note(format!("Signal {} {:?} {}", request.container_id, request.exec_id, request.signal));
+        let status = 128 + i32::try_from(request.signal).unwrap();
+        self.0.exit(&name(&request.container_id, &request.exec_id), status);
+        Ok(Empty::default())
+    }
+
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::RemoveContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note(format!("Remove {}", request.container_id));
+        self.0.exits.lock().unwrap().remove(&request.container_id);
+        Ok(Empty::default())
+    }
+
+    async fn pause_container(
+        &self,
+        _: &TtrpcContext,
+        _: grpc::PauseContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note("Pause");
+        Ok(Empty::default())
+    }
+
+    async fn resume_container(
+        &self,
+        _: &TtrpcContext,
+        _: grpc::ResumeContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note("Resume");
+        Ok(Empty::default())
+    }
+
+    async fn tty_win_resize(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::TtyWinResizeRequest,
+    ) -> ttrpc::Result<Empty> {
+        let name = name(&request.container_id, &request.exec_id);
+        self.0.note(format!("Resize {name} {}x{}", request.column, request.row));
+        Ok(Empty::default())
+    }
+
+    async fn read_stdout(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::ReadStreamRequest,
+    ) -> ttrpc::Result<grpc::ReadStreamResponse> {
+        let name = name(&request.container_id, &request.exec_id);
+        match self.0.polled.lock().unwrap().get_mut(&name).and_then(Vec::pop) {
+            Some(data) => Ok(grpc::ReadStreamResponse { data, ..Default::default() }),
+            None => Err(ttrpc::Error::RpcStatus(get_status(Code::INTERNAL, "End of stdout"))),
+        }
+    }
+
+    async fn write_stdin(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::WriteStreamRequest,
+    ) -> ttrpc::Result<grpc::WriteStreamResponse> {
+        // Takes less than it is given.
+        let taken = request.data.len().min(3);
+        self.0.polled_input.lock().unwrap().extend(&request.data[..taken]);
+        Ok(grpc::WriteStreamResponse { len: u32::try_from(taken).unwrap(), ..Default::default() })
+    }
+
+    async fn close_stdin(&self, _: &TtrpcContext, _: grpc::CloseStdinRequest) -> ttrpc::Result<Empty> {
+        self.0.note("CloseStdin");
+        Ok(Empty::default())
+    }
+}

@@ -1,0 +1,249 @@
+//! A host that makes nothing, and a VM that is two ends of a socket pair.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kata_protocol::agent::Storage;
+use kata_transport::Dialer;
+use kata_vmm::{Capabilities, VmEvent, VmExit, VmStatus, Vmm};
+use tokio::sync::{mpsc, watch};
+
+use super::fake_agent::FakeAgent;
+use crate::ContainerId;
+use crate::error::{Result, SandboxError as Error};
+use crate::host::{BootError, Daemon, Files, Host, Machine, Sources, Way};
+use crate::timeline::Recorder;
+use crate::way::BySerial;
+
+/// The VMM's process.
+pub(super) const PID: u32 = 4711;
+
+/// What is wrong with a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// The VMM cannot be started.
+    NoVmm,
+    /// The guest never comes up.
+    Silent,
+    /// The guest comes up when the test says so.
+    Late,
+    /// Containers' files cannot be prepared.
+    NoFiles,
+    /// The agent refuses to make containers.
+    Refusing,
+    /// The agent makes containers for ever.
+    Hanging,
+    /// The agent has only upstream's requests.
+    Foreign,
+}
+
+/// Everything that a test may do to the machine.
+pub(super) struct Levers {
+    events: Mutex<Option<mpsc::Sender<VmEvent>>>,
+    exit: watch::Sender<Option<VmExit>>,
+    daemon: watch::Sender<bool>,
+    /// The guest's end of the serial port until the guest opens it.
+    guest: Mutex<Option<UnixStream>>,
+    /// What ends the carrier: a handle on the host's end.
+    carrier: Mutex<Option<UnixStream>>,
+}
+
+impl Levers {
+    /// The VMM ends: the carrier breaks, the event comes.
+    pub(super) fn die(&self, status: i32) {
+        let exit = VmExit {
+            status: Some(ExitStatus::from_raw(status)),
+            stderr: String::new(),
+            cause: None,
+            advice: None,
+        };
+        if self.exit.send_if_modified(|now| now.replace(exit.clone()).is_none()) {
+            self.guest.lock().unwrap().take();
+            if let Some(carrier) = self.carrier.lock().unwrap().take() {
+                carrier.shutdown(std::net::Shutdown::Both).ok();
+            }
+            if let Some(events) = self.events.lock().unwrap().take() {
+                events.try_send(VmEvent::Exited(exit)).unwrap();
+            }
+        }
+    }
+
+    /// virtiofsd ends.
+    pub(super) fn end_daemon(&self) {
+        self.daemon.send_replace(true);
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+
+    async fn dead(&self) -> VmExit {
+        let mut exit = self.exit.subscribe();
+        let dead = exit.wait_for(Option::is_some).await.unwrap().clone();
+        dead.unwrap()
+    }
+}
+
+/// A host that writes down what it is asked for.
+pub(super) struct FakeHost {
+    flaws: Vec<Flaw>,
+    agent: Arc<FakeAgent>,
+    pub(super) levers: Arc<Levers>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl FakeHost {
+    pub(super) fn new(flaws: &[Flaw]) -> (Arc<Self>, Arc<FakeAgent>) {
+        let agent = Arc::new(FakeAgent::new(flaws));
+        let levers = Levers {
+            events: Mutex::default(),
+            exit: watch::Sender::new(None),
+            daemon: watch::Sender::new(false),
+            guest: Mutex::default(),
+            carrier: Mutex::default(),
+        };
+        let host = Self {
+            flaws: flaws.to_vec(),
+            agent: agent.clone(),
+            levers: Arc::new(levers),
+            asked: Mutex::default(),
+        };
+        (Arc::new(host), agent)
+    }
+
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// The guest comes up.
+    pub(super) fn wake_guest(&self) {
+        let guest = self.levers.guest.lock().unwrap().take().expect("the VM was started");
+        self.agent.serve(guest, self.flaws.contains(&Flaw::Foreign));
+    }
+
+    fn has(&self, flaw: Flaw) -> bool {
+        self.flaws.contains(&flaw)
+    }
+
+    fn note(&self, what: String) {
+        self.asked.lock().unwrap().push(what);
+    }
+}
+
+#[async_trait]
+impl Host for FakeHost {
+    async fn boot(&self, _recorder: &Recorder) -> std::result::Result<(Machine, Box<dyn Way>), BootError> {
+        self.note("boot".to_owned());
+        if self.has(Flaw::NoVmm) {
+            return Err("There is no QEMU".into());
+        }
+        let (host, guest) = UnixStream::pair().unwrap();
+        *self.levers.carrier.lock().unwrap() = Some(host.try_clone().unwrap());
+        *self.levers.guest.lock().unwrap() = Some(guest);
+        let (events, receiver) = mpsc::channel(8);
+        *self.levers.events.lock().unwrap() = Some(events);
+        let dialer = Dialer::serial(OwnedFd::from(host)).unwrap();
+        if !self.has(Flaw::Silent) && !self.has(Flaw::Late) {
+            self.wake_guest();
+        }
+        let vmm = FakeVmm { levers: self.levers.clone(), events: Mutex::new(Some(receiver)) };
+        let daemon: Arc<dyn Daemon> = Arc::new(FakeDaemon(self.levers.clone()));
+        Ok((Machine { vmm: Box::new(vmm), daemon: Some(daemon) }, Box::new(BySerial { dialer })))
+    }
+
+    fn sandbox_storages(&self) -> Vec<Storage> {
+        vec![Storage { driver: "virtio-fs".to_owned(), ..Default::default() }]
+    }
+
+    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
+        self.note(format!("attach {container}"));
+        if self.has(Flaw::NoFiles) {
+            let source = "there is no such layer".into();
+            return Err(Error::Files { action: "prepare the files", id: container.to_string(), source });
+        }
+        Ok(Files { spec: sources.spec, storages: Vec::new() })
+    }
+
+    async fn detach(&self, container: &ContainerId) -> Result<()> {
+        self.note(format!("detach {container}"));
+        Ok(())
+    }
+
+    async fn undo(&self) -> Result<()> {
+        self.note("undo".to_owned());
+        Ok(())
+    }
+}
+
+struct FakeVmm {
+    levers: Arc<Levers>,
+    events: Mutex<Option<mpsc::Receiver<VmEvent>>>,
+}
+
+#[async_trait]
+impl Vmm for FakeVmm {
+    fn kind(&self) -> &'static str {
+        "fake"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { shared_directories: true, vsock: false, serial: true, pause: false }
+    }
+
+    fn pid(&self) -> u32 {
+        PID
+    }
+
+    fn take_agent_socket(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    fn take_events(&self) -> Option<mpsc::Receiver<VmEvent>> {
+        self.events.lock().unwrap().take()
+    }
+
+    async fn status(&self) -> std::result::Result<VmStatus, kata_vmm::VmmError> {
+        Ok(VmStatus::Running)
+    }
+
+    async fn pause(&self) -> std::result::Result<(), kata_vmm::VmmError> {
+        Ok(())
+    }
+
+    async fn resume(&self) -> std::result::Result<(), kata_vmm::VmmError> {
+        Ok(())
+    }
+
+    async fn shutdown(&self, _deadline: Duration) -> VmExit {
+        self.levers.die(0);
+        self.levers.dead().await
+    }
+
+    async fn kill(&self) -> VmExit {
+        self.levers.die(9);
+        self.levers.dead().await
+    }
+
+    async fn wait(&self) -> VmExit {
+        self.levers.dead().await
+    }
+}
+
+struct FakeDaemon(Arc<Levers>);
+
+#[async_trait]
+impl Daemon for FakeDaemon {
+    fn name(&self) -> &'static str {
+        "virtiofsd"
+    }
+
+    async fn wait(&self) -> String {
+        self.0.daemon.subscribe().wait_for(|ended| *ended).await.unwrap();
+        "killed".to_owned()
+    }
+}

@@ -1,0 +1,203 @@
+//! A container's and its processes' life, from created to deleted.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::{PATIENCE, Scene, cid, container, eid, exec};
+use crate::command::{ProcessStatus, Stdio};
+use crate::error::ErrorKind;
+
+async fn status(scene: &Scene, id: &str, exec: Option<&str>) -> ProcessStatus {
+    scene.sandbox.state(&cid(id), exec.map(eid).as_ref()).await.unwrap().status
+}
+
+#[tokio::test]
+async fn a_container_lives_and_leaves() {
+    let mut scene = Scene::new();
+    scene.sandbox.create(container("c")).await.unwrap();
+    assert_eq!(status(&scene, "c", None).await, ProcessStatus::Created);
+    assert_eq!(scene.sandbox.start(&cid("c")).await.unwrap(), super::fake_host::PID);
+    assert_eq!(status(&scene, "c", None).await, ProcessStatus::Running);
+    let running = scene.sandbox.delete(&cid("c"), None).await.unwrap_err();
+    assert_eq!(running.kind(), ErrorKind::FailedPrecondition);
+    let again = scene.sandbox.start(&cid("c")).await.unwrap_err();
+    assert_eq!(again.to_string(), "Cannot start while c is running");
+
+    let waiting = scene.sandbox.clone();
+    let waiting = tokio::spawn(async move { waiting.wait(&cid("c"), None).await });
+    scene.agent.exit("c", 3);
+    assert_eq!(scene.exit_of("c", None).await, 3);
+    assert_eq!(waiting.await.unwrap().unwrap().status, 3);
+    assert_eq!(scene.sandbox.wait(&cid("c"), None).await.unwrap().status, 3);
+    let late = scene.sandbox.kill(&cid("c"), None, 9, false).await.unwrap_err();
+    assert_eq!(
+        (late.kind(), late.to_string().as_str()),
+        (ErrorKind::NotFound, "The process c has already finished")
+    );
+
+    assert_eq!(scene.sandbox.delete(&cid("c"), None).await.unwrap().status, 3);
+    assert_eq!(scene.host.asked(), ["boot", "attach c", "detach c"]);
+    assert_eq!(scene.sandbox.state(&cid("c"), None).await.unwrap_err().kind(), ErrorKind::NotFound);
+    // Another may come in the living sandbox.
+    scene.sandbox.create(container("c")).await.unwrap();
+    scene.no_event().await;
+}
+
+#[tokio::test]
+async fn signals_go_to_one_or_to_all() {
+    let mut scene = Scene::running().await;
+    scene.sandbox.exec(&cid("c"), exec("e", Stdio::default())).await.unwrap();
+    scene.sandbox.start_exec(&cid("c"), &eid("e")).await.unwrap();
+    scene.sandbox.kill(&cid("c"), Some(&eid("e")), 15, false).await.unwrap();
+    assert_eq!(scene.exit_of("c", Some("e")).await, 143);
+    scene.sandbox.kill(&cid("c"), None, 10, true).await.unwrap();
+    assert_eq!(scene.exit_of("c", None).await, 138);
+    let signals: Vec<String> =
+        scene.agent.asked().into_iter().filter(|rpc| rpc.starts_with("Signal")).collect();
+    assert_eq!(signals, [r#"Signal c "e" 15"#, r#"Signal c "" 10"#]);
+}
+
+#[tokio::test]
+async fn an_added_process_lives_and_leaves() {
+    let mut scene = Scene::running().await;
+    let (c, e) = (cid("c"), eid("e"));
+    scene.sandbox.exec(&c, exec("e", Stdio::default())).await.unwrap();
+    assert_eq!(status(&scene, "c", Some("e")).await, ProcessStatus::Created);
+    let twice = scene.sandbox.exec(&c, exec("e", Stdio::default())).await.unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::AlreadyExists);
+    // Its terminal's size may be told before it runs.
+    scene.sandbox.resize_pty(&c, Some(&e), 80, 24).await.unwrap();
+    scene.sandbox.start_exec(&c, &e).await.unwrap();
+    assert_eq!(status(&scene, "c", Some("e")).await, ProcessStatus::Running);
+    scene.agent.exit("c/e", 0);
+    assert_eq!(scene.exit_of("c", Some("e")).await, 0);
+    assert!(scene.agent.asked().contains(&"Resize c/e 80x24".to_owned()));
+    assert_eq!(scene.sandbox.delete(&c, Some(&e)).await.unwrap().status, 0);
+    assert_eq!(scene.sandbox.state(&c, Some(&e)).await.unwrap_err().kind(), ErrorKind::NotFound);
+    // Never started: nothing but its name is forgotten.
+    scene.sandbox.exec(&c, exec("e", Stdio::default())).await.unwrap();
+    scene.sandbox.delete(&c, Some(&e)).await.unwrap();
+    scene.no_event().await;
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_exist_is_told_by_the_start() {
+    let mut scene = Scene::running().await;
+    scene.sandbox.exec(&cid("c"), exec("missing", Stdio::default())).await.unwrap();
+    let error = scene.sandbox.start_exec(&cid("c"), &eid("missing")).await.unwrap_err();
+    assert!(error.to_string().contains("No such program"), "{error}");
+    assert_eq!(status(&scene, "c", Some("missing")).await, ProcessStatus::Stopped);
+    scene.sandbox.delete(&cid("c"), Some(&eid("missing"))).await.unwrap();
+    scene.no_event().await;
+}
+
+#[tokio::test]
+async fn ten_processes_are_added_at_once() {
+    let mut scene = Scene::running().await;
+    let names: Vec<String> = (0..10).map(|n| format!("e{n}")).collect();
+    let starts = names.iter().map(|name| {
+        let sandbox = scene.sandbox.clone();
+        async move {
+            sandbox.exec(&cid("c"), exec(name, Stdio::default())).await.unwrap();
+            sandbox.start_exec(&cid("c"), &eid(name)).await.unwrap();
+        }
+    });
+    futures::future::join_all(starts).await;
+    for name in &names {
+        scene.agent.exit(&format!("c/{name}"), 7);
+        assert_eq!(scene.exit_of("c", Some(name)).await, 7);
+    }
+}
+
+#[tokio::test]
+async fn a_paused_container_takes_no_new_processes() {
+    let mut scene = Scene::running().await;
+    let c = cid("c");
+    scene.sandbox.exec(&c, exec("before", Stdio::default())).await.unwrap();
+    scene.sandbox.pause(&c).await.unwrap();
+    assert_eq!(status(&scene, "c", None).await, ProcessStatus::Paused);
+    for refused in [
+        scene.sandbox.exec(&c, exec("e", Stdio::default())).await,
+        scene.sandbox.start_exec(&c, &eid("before")).await.map(drop),
+        scene.sandbox.pause(&c).await,
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    }
+    assert_eq!(scene.sandbox.pids(&c).await.unwrap().len(), 2);
+    scene.sandbox.resume(&c).await.unwrap();
+    assert_eq!(status(&scene, "c", None).await, ProcessStatus::Running);
+    scene.sandbox.start_exec(&c, &eid("before")).await.unwrap();
+    scene.agent.exit("c", 0);
+    assert_eq!(scene.exit_of("c", None).await, 0);
+    let ended = scene.sandbox.exec(&c, exec("e", Stdio::default())).await.unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn an_end_that_overtakes_the_answer_to_the_start_is_told_after_it() {
+    let mut scene = Scene::new();
+    scene.sandbox.create(container("c")).await.unwrap();
+    let (open, gate) = mpsc::unbounded_channel();
+    *scene.agent.starts.lock().unwrap() = Some(gate);
+    let sandbox = scene.sandbox.clone();
+    let start = tokio::spawn(async move { sandbox.start(&cid("c")).await });
+    while !scene.agent.asked().contains(&"StartContainer c".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    scene.agent.exit("c", 0);
+    scene.no_event().await;
+    assert_eq!(status(&scene, "c", None).await, ProcessStatus::Created);
+    open.send(()).unwrap();
+    timeout(PATIENCE, start).await.unwrap().unwrap().unwrap();
+    assert_eq!(scene.exit_of("c", None).await, 0);
+}
+
+#[tokio::test]
+async fn a_container_that_was_never_started_is_killed_by_its_removal() {
+    let mut scene = Scene::new();
+    scene.sandbox.create(container("c")).await.unwrap();
+    assert_eq!(scene.sandbox.delete(&cid("c"), None).await.unwrap().status, 137);
+    assert_eq!(scene.exit_of("c", None).await, 137);
+    assert_eq!(scene.agent.asked()[1..], [r#"Signal c "" 9"#, "Remove c"]);
+    scene.no_event().await;
+}
+
+#[tokio::test]
+async fn what_is_unknown_is_not_found() {
+    let scene = Scene::running().await;
+    let (x, e) = (cid("x"), eid("e"));
+    for error in [
+        scene.sandbox.start(&x).await.unwrap_err(),
+        scene.sandbox.wait(&x, None).await.unwrap_err(),
+        scene.sandbox.delete(&cid("c"), Some(&e)).await.unwrap_err(),
+        scene.sandbox.stats(&x).await.unwrap_err(),
+        scene.sandbox.exec(&x, exec("e", Stdio::default())).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_everything_and_can_be_repeated() {
+    let mut scene = Scene::running().await;
+    let (first, second) = tokio::join!(scene.sandbox.shutdown(), scene.sandbox.shutdown());
+    first.and(second).unwrap();
+    scene.sandbox.shutdown().await.unwrap();
+    assert_eq!(scene.exit_of("c", None).await, 137);
+    assert!(scene.host.levers.is_dead());
+    assert_eq!(scene.host.asked(), ["boot", "attach c", "undo"]);
+    // No word of a death: it was wanted.
+    assert!(timeout(Duration::from_millis(100), scene.events.recv()).await.is_err());
+    assert_eq!(scene.sandbox.create(container("d")).await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn the_vm_ends_when_nobody_holds_the_sandbox_any_more() {
+    let Scene { sandbox, mut events, host, .. } = Scene::running().await;
+    drop(sandbox);
+    let end = async { while events.recv().await.is_some() {} };
+    timeout(PATIENCE, end).await.unwrap();
+    assert!(host.levers.is_dead());
+}
