@@ -47,7 +47,7 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// What the sandbox made.
-    #[error("Cannot remove what is left of the sandbox")]
+    #[error("Cannot clean up after the container")]
     Sandbox(#[source] kata::Error),
     /// The socket.
     #[error("Cannot remove the server's socket")]
@@ -169,8 +169,9 @@ fn unmount_all(path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::path::Path;
-    use std::process::Command;
+    use std::process::{Child, Command, Stdio};
     use std::time::Instant;
 
     use super::{END_PATIENCE, PID_FILE, end_server, own_socket, unmount_all};
@@ -187,15 +188,21 @@ mod tests {
         }
     }
 
-    /// A process with a server's command line that does as the shell script says.
-    fn process(id: &str, script: &str) -> std::process::Child {
-        Command::new("/bin/sh").args(["-c", script, "shim", "-namespace", "ns", "-id", id]).spawn().unwrap()
+    /// A process with a server's command line that waits, prepared by a shell script. It says when it runs:
+    /// right after a spawn the kernel does not show the new command line yet.
+    fn process(id: &str, prepare: &str) -> Child {
+        let script = format!("{prepare} echo; read line");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script, "shim", "-namespace", "ns", "-id", id]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        child
     }
 
     #[test]
     fn a_living_server_is_ended() {
         let bundle = tempfile::tempdir().unwrap();
-        let mut child = process("web", "sleep 600; true");
+        let mut child = process("web", "");
         std::fs::write(bundle.path().join(PID_FILE), child.id().to_string()).unwrap();
         let begun = Instant::now();
         end_server(bundle.path(), &identity()).unwrap();
@@ -207,7 +214,7 @@ mod tests {
     #[test]
     fn a_server_that_does_not_listen_is_killed() {
         let bundle = tempfile::tempdir().unwrap();
-        let mut child = process("web", "trap '' TERM; while :; do read line; done");
+        let mut child = process("web", "trap '' TERM;");
         std::fs::write(bundle.path().join(PID_FILE), child.id().to_string()).unwrap();
         end_server(bundle.path(), &identity()).unwrap();
         child.wait().unwrap();
@@ -217,7 +224,7 @@ mod tests {
     fn anothers_process_is_left_alone() {
         let bundle = tempfile::tempdir().unwrap();
         end_server(bundle.path(), &identity()).unwrap();
-        let mut child = process("another", "read line");
+        let mut child = process("another", "");
         std::fs::write(bundle.path().join(PID_FILE), child.id().to_string()).unwrap();
         end_server(bundle.path(), &identity()).unwrap();
         assert!(child.try_wait().unwrap().is_none(), "it lives");

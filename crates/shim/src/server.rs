@@ -112,7 +112,7 @@ async fn serve(
     let service = Arc::new(Service::from(Parts {
         namespace: identity.namespace.clone(),
         config: identity.config.clone(),
-        launched: kata::launch(plan, &ledger).await,
+        launched: kata::launch(plan, &identity.id, &ledger).await,
         ledger,
         publisher,
         end: end.clone(),

@@ -1,5 +1,7 @@
 //! The program as containerd runs it, with a sandbox that cannot start: what is answered, and what is left.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,8 @@ use containerd_shim_protos::api::{
 };
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::shim_async::{Client, TaskClient};
-use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message, MessageField};
 use ttrpc::context::Context;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_containerd-shim-kata-v2");
@@ -84,6 +87,17 @@ impl Bundle {
 
     fn server(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}", self.pid()))
+    }
+}
+
+impl Drop for Bundle {
+    /// A test that failed half-way leaves no server behind.
+    fn drop(&mut self) {
+        let line = fs::read_to_string(self.path().join("shim.pid")).unwrap_or_default();
+        let words = fs::read_to_string(format!("/proc/{line}/cmdline")).unwrap_or_default();
+        if !line.is_empty() && words.contains(&self.id) {
+            let _ = Command::new("kill").args(["-9", &line]).status();
+        }
     }
 }
 
@@ -170,6 +184,25 @@ async fn older_containerd_gets_a_bare_address() {
     assert!(bundle.run("delete", b"").status.success());
     gone(&bundle.server()).await;
     assert!(!socket(&address).exists());
+}
+
+#[tokio::test]
+async fn a_configuration_named_in_the_runtime_options_is_the_one_that_counts() {
+    let bundle = Bundle::new("");
+    let value = b"\x12\x16/from/the/options.toml".to_vec();
+    let options = Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Any::default() };
+    let output = bundle.run("start", &options.write_to_bytes().unwrap());
+    let address = String::from_utf8(output.stdout).unwrap();
+    let task = TaskClient::new(Client::connect(&address).await.unwrap());
+    let create = CreateTaskRequest {
+        id: bundle.id.clone(),
+        options: MessageField::some(options),
+        ..CreateTaskRequest::default()
+    };
+    let error = task.create(Context::default(), &create).await.unwrap_err().to_string();
+    assert!(error.contains("/from/the/options.toml"), "{error}");
+    assert!(bundle.run("delete", b"").status.success());
+    gone(&bundle.server()).await;
 }
 
 #[test]

@@ -1,12 +1,19 @@
 //! The sandbox behind the service: reads what it shall be, launches it, and translates.
 
+mod sandbox;
+mod stats;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kata_config::{Config, LoadRequest, LogLevel};
+use kata_sandbox::{IdError, LaunchSpec};
 use oci_spec::runtime::Spec;
+use tokio::runtime::Builder;
 use tracing::level_filters::LevelFilter;
 
+use self::sandbox::Kata;
 use crate::args::Identity;
 use crate::backend::{Failure, Kind};
 use crate::environment::Environment;
@@ -30,6 +37,15 @@ pub(crate) enum Error {
     /// The configuration.
     #[error("The configuration is not usable")]
     Config(#[from] kata_config::Error),
+    /// The id is none.
+    #[error("The container's id cannot name a sandbox")]
+    Id(#[from] IdError),
+    /// The clean-up did not get through.
+    #[error("Something of the sandbox is left")]
+    Left(#[source] kata_sandbox::Error),
+    /// The async runtime that the clean-up needs.
+    #[error("Cannot start the clean-up")]
+    Runtime(#[source] io::Error),
 }
 
 /// Everything known before the sandbox is launched.
@@ -73,13 +89,28 @@ pub(crate) fn log_level(identity: &Identity, plan: &Result<Plan, Error>) -> Leve
     }
 }
 
-/// x
-pub(crate) async fn launch(plan: Result<Plan, Error>, _: &Arc<Ledger>) -> Launched {
-    let plan = plan.map_err(|error| Failure::of(Kind::FailedPrecondition, &error))?;
-    Err(Failure::new(Kind::Unknown, plan.bundle.display().to_string()))
+/// Launches the sandbox: from here on its VM boots, while containerd prepares its first request.
+pub(crate) async fn launch(plan: Result<Plan, Error>, id: &str, ledger: &Arc<Ledger>) -> Launched {
+    let refused = |error: &(dyn std::error::Error + 'static)| Failure::of(Kind::FailedPrecondition, error);
+    let Plan { bundle, spec, config } = plan.map_err(|error| refused(&error))?;
+    let launch = LaunchSpec {
+        id: id.parse().map_err(|error: IdError| refused(&error))?,
+        bundle,
+        config,
+        spec,
+        state_root: PathBuf::from(STATE_ROOT),
+        manager: "containerd".to_owned(),
+    };
+    let (sandbox, events) = kata_sandbox::launch(launch).await.map_err(|error| refused(&error))?;
+    Ok(Arc::new(Kata::new(sandbox, events, ledger.clone())))
 }
 
-/// x
-pub(crate) fn cleanup(_: &Path, _: &str) -> Result<(), Error> {
-    Ok(())
+/// Removes what is left of the sandbox `id`; nothing may be.
+///
+/// # Errors
+/// What could not be removed.
+pub(crate) fn cleanup(state_root: &Path, id: &str) -> Result<(), Error> {
+    let id = id.parse()?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    runtime.block_on(kata_sandbox::cleanup(state_root, &id)).map_err(Error::Left)
 }

@@ -1,0 +1,224 @@
+//! A `kata-sandbox` as the service's backend, and its events as containerd's.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api::Mount;
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use kata_sandbox::{
+    ContainerId, CreateContainer, ErrorKind, Event, EventReceiver, ExecId, ExecSpec, Exit, IdError,
+    ProcessStatus, Sandbox,
+};
+use kata_storage::RootfsMount;
+use oci_spec::runtime::Process;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::stats;
+use crate::backend::{Backend, Failure, GuestProcess, Kind, NewContainer, State, Status, Stdio};
+use crate::events::Ended;
+use crate::ledger::{Key, Ledger};
+
+/// How long a container's end waits for the ends of its other processes, which die with it.
+const STRAGGLERS: Duration = Duration::from_secs(5);
+
+/// After the sandbox's end, its last events take this long at most to be told.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
+/// Implements the seam.
+pub(super) struct Kata {
+    /// Absent after [`Backend::shutdown`]: the sandbox's events end when its last handle is dropped.
+    sandbox: Mutex<Option<Sandbox>>,
+    /// True after the last event of the sandbox was told.
+    over: watch::Receiver<bool>,
+}
+
+impl Kata {
+    /// Of a launched sandbox, whose events go through `ledger` from now on.
+    pub(super) fn new(sandbox: Sandbox, events: EventReceiver, ledger: Arc<Ledger>) -> Self {
+        let (told, over) = watch::channel(false);
+        tokio::spawn(follow(events, ledger, over.clone(), told));
+        Self { sandbox: Mutex::new(Some(sandbox)), over }
+    }
+
+    fn handle(&self) -> Result<Sandbox, Failure> {
+        self.slot().clone().ok_or_else(|| failure(&kata_sandbox::Error::Closed))
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Sandbox>> {
+        self.sandbox.lock().expect("a panic ends the process, so nobody left the lock poisoned")
+    }
+}
+
+/// An error of the sandbox, or of an id, as containerd shall see it.
+pub(super) fn failure(error: &kata_sandbox::Error) -> Failure {
+    let kind = match error.kind() {
+        ErrorKind::NotFound => Kind::NotFound,
+        ErrorKind::AlreadyExists => Kind::AlreadyExists,
+        ErrorKind::FailedPrecondition => Kind::FailedPrecondition,
+        ErrorKind::InvalidArgument => Kind::InvalidArgument,
+        ErrorKind::DeadlineExceeded => Kind::DeadlineExceeded,
+        ErrorKind::Unimplemented => Kind::Unimplemented,
+        ErrorKind::Unavailable => Kind::Unavailable,
+        ErrorKind::Unknown => Kind::Unknown,
+    };
+    if let kata_sandbox::Error::Finished { .. } = error {
+        // The words of containerd's own shim: clients that are older than its error codes look for them.
+        return Failure::new(kind, "process already finished");
+    }
+    Failure::of(kind, error)
+}
+
+fn container(id: &str) -> Result<ContainerId, Failure> {
+    id.parse().map_err(|error: IdError| Failure::of(Kind::InvalidArgument, &error))
+}
+
+fn ids(key: &Key) -> Result<(ContainerId, Option<ExecId>), Failure> {
+    let exec = match key.exec.as_str() {
+        "" => None,
+        exec => Some(exec.parse().map_err(|error: IdError| Failure::of(Kind::InvalidArgument, &error))?),
+    };
+    Ok((container(&key.container)?, exec))
+}
+
+fn mount(mount: Mount) -> RootfsMount {
+    RootfsMount {
+        fs_type: mount.type_,
+        source: mount.source.into(),
+        target: mount.target.into(),
+        options: mount.options,
+    }
+}
+
+fn stdio(stdio: Stdio) -> kata_sandbox::Stdio {
+    let Stdio { terminal, stdin, stdout, stderr } = stdio;
+    kata_sandbox::Stdio { terminal, stdin, stdout, stderr }
+}
+
+/// The ledger knows the process id.
+fn ended(exit: Exit, pid: u32) -> Ended {
+    Ended { pid, status: exit.status, at: exit.at }
+}
+
+#[async_trait]
+impl Backend for Kata {
+    async fn create(&self, new: NewContainer) -> Result<u32, Failure> {
+        let NewContainer { id, bundle, rootfs, spec, stdio: streams } = new;
+        let rootfs = rootfs.into_iter().map(mount).collect();
+        let request = CreateContainer { id: container(&id)?, bundle, rootfs, spec, stdio: stdio(streams) };
+        Ok(self.handle()?.create(request).await.map_err(|error| failure(&error))?.pid)
+    }
+
+    async fn exec(&self, key: &Key, process: Process, streams: Stdio) -> Result<(), Failure> {
+        let id = key.exec.parse().map_err(|error: IdError| Failure::of(Kind::InvalidArgument, &error))?;
+        let request = ExecSpec { id, process, stdio: stdio(streams) };
+        self.handle()?.exec(&container(&key.container)?, request).await.map_err(|error| failure(&error))
+    }
+
+    async fn start(&self, key: &Key) -> Result<u32, Failure> {
+        let started = match ids(key)? {
+            (container, None) => self.handle()?.start(&container).await,
+            (container, Some(exec)) => self.handle()?.start_exec(&container, &exec).await,
+        };
+        started.map_err(|error| failure(&error))
+    }
+
+    async fn state(&self, key: &Key) -> Result<State, Failure> {
+        let (container, exec) = ids(key)?;
+        let state = self.handle()?.state(&container, exec.as_ref()).await.map_err(|error| failure(&error))?;
+        let status = match state.status {
+            ProcessStatus::Created => Status::Created,
+            ProcessStatus::Running => Status::Running,
+            ProcessStatus::Paused => Status::Paused,
+            ProcessStatus::Stopped => Status::Stopped,
+        };
+        Ok(State { status, pid: state.pid, ended: state.exit.map(|exit| ended(exit, state.pid)) })
+    }
+
+    async fn kill(&self, key: &Key, signal: u32, all: bool) -> Result<(), Failure> {
+        let (container, exec) = ids(key)?;
+        self.handle()?.kill(&container, exec.as_ref(), signal, all).await.map_err(|error| failure(&error))
+    }
+
+    async fn delete(&self, key: &Key) -> Result<Ended, Failure> {
+        let (container, exec) = ids(key)?;
+        let exit = self.handle()?.delete(&container, exec.as_ref()).await.map_err(|error| failure(&error))?;
+        Ok(ended(exit, 0))
+    }
+
+    async fn wait(&self, key: &Key) -> Result<Ended, Failure> {
+        let (container, exec) = ids(key)?;
+        let exit = self.handle()?.wait(&container, exec.as_ref()).await.map_err(|error| failure(&error))?;
+        Ok(ended(exit, 0))
+    }
+
+    async fn pause(&self, id: &str) -> Result<(), Failure> {
+        self.handle()?.pause(&container(id)?).await.map_err(|error| failure(&error))
+    }
+
+    async fn resume(&self, id: &str) -> Result<(), Failure> {
+        self.handle()?.resume(&container(id)?).await.map_err(|error| failure(&error))
+    }
+
+    async fn pids(&self, id: &str) -> Result<Vec<GuestProcess>, Failure> {
+        let pids = self.handle()?.pids(&container(id)?).await.map_err(|error| failure(&error))?;
+        let process =
+            |info: kata_sandbox::PidInfo| GuestProcess { pid: info.pid, exec: info.exec.unwrap_or_default() };
+        Ok(pids.into_iter().map(process).collect())
+    }
+
+    async fn stats(&self, id: &str) -> Result<Metrics, Failure> {
+        let stats = self.handle()?.stats(&container(id)?).await.map_err(|error| failure(&error))?;
+        Ok(stats::metrics(&stats))
+    }
+
+    async fn resize(&self, key: &Key, width: u32, height: u32) -> Result<(), Failure> {
+        let (container, exec) = ids(key)?;
+        let resized = self.handle()?.resize_pty(&container, exec.as_ref(), width, height).await;
+        resized.map_err(|error| failure(&error))
+    }
+
+    async fn shutdown(&self) -> Result<(), Failure> {
+        let Ok(sandbox) = self.handle() else { return Ok(()) };
+        let ended = sandbox.shutdown().await.map_err(|error| failure(&error));
+        drop(sandbox);
+        self.slot().take();
+        let _ = timeout(LAST_EVENTS, self.over.clone().wait_for(|over| *over)).await;
+        ended
+    }
+}
+
+/// Tells containerd, through the ledger, what happens in the sandbox.
+async fn follow(
+    mut events: EventReceiver,
+    ledger: Arc<Ledger>,
+    over: watch::Receiver<bool>,
+    told: watch::Sender<bool>,
+) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Exited { container, exec, pid, exit } => {
+                let key = Key::new(container.as_str(), exec.as_ref().map_or("", ExecId::as_str));
+                tracing::info!(
+                    container = key.container,
+                    exec = key.exec,
+                    status = exit.status,
+                    "process ended"
+                );
+                if ledger.ended(&key, ended(exit, pid)) {
+                    tokio::spawn(release(ledger.clone(), key.container, over.clone()));
+                }
+            }
+            Event::VmDied { reason } => tracing::error!(reason = %reason, "the VM died"),
+            _ => {}
+        }
+    }
+    told.send_replace(true);
+}
+
+/// Tells a container's end even if that of one of its processes is never reported.
+async fn release(ledger: Arc<Ledger>, container: String, mut over: watch::Receiver<bool>) {
+    let _ = timeout(STRAGGLERS, over.wait_for(|over| *over)).await;
+    ledger.release(&container);
+}
