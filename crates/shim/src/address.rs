@@ -17,7 +17,7 @@ const SCHEME: &str = "unix://";
 
 /// The socket cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum AddressError {
     /// Its directory.
     #[error("Cannot make the socket directory {}", path.display())]
     Directory {
@@ -83,14 +83,14 @@ pub(crate) fn path_of(address: &str) -> PathBuf {
 ///
 /// # Errors
 /// The system's, with the path.
-pub(crate) fn bind(path: &Path) -> Result<Bound, Error> {
+pub(crate) fn bind(path: &Path) -> Result<Bound, AddressError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new()
         .recursive(true)
         .mode(0o711)
         .create(dir)
-        .map_err(|source| Error::Directory { path: dir.to_owned(), source })?;
-    let bind_error = |source| Error::Bind { path: path.to_owned(), source };
+        .map_err(|source| AddressError::Directory { path: dir.to_owned(), source })?;
+    let bind_error = |source| AddressError::Bind { path: path.to_owned(), source };
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             if alive(path) {
@@ -115,10 +115,10 @@ pub(crate) fn alive(path: &Path) -> bool {
 ///
 /// # Errors
 /// The system's, with the path.
-pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+pub(crate) fn remove(path: &Path) -> Result<(), AddressError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Stale { path: path.to_owned(), source })
+            Err(AddressError::Stale { path: path.to_owned(), source })
         }
         _ => Ok(()),
     }

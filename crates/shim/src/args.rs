@@ -51,7 +51,7 @@ pub(crate) struct Identity {
 
 /// Wrong use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum UsageError {
     /// Not one of ours.
     #[error("Unknown flag {0}\n{USAGE}")]
     UnknownFlag(String),
@@ -84,7 +84,7 @@ pub(crate) enum Error {
 ///
 /// # Errors
 /// Wrong use; the text ends with [`USAGE`].
-pub(crate) fn parse(words: impl IntoIterator<Item = String>, serving: bool) -> Result<Command, Error> {
+pub(crate) fn parse(words: impl IntoIterator<Item = String>, serving: bool) -> Result<Command, UsageError> {
     let mut words = words.into_iter();
     let mut identity = Identity::default();
     let mut action = None;
@@ -103,62 +103,62 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>, serving: bool) -> R
             "info" => return Ok(Command::Info),
             "h" | "help" => return Ok(Command::Help),
             "debug" => identity.debug = boolean(name, value)?,
-            _ => set(&mut identity, name, value, &mut words)?,
+            _ => set(&mut identity, &name, value, &mut words)?,
         }
     }
     if let Some(extra) = words.next() {
-        return Err(Error::Extra(extra));
+        return Err(UsageError::Extra(extra));
     }
-    command(identity, action, serving)
+    command(identity, action.as_deref(), serving)
 }
 
-fn boolean(flag: String, value: Option<String>) -> Result<bool, Error> {
+fn boolean(flag: String, value: Option<String>) -> Result<bool, UsageError> {
     match value.as_deref() {
         None | Some("true" | "1" | "t") => Ok(true),
         Some("false" | "0" | "f") => Ok(false),
-        Some(_) => Err(Error::NotBoolean { flag, value: value.unwrap_or_default() }),
+        Some(_) => Err(UsageError::NotBoolean { flag, value: value.unwrap_or_default() }),
     }
 }
 
 fn set(
     identity: &mut Identity,
-    name: String,
+    name: &str,
     value: Option<String>,
     rest: &mut impl Iterator<Item = String>,
-) -> Result<(), Error> {
-    let mut take = || value.clone().or_else(|| rest.next()).ok_or_else(|| Error::NoValue(name.clone()));
-    match name.as_str() {
+) -> Result<(), UsageError> {
+    let take = || value.or_else(|| rest.next()).ok_or_else(|| UsageError::NoValue(name.to_owned()));
+    match name {
         "namespace" => identity.namespace = take()?,
         "id" => identity.id = take()?,
         "address" => identity.address = take()?,
         "publish-binary" => identity.publish_binary = take()?,
         "bundle" => identity.bundle = Some(take()?).filter(|path| !path.is_empty()).map(PathBuf::from),
         "config" => identity.config = Some(PathBuf::from(take()?)),
-        _ => return Err(Error::UnknownFlag(format!("-{name}"))),
+        _ => return Err(UsageError::UnknownFlag(format!("-{name}"))),
     }
     Ok(())
 }
 
-fn command(identity: Identity, action: Option<String>, serving: bool) -> Result<Command, Error> {
-    let make = match action.as_deref() {
+fn command(identity: Identity, action: Option<&str>, serving: bool) -> Result<Command, UsageError> {
+    let make = match action {
         Some("start") => Command::Start,
         Some("delete") => Command::Delete,
-        Some(other) => return Err(Error::UnknownAction(other.to_owned())),
+        Some(other) => return Err(UsageError::UnknownAction(other.to_owned())),
         None if serving => Command::Serve,
-        None => return Err(Error::NoAction),
+        None => return Err(UsageError::NoAction),
     };
     if identity.namespace.is_empty() {
-        return Err(Error::Missing("namespace"));
+        return Err(UsageError::Missing("namespace"));
     }
     if identity.id.is_empty() {
-        return Err(Error::Missing("id"));
+        return Err(UsageError::Missing("id"));
     }
     Ok(make(identity))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Error, Identity, parse};
+    use super::{Command, Identity, UsageError, parse};
 
     fn words(line: &str) -> Vec<String> {
         line.split_whitespace().map(str::to_owned).collect()
@@ -194,7 +194,7 @@ mod tests {
         let line = "-namespace n -id s -address a -config /etc/kata.toml";
         let Command::Serve(identity) = parse(words(line), true).unwrap() else { panic!("not serve") };
         assert_eq!(identity.config.unwrap().to_str(), Some("/etc/kata.toml"));
-        assert_eq!(parse(words(line), false), Err(Error::NoAction));
+        assert_eq!(parse(words(line), false), Err(UsageError::NoAction));
     }
 
     #[test]
@@ -208,16 +208,16 @@ mod tests {
     #[test]
     fn wrong_use_says_what_is_wrong() {
         let cases = [
-            ("-namespace n -id i restart", Error::UnknownAction("restart".into())),
-            ("-id i start", Error::Missing("namespace")),
-            ("-namespace n start", Error::Missing("id")),
-            ("-namespace n -id i", Error::NoAction),
-            ("-namespace n -id", Error::NoValue("id".into())),
-            ("-bogus x start", Error::UnknownFlag("-bogus".into())),
-            ("-namespace n -id i start now", Error::Extra("now".into())),
+            ("-namespace n -id i restart", UsageError::UnknownAction("restart".into())),
+            ("-id i start", UsageError::Missing("namespace")),
+            ("-namespace n start", UsageError::Missing("id")),
+            ("-namespace n -id i", UsageError::NoAction),
+            ("-namespace n -id", UsageError::NoValue("id".into())),
+            ("-bogus x start", UsageError::UnknownFlag("-bogus".into())),
+            ("-namespace n -id i start now", UsageError::Extra("now".into())),
             (
                 "-namespace n -id i -debug=maybe start",
-                Error::NotBoolean { flag: "debug".into(), value: "maybe".into() },
+                UsageError::NotBoolean { flag: "debug".into(), value: "maybe".into() },
             ),
         ];
         for (line, expected) in cases {

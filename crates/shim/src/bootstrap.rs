@@ -41,32 +41,32 @@ pub(crate) struct Request {
 
 /// Standard input cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum BootstrapError {
     /// Reading failed.
     #[error("Cannot read the start parameters from standard input; check containerd")]
     Read(#[source] io::Error),
     /// The runtime options are not what their type says.
     #[error("The runtime options that containerd sent are unusable")]
-    Options(#[source] options::Error),
+    Options(#[source] options::OptionsError),
 }
 
 /// Reads standard input to its end, but never waits long for it.
 ///
 /// # Errors
 /// The system's, when reading.
-pub(crate) fn read(input: &File) -> Result<Vec<u8>, Error> {
+pub(crate) fn read(input: &File) -> Result<Vec<u8>, BootstrapError> {
     if input.is_terminal() {
         return Ok(Vec::new());
     }
     let deadline = Instant::now() + PATIENCE;
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
-    while bytes.len() < LIMIT && readable(input, deadline).map_err(Error::Read)? {
+    while bytes.len() < LIMIT && readable(input, deadline).map_err(BootstrapError::Read)? {
         match (&*input).read(&mut chunk) {
             Ok(0) => break,
             Ok(count) => bytes.extend_from_slice(&chunk[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::Read(error)),
+            Err(error) => return Err(BootstrapError::Read(error)),
         }
     }
     Ok(bytes)
@@ -89,7 +89,7 @@ fn readable(input: &File, deadline: Instant) -> io::Result<bool> {
 ///
 /// # Errors
 /// Runtime options of a type that is ours and that do not parse.
-pub(crate) fn parse(bytes: &[u8], identity: &Identity) -> Result<Request, Error> {
+pub(crate) fn parse(bytes: &[u8], identity: &Identity) -> Result<Request, BootstrapError> {
     if bytes.is_empty() {
         return Ok(Request::default());
     }
@@ -105,7 +105,7 @@ pub(crate) fn parse(bytes: &[u8], identity: &Identity) -> Result<Request, Error>
     }
 }
 
-fn from_params(params: &BootstrapParams) -> Result<Request, Error> {
+fn from_params(params: &BootstrapParams) -> Result<Request, BootstrapError> {
     let mut found = None;
     for extension in &params.extensions {
         if let Some(any) = extension.value.as_ref() {
@@ -122,8 +122,8 @@ fn from_params(params: &BootstrapParams) -> Result<Request, Error> {
     })
 }
 
-fn config(any: &Any) -> Result<Option<PathBuf>, Error> {
-    Ok(Options::from_any(any).map_err(Error::Options)?.config_path)
+fn config(any: &Any) -> Result<Option<PathBuf>, BootstrapError> {
+    Ok(Options::from_any(any).map_err(BootstrapError::Options)?.config_path)
 }
 
 /// The answer to `start`, in the form that was asked for.

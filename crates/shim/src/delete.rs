@@ -29,7 +29,7 @@ const EXIT_STATUS: u32 = 137;
 
 /// Something is left.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum DeleteError {
     /// The server does not die.
     #[error(
         "The server (process {pid}) of this container does not end, even when killed; it may hang in the kernel"
@@ -48,10 +48,10 @@ pub(crate) enum Error {
     },
     /// What the sandbox made.
     #[error("Cannot clean up after the container")]
-    Sandbox(#[source] kata::Error),
+    Sandbox(#[source] kata::PlanError),
     /// The socket.
     #[error("Cannot remove the server's socket")]
-    Socket(#[from] address::Error),
+    Socket(#[from] address::AddressError),
     /// The root file system in the bundle.
     #[error("Cannot unmount {}", path.display())]
     Unmount {
@@ -68,14 +68,14 @@ pub(crate) enum Error {
 /// Carries out `delete`, with the sandboxes' state under `state_root`.
 ///
 /// # Errors
-/// See [`Error`]; containerd calls again later.
-pub(crate) fn run(identity: &Identity, state_root: &Path) -> Result<(), Error> {
+/// See [`DeleteError`]; containerd calls again later.
+pub(crate) fn run(identity: &Identity, state_root: &Path) -> Result<(), DeleteError> {
     // A working directory that is gone means that containerd has removed the bundle: nothing to do in it.
     let bundle = identity.bundle.clone().or_else(|| env::current_dir().ok());
     if let Some(bundle) = &bundle {
         end_server(bundle, identity)?;
     }
-    kata::cleanup(state_root, &identity.id).map_err(Error::Sandbox)?;
+    kata::cleanup(state_root, &identity.id).map_err(DeleteError::Sandbox)?;
     address::remove(&own_socket(bundle.as_deref(), identity))?;
     if let Some(bundle) = &bundle {
         unmount_all(&bundle.join("rootfs"))?;
@@ -86,7 +86,7 @@ pub(crate) fn run(identity: &Identity, state_root: &Path) -> Result<(), Error> {
         ..DeleteResponse::default()
     };
     let bytes = response.write_to_bytes().expect("a message in memory always serialises");
-    io::stdout().write_all(&bytes).map_err(Error::Answer)
+    io::stdout().write_all(&bytes).map_err(DeleteError::Answer)
 }
 
 /// Our socket is the one whose name is the hash of our id; a member's bundle names its pod's, which stays.
@@ -101,10 +101,10 @@ fn own_socket(bundle: Option<&Path>, identity: &Identity) -> PathBuf {
 
 /// Ends the server of this bundle, if it has one that lives. Only an owner's bundle has the file; a member's
 /// server is its pod's.
-fn end_server(bundle: &Path, identity: &Identity) -> Result<(), Error> {
+fn end_server(bundle: &Path, identity: &Identity) -> Result<(), DeleteError> {
     let Some(pid) = recorded_pid(&bundle.join(PID_FILE)) else { return Ok(()) };
     let raw = pid.as_raw_nonzero().get();
-    let fail = |error: Errno| Error::End { pid: raw, source: error.into() };
+    let fail = |error: Errno| DeleteError::End { pid: raw, source: error.into() };
     // The handle first, then the check: after that the number cannot become another process's.
     let handle = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => handle,
@@ -124,7 +124,7 @@ fn end_server(bundle: &Path, identity: &Identity) -> Result<(), Error> {
             return Ok(());
         }
     }
-    Err(Error::Immortal { pid: raw })
+    Err(DeleteError::Immortal { pid: raw })
 }
 
 fn recorded_pid(path: &Path) -> Option<Pid> {
@@ -156,13 +156,13 @@ fn ended_within(handle: &OwnedFd, patience: Duration) -> Result<bool, Errno> {
 }
 
 /// Unmounts everything that is mounted on `path`, one above the other.
-fn unmount_all(path: &Path) -> Result<(), Error> {
+fn unmount_all(path: &Path) -> Result<(), DeleteError> {
     loop {
         match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
             // Not a mount point, or not there.
             Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(Error::Unmount { path: path.to_owned(), source: error.into() }),
+            Err(error) => return Err(DeleteError::Unmount { path: path.to_owned(), source: error.into() }),
         }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Options {
 
 /// The options are of our type but broken, or ask for what we do not have.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum OptionsError {
     /// Not a message.
     #[error("The value of {type_url} does not parse")]
     Malformed {
@@ -35,11 +35,11 @@ impl Options {
     ///
     /// # Errors
     /// A value that is not what its type says.
-    pub(crate) fn from_any(any: &Any) -> Result<Self, Error> {
+    pub(crate) fn from_any(any: &Any) -> Result<Self, OptionsError> {
         if !any.type_url.ends_with("runtimeoptions.v1.Options") {
             return Ok(Self::default());
         }
-        let malformed = |source| Error::Malformed { type_url: any.type_url.clone(), source };
+        let malformed = |source| OptionsError::Malformed { type_url: any.type_url.clone(), source };
         let mut path = String::new();
         let mut body = Vec::new();
         let mut input = CodedInputStream::from_bytes(&any.value);
@@ -51,7 +51,7 @@ impl Options {
             }
         }
         if path.is_empty() && !body.is_empty() {
-            return Err(Error::Inline);
+            return Err(OptionsError::Inline);
         }
         Ok(Self { config_path: Some(path).filter(|path| !path.is_empty()).map(PathBuf::from) })
     }
@@ -67,7 +67,7 @@ mod tests {
 
     use protobuf::well_known_types::any::Any;
 
-    use super::{Error, Options};
+    use super::{Options, OptionsError};
 
     fn any(value: &[u8]) -> Any {
         Any { type_url: "runtimeoptions.v1.Options".into(), value: value.to_vec(), ..Any::default() }
@@ -81,12 +81,12 @@ mod tests {
 
     #[test]
     fn a_configuration_in_the_options_is_refused_and_not_ignored() {
-        assert!(matches!(Options::from_any(&any(b"\x1a\x02[]")), Err(Error::Inline)));
+        assert!(matches!(Options::from_any(&any(b"\x1a\x02[]")), Err(OptionsError::Inline)));
         assert!(Options::from_any(&any(b"\x12\x02/c\x1a\x02[]")).is_ok());
     }
 
     #[test]
     fn broken_options_are_an_error() {
-        assert!(matches!(Options::from_any(&any(b"\x12\x7f/c")), Err(Error::Malformed { .. })));
+        assert!(matches!(Options::from_any(&any(b"\x12\x7f/c")), Err(OptionsError::Malformed { .. })));
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Role {
 
 /// The bundle does not say.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum PodError {
     /// No `config.json`, or not ours to read.
     #[error("Cannot read {}; a bundle must have a config.json", path.display())]
     Read {
@@ -67,10 +67,11 @@ struct Shallow {
 ///
 /// # Errors
 /// The file is missing, unreadable or not what it should be.
-pub(crate) fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, PodError> {
     let path = bundle.join("config.json");
-    let bytes = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-    let shallow: Shallow = serde_json::from_slice(&bytes).map_err(|source| Error::Parse { path, source })?;
+    let bytes = fs::read(&path).map_err(|source| PodError::Read { path: path.clone(), source })?;
+    let shallow: Shallow =
+        serde_json::from_slice(&bytes).map_err(|source| PodError::Parse { path, source })?;
     Ok(shallow.annotations)
 }
 
@@ -78,7 +79,7 @@ pub(crate) fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, Err
 ///
 /// # Errors
 /// An unknown kind, or a member without a sandbox.
-pub(crate) fn role(annotations: &BTreeMap<String, String>) -> Result<Role, Error> {
+pub(crate) fn role(annotations: &BTreeMap<String, String>) -> Result<Role, PodError> {
     let find =
         |keys: [&'static str; 2]| keys.into_iter().find_map(|key| annotations.get(key).map(|v| (key, v)));
     match find(TYPE_KEYS) {
@@ -86,9 +87,9 @@ pub(crate) fn role(annotations: &BTreeMap<String, String>) -> Result<Role, Error
         Some((_, kind)) if kind == "sandbox" => Ok(Role::Owner),
         Some((type_key, kind)) if kind == "container" => match find(SANDBOX_KEYS) {
             Some((_, sandbox)) if !sandbox.is_empty() => Ok(Role::Member { sandbox: sandbox.clone() }),
-            _ => Err(Error::NoSandbox { type_key }),
+            _ => Err(PodError::NoSandbox { type_key }),
         },
-        Some((type_key, value)) => Err(Error::UnknownType { type_key, value: value.clone() }),
+        Some((type_key, value)) => Err(PodError::UnknownType { type_key, value: value.clone() }),
     }
 }
 
@@ -96,7 +97,7 @@ pub(crate) fn role(annotations: &BTreeMap<String, String>) -> Result<Role, Error
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Error, Role, annotations, role};
+    use super::{PodError, Role, annotations, role};
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -121,20 +122,20 @@ mod tests {
     #[test]
     fn half_an_answer_is_an_error() {
         let lost = map(&[("io.kubernetes.cri.container-type", "container")]);
-        assert!(matches!(role(&lost), Err(Error::NoSandbox { .. })));
+        assert!(matches!(role(&lost), Err(PodError::NoSandbox { .. })));
         let odd = map(&[("io.kubernetes.cri.container-type", "pod")]);
-        assert!(matches!(role(&odd), Err(Error::UnknownType { .. })));
+        assert!(matches!(role(&odd), Err(PodError::UnknownType { .. })));
     }
 
     #[test]
     fn annotations_are_optional_and_the_rest_of_the_file_is_not_looked_at() {
         let bundle = tempfile::tempdir().unwrap();
-        assert!(matches!(annotations(bundle.path()), Err(Error::Read { .. })));
+        assert!(matches!(annotations(bundle.path()), Err(PodError::Read { .. })));
         std::fs::write(bundle.path().join("config.json"), r#"{"process": 7}"#).unwrap();
         assert!(annotations(bundle.path()).unwrap().is_empty());
         std::fs::write(bundle.path().join("config.json"), r#"{"annotations": {"a": "b"}}"#).unwrap();
         assert_eq!(annotations(bundle.path()).unwrap(), map(&[("a", "b")]));
         std::fs::write(bundle.path().join("config.json"), "{").unwrap();
-        assert!(matches!(annotations(bundle.path()), Err(Error::Parse { .. })));
+        assert!(matches!(annotations(bundle.path()), Err(PodError::Parse { .. })));
     }
 }

@@ -36,7 +36,7 @@ const IDLE_THREAD: Duration = Duration::from_secs(1);
 
 /// The server cannot run.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ServerError {
     /// Not started by `start`.
     #[error(
         "The listening socket must be descriptor {BIND_FD}, not {0}; only the start action starts a server"
@@ -60,13 +60,13 @@ pub(crate) enum Error {
 ///
 /// # Errors
 /// Only before it serves; after that, errors are answers.
-pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), Error> {
+pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), ServerError> {
     let listener = inherit(environment)?;
     // Fails only for the leader of a process group, who is detached enough.
     let _ = rustix::process::setsid();
     let bundle = match &identity.bundle {
         Some(bundle) => bundle.clone(),
-        None => env::current_dir().map_err(Error::Bundle)?,
+        None => env::current_dir().map_err(ServerError::Bundle)?,
     };
     let plan = Plan::read(identity, environment, &bundle);
     logging::start(&bundle, &identity.id, kata::log_level(identity, &plan));
@@ -76,7 +76,7 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
         .thread_keep_alive(IDLE_THREAD)
         .enable_all()
         .build()
-        .map_err(Error::Runtime)?;
+        .map_err(ServerError::Runtime)?;
     let route =
         Route::choose(environment.ttrpc_address.as_deref(), &identity.publish_binary, &identity.address);
     let result = runtime.block_on(serve(listener, identity, route, plan));
@@ -86,14 +86,14 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
 }
 
 /// Takes the socket out of standard input, and leaves nothing there.
-fn inherit(environment: &Environment) -> Result<UnixListener, Error> {
+fn inherit(environment: &Environment) -> Result<UnixListener, ServerError> {
     match environment.bind_fd.as_deref() {
         Some(BIND_FD) => {}
-        other => return Err(Error::BindFd(other.unwrap_or_default().to_owned())),
+        other => return Err(ServerError::BindFd(other.unwrap_or_default().to_owned())),
     }
-    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(Error::Inherit)?;
-    let nothing = File::open("/dev/null").map_err(Error::Inherit)?;
-    rustix::stdio::dup2_stdin(&nothing).map_err(|error| Error::Inherit(error.into()))?;
+    let socket = io::stdin().as_fd().try_clone_to_owned().map_err(ServerError::Inherit)?;
+    let nothing = File::open("/dev/null").map_err(ServerError::Inherit)?;
+    rustix::stdio::dup2_stdin(&nothing).map_err(|error| ServerError::Inherit(error.into()))?;
     Ok(UnixListener::from(socket))
 }
 
@@ -101,11 +101,11 @@ async fn serve(
     listener: UnixListener,
     identity: &Identity,
     route: Route,
-    plan: Result<Plan, kata::Error>,
-) -> Result<(), Error> {
-    let socket = listener.local_addr().map_err(Error::Inherit)?.as_pathname().map(Path::to_owned);
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Runtime)?;
+    plan: Result<Plan, kata::PlanError>,
+) -> Result<(), ServerError> {
+    let socket = listener.local_addr().map_err(ServerError::Inherit)?.as_pathname().map(Path::to_owned);
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Runtime)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Runtime)?;
     let publisher = Publisher::start(route, &identity.namespace);
     let ledger = Arc::new(Ledger::new(publisher.clone()));
     let end = Arc::new(Notify::new());
@@ -118,9 +118,9 @@ async fn serve(
         end: end.clone(),
     }));
     let task: Arc<dyn Task + Send + Sync> = service.clone();
-    let listener = nonblocking(listener).map_err(Error::Inherit)?;
+    let listener = nonblocking(listener).map_err(ServerError::Inherit)?;
     let mut server = Server::new().add_listener(listener).register_service(decorate::services(&task));
-    server.start().await.map_err(Error::Serve)?;
+    server.start().await.map_err(ServerError::Serve)?;
     tracing::info!(pid = std::process::id(), version = crate::info::VERSION, "serving");
     let told = tokio::select! {
         () = end.notified() => true,

@@ -24,13 +24,13 @@ pub(crate) const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
 
 /// `start` failed; nothing is left of it.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum StartError {
     /// Standard input.
     #[error("Cannot read how containerd wants to be answered")]
-    Bootstrap(#[from] bootstrap::Error),
+    Bootstrap(#[from] bootstrap::BootstrapError),
     /// Whose container this is.
     #[error("Cannot tell to which sandbox the container belongs")]
-    Pod(#[from] pod::Error),
+    Pod(#[from] pod::PodError),
     /// The sandbox of a member is gone.
     #[error("The sandbox {sandbox} of this container is not running (no server on {}); create the pod anew", socket.display())]
     SandboxGone {
@@ -41,7 +41,7 @@ pub(crate) enum Error {
     },
     /// The socket.
     #[error("Cannot make the server's socket")]
-    Address(#[from] address::Error),
+    Address(#[from] address::AddressError),
     /// The working directory is gone.
     #[error("The bundle (working directory) cannot be used")]
     Bundle(#[source] io::Error),
@@ -64,13 +64,14 @@ pub(crate) enum Error {
 /// Carries out `start`.
 ///
 /// # Errors
-/// See [`Error`]; the chain is for containerd, which shows it to the user.
-pub(crate) fn run(identity: &Identity) -> Result<(), Error> {
-    let input = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bootstrap::Error::Read)?);
+/// See [`StartError`]; the chain is for containerd, which shows it to the user.
+pub(crate) fn run(identity: &Identity) -> Result<(), StartError> {
+    let input =
+        File::from(io::stdin().as_fd().try_clone_to_owned().map_err(bootstrap::BootstrapError::Read)?);
     let request = bootstrap::parse(&bootstrap::read(&input)?, identity)?;
     let bundle = match &identity.bundle {
         Some(bundle) => bundle.clone(),
-        None => env::current_dir().map_err(Error::Bundle)?,
+        None => env::current_dir().map_err(StartError::Bundle)?,
     };
     let dir = request.socket_dir.as_deref().unwrap_or(Path::new(address::SOCKET_DIR));
     let socket = match pod::role(&pod::annotations(&bundle)?)? {
@@ -79,28 +80,29 @@ pub(crate) fn run(identity: &Identity) -> Result<(), Error> {
     };
     let url = address::url(&socket);
     write(&bundle.join(ADDRESS_FILE), &url)?;
-    io::stdout().write_all(&bootstrap::reply(&url, request.protobuf)).map_err(Error::Answer)
+    io::stdout().write_all(&bootstrap::reply(&url, request.protobuf)).map_err(StartError::Answer)
 }
 
 /// The socket of the pod's server, which must be there.
-fn join(dir: &Path, identity: &Identity, sandbox: String) -> Result<PathBuf, Error> {
+fn join(dir: &Path, identity: &Identity, sandbox: String) -> Result<PathBuf, StartError> {
     let socket = address::socket_path(dir, identity, &sandbox);
-    if address::alive(&socket) { Ok(socket) } else { Err(Error::SandboxGone { sandbox, socket }) }
+    if address::alive(&socket) { Ok(socket) } else { Err(StartError::SandboxGone { sandbox, socket }) }
 }
 
 /// The socket of a server of our own, started unless it is there.
-fn own(dir: &Path, identity: &Identity, request: &Request, bundle: &Path) -> Result<PathBuf, Error> {
+fn own(dir: &Path, identity: &Identity, request: &Request, bundle: &Path) -> Result<PathBuf, StartError> {
     let socket = address::socket_path(dir, identity, &identity.id);
     let Bound::New(listener) = address::bind(&socket)? else { return Ok(socket) };
-    let started = spawn(listener, identity, request, bundle).map_err(Error::Spawn).and_then(|mut child| {
-        let recorded = write(&bundle.join(PID_FILE), &child.id().to_string());
-        if recorded.is_err() {
-            // It dies of this for certain, and nobody is left to tell if it should not.
-            let _ = child.kill();
-        }
-        adjust_oom_score(child.id());
-        recorded
-    });
+    let started =
+        spawn(listener, identity, request, bundle).map_err(StartError::Spawn).and_then(|mut child| {
+            let recorded = write(&bundle.join(PID_FILE), &child.id().to_string());
+            if recorded.is_err() {
+                // It dies of this for certain, and nobody is left to tell if it should not.
+                let _ = child.kill();
+            }
+            adjust_oom_score(child.id());
+            recorded
+        });
     match started {
         Ok(()) => Ok(socket),
         Err(error) => {
@@ -142,8 +144,8 @@ fn adjust_oom_score(pid: u32) {
 }
 
 /// Writes a small file so that nobody ever reads half of it.
-fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let error = |source| Error::Write { path: path.to_owned(), source };
+fn write(path: &Path, text: &str) -> Result<(), StartError> {
+    let error = |source| StartError::Write { path: path.to_owned(), source };
     let draft = path.with_extension("new");
     fs::write(&draft, text).map_err(error)?;
     fs::rename(&draft, path).map_err(error)

@@ -25,7 +25,7 @@ pub(crate) const STATE_ROOT: &str = "/run/kata";
 
 /// No sandbox can be started from this bundle.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum PlanError {
     /// The bundle's specification.
     #[error("Cannot read {} as an OCI runtime specification", path.display())]
     Spec {
@@ -60,9 +60,13 @@ impl Plan {
     ///
     /// # Errors
     /// Whatever is wrong with either.
-    pub(crate) fn read(identity: &Identity, environment: &Environment, bundle: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(
+        identity: &Identity,
+        environment: &Environment,
+        bundle: &Path,
+    ) -> Result<Self, PlanError> {
         let path = bundle.join("config.json");
-        let spec = Spec::load(&path).map_err(|source| Error::Spec { path, source })?;
+        let spec = Spec::load(&path).map_err(|source| PlanError::Spec { path, source })?;
         let annotations = spec.annotations().iter().flatten();
         let request = LoadRequest {
             explicit: identity.config.clone(),
@@ -75,7 +79,7 @@ impl Plan {
 }
 
 /// How much to log: `-debug` (containerd logs at debug level) and the configuration can both ask for more.
-pub(crate) fn log_level(identity: &Identity, plan: &Result<Plan, Error>) -> LevelFilter {
+pub(crate) fn log_level(identity: &Identity, plan: &Result<Plan, PlanError>) -> LevelFilter {
     let configured = plan.as_ref().ok().map(|plan| &plan.config.runtime);
     if identity.debug || configured.is_some_and(|runtime| runtime.enable_debug) {
         return LevelFilter::DEBUG;
@@ -90,7 +94,7 @@ pub(crate) fn log_level(identity: &Identity, plan: &Result<Plan, Error>) -> Leve
 }
 
 /// Launches the sandbox: from here on its VM boots, while containerd prepares its first request.
-pub(crate) async fn launch(plan: Result<Plan, Error>, id: &str, ledger: &Arc<Ledger>) -> Launched {
+pub(crate) async fn launch(plan: Result<Plan, PlanError>, id: &str, ledger: &Arc<Ledger>) -> Launched {
     let refused = |error: &(dyn std::error::Error + 'static)| Failure::of(Kind::FailedPrecondition, error);
     let Plan { bundle, spec, config } = plan.map_err(|error| refused(&error))?;
     let launch = LaunchSpec {
@@ -109,8 +113,8 @@ pub(crate) async fn launch(plan: Result<Plan, Error>, id: &str, ledger: &Arc<Led
 ///
 /// # Errors
 /// What could not be removed.
-pub(crate) fn cleanup(state_root: &Path, id: &str) -> Result<(), Error> {
+pub(crate) fn cleanup(state_root: &Path, id: &str) -> Result<(), PlanError> {
     let id = id.parse()?;
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-    runtime.block_on(kata_sandbox::cleanup(state_root, &id)).map_err(Error::Left)
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(PlanError::Runtime)?;
+    runtime.block_on(kata_sandbox::cleanup(state_root, &id)).map_err(PlanError::Left)
 }

@@ -31,18 +31,16 @@ use crate::publisher::{Item, Publisher};
 
 const VMM: u32 = 4711;
 
+type End = watch::Sender<Option<Ended>>;
+
 /// Processes that do nothing until they are killed.
 #[derive(Default)]
 struct Table {
-    processes: Mutex<HashMap<Key, (Life, watch::Sender<Option<Ended>>)>>,
+    processes: Mutex<HashMap<Key, (Life, End)>>,
 }
 
 impl Table {
-    fn find<T>(
-        &self,
-        key: &Key,
-        with: impl FnOnce(&mut Life, &watch::Sender<Option<Ended>>) -> T,
-    ) -> Result<T, Failure> {
+    fn find<T>(&self, key: &Key, with: impl FnOnce(&mut Life, &End) -> T) -> Result<T, Failure> {
         let mut processes = self.processes.lock().unwrap();
         let (life, ended) =
             processes.get_mut(key).ok_or_else(|| Failure::new(Kind::NotFound, "no such process"))?;

@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 
-use super::{Error, Input, Output};
+use super::{Input, Output, StdioError};
 
 /// How long a client may take to open its end of an output. containerd's own shim waits for ever; after
 /// this time the output simply stays in the pipe.
@@ -29,8 +29,8 @@ pub(crate) struct StdinHold {
 }
 
 /// Opens an input and its hold.
-pub(super) fn open_input(path: &Path) -> Result<(Input, StdinHold), Error> {
-    let error = |source| Error::Open { stream: "stdin", path: path.to_owned(), source };
+pub(super) fn open_input(path: &Path) -> Result<(Input, StdinHold), StdioError> {
+    let error = |source| StdioError::Open { stream: "stdin", path: path.to_owned(), source };
     let reader = pipe::OpenOptions::new().open_receiver(path).map_err(error)?;
     let writer = nonblocking().write(true).open(path).map_err(error)?;
     Ok((Box::new(FifoInput(reader)), StdinHold { _writer: writer }))
@@ -38,8 +38,8 @@ pub(super) fn open_input(path: &Path) -> Result<(Input, StdinHold), Error> {
 
 /// Opens an output as soon as somebody has opened the other end: an output that were written and closed
 /// before that would be lost.
-pub(super) async fn open_output(stream: &'static str, path: &Path) -> Result<Output, Error> {
-    let error = |source| Error::Open { stream, path: path.to_owned(), source };
+pub(super) async fn open_output(stream: &'static str, path: &Path) -> Result<Output, StdioError> {
+    let error = |source| StdioError::Open { stream, path: path.to_owned(), source };
     let writer = match pipe::OpenOptions::new().open_sender(path) {
         Err(none) if none.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
             await_reader(path).await.map_err(error)?

@@ -18,15 +18,19 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::uri::Program;
-use super::{Error, Output};
+use super::{Output, StdioError};
 
 const READY_PATIENCE: Duration = Duration::from_secs(10);
 /// From the end of its input to SIGTERM, and from there to SIGKILL.
 const END_PATIENCE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(2)];
 
 /// Starts the program and waits until it is ready. It is ended after both streams are closed.
-pub(super) async fn start(program: &Program, namespace: &str, id: &str) -> Result<(Output, Output), Error> {
-    let error = |source| Error::Logger { path: program.path.clone(), source };
+pub(super) async fn start(
+    program: &Program,
+    namespace: &str,
+    id: &str,
+) -> Result<(Output, Output), StdioError> {
+    let error = |source| StdioError::Logger { path: program.path.clone(), source };
     let (stdout_writer, stdout_reader) = pipe::pipe().map_err(error)?;
     let (stderr_writer, stderr_reader) = pipe::pipe().map_err(error)?;
     let (ready_writer, mut ready_reader) = pipe::pipe().map_err(error)?;
@@ -51,7 +55,7 @@ pub(super) async fn start(program: &Program, namespace: &str, id: &str) -> Resul
     if !matches!(ready, Ok(Ok(count)) if count > 0 || !program.writes_ready) {
         // If it cannot be killed it is already dead.
         let _ = child.kill().await;
-        return Err(Error::LoggerNotReady { path: program.path.clone() });
+        return Err(StdioError::LoggerNotReady { path: program.path.clone() });
     }
     let (open, closed) = oneshot::channel();
     tokio::spawn(end(child, closed));

@@ -52,7 +52,7 @@ pub(crate) struct Streams {
 
 /// A stream cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum StdioError {
     /// Not a URI that we know.
     #[error(
         "Cannot use {uri:?} as a process's output; give a FIFO's path, file:///path or binary:///program"
@@ -91,7 +91,7 @@ pub(crate) enum Error {
 ///
 /// # Errors
 /// What cannot be opened, and why. Nothing stays open.
-pub(crate) async fn open(names: &Names, namespace: &str, id: &str) -> Result<Streams, Error> {
+pub(crate) async fn open(names: &Names, namespace: &str, id: &str) -> Result<Streams, StdioError> {
     let mut streams = Streams::default();
     if !names.stdin.is_empty() {
         let (input, hold) = fifo::open_input(Path::new(&names.stdin))?;
@@ -111,15 +111,15 @@ pub(crate) async fn open(names: &Names, namespace: &str, id: &str) -> Result<Str
     Ok(streams)
 }
 
-async fn open_output(stream: &'static str, uri: &str) -> Result<Option<Output>, Error> {
+async fn open_output(stream: &'static str, uri: &str) -> Result<Option<Output>, StdioError> {
     match uri::parse(uri)? {
         Target::None => Ok(None),
         Target::Path(path) if is_fifo(&path) => fifo::open_output(stream, &path).await.map(Some),
         Target::Path(path) | Target::File(path) => {
-            let file = open_file(&path).map_err(|source| Error::Open { stream, path, source })?;
+            let file = open_file(&path).map_err(|source| StdioError::Open { stream, path, source })?;
             Ok(Some(Box::new(FileOutput(file))))
         }
-        Target::Logger(_) => Err(Error::Uri { uri: uri.to_owned() }),
+        Target::Logger(_) => Err(StdioError::Uri { uri: uri.to_owned() }),
     }
 }
 

@@ -145,9 +145,9 @@ async fn a_logging_program_gets_both_streams_and_its_environment() {
 async fn a_logging_program_that_dies_is_told() {
     let names = Names { stdout: "binary-v2:///bin/false".into(), ..Names::default() };
     let error = open(&names, "ns", "id").await.err().unwrap();
-    assert!(matches!(error, super::Error::LoggerNotReady { .. }), "{error}");
+    assert!(matches!(error, super::StdioError::LoggerNotReady { .. }), "{error}");
     let names = Names { stdout: "binary:///does/not/exist".into(), ..Names::default() };
-    assert!(matches!(open(&names, "ns", "id").await.err().unwrap(), super::Error::Logger { .. }));
+    assert!(matches!(open(&names, "ns", "id").await.err().unwrap(), super::StdioError::Logger { .. }));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use super::Error;
+use super::StdioError;
 
 /// A destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) struct Program {
 }
 
 /// Reads a path or URI.
-pub(super) fn parse(uri: &str) -> Result<Target, Error> {
+pub(super) fn parse(uri: &str) -> Result<Target, StdioError> {
     if uri.is_empty() {
         return Ok(Target::None);
     }
@@ -41,7 +41,7 @@ pub(super) fn parse(uri: &str) -> Result<Target, Error> {
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     let path = PathBuf::from(decode(path));
     if !path.is_absolute() {
-        return Err(Error::Uri { uri: uri.to_owned() });
+        return Err(StdioError::Uri { uri: uri.to_owned() });
     }
     match scheme {
         "fifo" => Ok(Target::Path(path)),
@@ -50,7 +50,7 @@ pub(super) fn parse(uri: &str) -> Result<Target, Error> {
             let writes_ready = scheme == "binary-v2";
             Ok(Target::Logger(Program { path, args: arguments(query), writes_ready }))
         }
-        _ => Err(Error::Uri { uri: uri.to_owned() }),
+        _ => Err(StdioError::Uri { uri: uri.to_owned() }),
     }
 }
 
