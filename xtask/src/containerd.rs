@@ -6,12 +6,11 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tempfile::TempDir;
 
 use crate::prefix::Prefix;
@@ -21,6 +20,7 @@ use crate::process;
 pub(crate) const RUNTIME: &str = "io.containerd.kata.v2";
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
+const KILLED_WITHIN: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// Where shims keep mounts of ours, apart from containerd's own directories.
 const SHARED: &str = "/run/kata-containers/shared/sandboxes";
 
@@ -37,8 +37,6 @@ pub(crate) struct Containerd {
 impl Containerd {
     /// Starts containerd with its data in a new directory under `cache`, its log at `log`; returns when it answers.
     pub(crate) fn start(prefix: &Prefix, cache: &Path, log: &Path) -> Result<Self> {
-        // Ctrl-C ends the command that is being run, which is then an error here, and everything is cleaned up.
-        signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::new(AtomicBool::new(false)))?;
         let data = tempfile::Builder::new().prefix("containerd-").tempdir_in(cache)?;
         let run = tempfile::Builder::new().prefix("kata-xtask-").tempdir_in("/run")?;
         let config = run.path().join("config.toml");
@@ -137,15 +135,41 @@ impl Containerd {
         Ok(())
     }
 
+    /// Removes every container; one whose guest does not answer loses its shim first.
     fn remove_containers(&self) -> Vec<String> {
-        let list = process::text(self.ctr().args(["containers", "ls", "-q"])).unwrap_or_default();
-        let names: Vec<_> = list.lines().map(str::to_owned).collect();
+        let list =
+            process::output_to_clean_up(self.ctr().args(["containers", "ls", "-q"])).unwrap_or_default();
+        let names: Vec<_> = String::from_utf8_lossy(&list).lines().map(str::to_owned).collect();
         for name in &names {
-            // Each of them may fail because the step before was enough.
-            let _ = process::output(self.ctr().args(["tasks", "rm", "--force", name]));
-            let _ = process::output(self.ctr().args(["containers", "rm", name]));
+            let removed = process::output_to_clean_up(self.ctr().args(["tasks", "rm", "--force", name]));
+            if removed.is_err() && self.kill_shim(name) {
+                // What containerd itself would call once it notices; both may do it.
+                let mut shim = self.program(Path::new("containerd-shim-kata-v2"));
+                shim.current_dir(self.bundle(name)).args(["-namespace", "default", "-id", name, "-address"]);
+                let _ = process::output_to_clean_up(shim.arg(self.address()).arg("delete"));
+            }
+            let _ = process::output_to_clean_up(self.ctr().args(["containers", "rm", name]));
         }
         names
+    }
+
+    fn bundle(&self, name: &str) -> PathBuf {
+        self.run.path().join("state/io.containerd.runtime.v2.task/default").join(name)
+    }
+
+    /// Kills the shim of a task and waits for its end; whether there was one.
+    fn kill_shim(&self, name: &str) -> bool {
+        let address = self.address().display().to_string();
+        let is_shim = |words: &[&str]| {
+            words.first().is_some_and(|word| word.contains("containerd-shim"))
+                && [address.as_str(), name].iter().all(|wanted| words.contains(wanted))
+        };
+        let shim = processes().into_iter().find(|(_, line)| is_shim(&line.split('\0').collect::<Vec<_>>()));
+        let Some((pid, _)) = shim else { return false };
+        let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        let killed = pidfd_send_signal(&handle, Signal::KILL);
+        let ended = rustix::event::poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&KILLED_WITHIN));
+        killed.is_ok() && ended.is_ok_and(|count| count > 0)
     }
 
     fn end(&mut self) -> Result<()> {
@@ -186,6 +210,17 @@ impl Drop for Containerd {
 pub(crate) fn sandboxes() -> Vec<String> {
     let entries = fs::read_dir(SHARED).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Every process with its command line, whose words are separated by NUL.
+fn processes() -> Vec<(Pid, String)> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+    let with_line = pids.map(|pid| {
+        let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        (pid, String::from_utf8_lossy(&line).into_owned())
+    });
+    with_line.collect()
 }
 
 fn search_path(first: &Path) -> Result<std::ffi::OsString> {

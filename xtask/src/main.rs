@@ -12,6 +12,7 @@ mod demo;
 mod guest;
 mod images;
 mod install;
+mod interrupt;
 mod lab;
 mod oci_image;
 mod packages;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    interrupt::install()?;
     match command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),

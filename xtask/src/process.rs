@@ -6,10 +6,20 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::interrupt;
+
 const TAIL_LINES: usize = 40;
 
 /// Runs a short program and returns what it wrote; its complaints are in the error.
 pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    interrupt::check()?;
+    let result = output_to_clean_up(command);
+    interrupt::check()?;
+    result
+}
+
+/// As [`output`], also after an interruption: for what undoes something.
+pub(crate) fn output_to_clean_up(command: &mut Command) -> Result<Vec<u8>> {
     let result = command.stdin(Stdio::null()).output().with_context(|| cannot_run(command))?;
     if !result.status.success() {
         let complaint = String::from_utf8_lossy(&result.stderr);
@@ -25,10 +35,12 @@ pub(crate) fn text(command: &mut Command) -> Result<String> {
 
 /// Runs a talkative program with all its output appended to `log`, whose end is in the error.
 pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<()> {
+    interrupt::check()?;
     let file = File::options().append(true).create(true).open(log);
     let file = file.with_context(|| format!("Cannot write the log {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let status = command.status().with_context(|| cannot_run(command))?;
+    interrupt::check()?;
     if !status.success() {
         bail!("{} failed ({status}); the end of {}:\n{}", shown(command), log.display(), tail(log)?);
     }
@@ -37,7 +49,9 @@ pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<()> {
 
 /// Runs a program that talks to the person itself.
 pub(crate) fn shown_to_user(command: &mut Command) -> Result<()> {
+    interrupt::check()?;
     let status = command.status().with_context(|| cannot_run(command))?;
+    interrupt::check()?;
     if !status.success() {
         bail!("{} failed ({status})", shown(command));
     }

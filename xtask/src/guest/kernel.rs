@@ -19,6 +19,8 @@ use crate::workspace::Workspace;
 /// Raise this when the steps below change what comes out.
 const RECIPE: &str = "1";
 
+const SCRATCH: &str = ".kernel-build-";
+
 /// Equal input gives equal bytes: nothing of the machine or the hour goes into the kernel.
 const FIXED: [(&str, &str); 4] = [
     ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
@@ -38,7 +40,8 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<PathB
         progress.line("kernel", format_args!("{} ready", source.version));
         return Ok(vmlinux);
     }
-    let scratch = tempfile::Builder::new().prefix(".kernel-").tempdir_in(&workspace.cache)?;
+    remove_leftovers(workspace)?;
+    let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(&workspace.cache)?;
     let ready = scratch.path().join("ready");
     let build =
         Build { workspace, progress, source: &source, fragments: &fragments, scratch: scratch.path() };
@@ -49,6 +52,17 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<PathB
         format_args!("{} ready, {} KiB", source.version, fs::metadata(&vmlinux)?.len() / 1024),
     );
     Ok(vmlinux)
+}
+
+/// A build that was killed leaves gigabytes; nobody else builds while this process holds the lock.
+fn remove_leftovers(workspace: &Workspace) -> Result<()> {
+    for entry in fs::read_dir(&workspace.cache)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn hash(source: &KernelSource, fragments: &Fragments) -> String {
