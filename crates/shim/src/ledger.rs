@@ -225,7 +225,8 @@ impl Ledger {
         let settled = matches!(entry.phase, Phase::Ready | Phase::Started);
         if let Some(ended) = entry.ended.filter(|_| settled && !entry.told) {
             entry.told = true;
-            let ended = Ended { pid: entry.pid, ..ended };
+            let pid = if entry.pid == 0 { ended.pid } else { entry.pid };
+            let ended = Ended { pid, ..ended };
             self.publisher.publish(events::exit(&key.container, &key.exec, &ended));
         }
     }

@@ -23,6 +23,13 @@ impl Fields {
         }
     }
 
+    /// Adds a field unless there is one of that name.
+    pub(super) fn add_missing(&mut self, name: &str, value: &str) {
+        if self.pairs.iter().all(|(found, _)| found != name) {
+            self.push(name, value);
+        }
+    }
+
     /// Adds another's fields.
     pub(super) fn extend(&mut self, other: &Self) {
         self.pairs.extend(other.pairs.iter().cloned());

@@ -71,13 +71,13 @@ where
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut fields = Fields::default();
-        fields.push("sandbox", &self.sandbox);
         for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(outer) = span.extensions().get::<Fields>() {
                 fields.extend(outer);
             }
         }
         event.record(&mut fields);
+        fields.add_missing("sandbox", &self.sandbox);
         let level = *event.metadata().level();
         if let Some(fifo) = &self.fifo {
             fifo.write(logfmt::line(std::time::SystemTime::now(), level, &fields));
@@ -121,7 +121,7 @@ mod tests {
             assert!(first.starts_with("time=\""), "{first}");
             assert!(
                 first.ends_with(
-                    "level=info msg=\"container created\" sandbox=pod1 rpc=Create container=web pid=7\n"
+                    "level=info msg=\"container created\" rpc=Create container=web pid=7 sandbox=pod1\n"
                 ),
                 "{first}"
             );
