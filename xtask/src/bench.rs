@@ -1,12 +1,194 @@
-//! `cargo xtask bench`.
+//! `cargo xtask bench`: every figure the project has a bar for, measured in one run on this machine.
+//!
+//! Ratios are taken between things measured in the same run, one after the other, so that they hold on other machines
+//! too; values are medians.
 
-use anyhow::{Result, bail};
+mod bare;
+mod containers;
+mod debian;
+mod figure;
+mod payload;
+mod process_memory;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::containerd::Containerd;
+use crate::images;
+use crate::prefix::Prefix;
+use crate::progress::Progress;
+use crate::setup;
+use crate::workspace::Workspace;
+
+use bare::BareGuest;
+use containers::Containers;
+use figure::{Bar, Figures};
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Only figures whose name contains one of these
+    names: Vec<String>,
+    /// Also writes the figures to this file: name → {value, unit, bar, ok}
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How often each thing is measured
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+}
 
-/// Runs the command.
-pub(crate) fn run(_args: &Args) -> Result<()> {
-    bail!("Not there yet")
+/// Measures, prints a table; fails when a bar is missed.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let progress = Progress::new();
+    if !rustix::process::geteuid().is_root() {
+        bail!("containerd and its containers need root: run `cargo xtask bench` as root");
+    }
+    let workspace = Workspace::find()?;
+    let prefix = setup::stage(&workspace, &progress)?;
+    let busybox = images::busybox(&workspace)?;
+    let containerd = Containerd::start(&prefix, &workspace.cache, &workspace.log("bench-containerd")?)?;
+    let bench = Bench { args, progress: &progress, workspace: &workspace, prefix: &prefix };
+    let measured = containerd
+        .import(&busybox.file)
+        .and_then(|()| bench.all(&Containers::new(&containerd, busybox.name)));
+    let stopped = containerd.stop();
+    let figures = measured?;
+    stopped?;
+    println!("{figures}");
+    if let Some(file) = &args.json {
+        fs::write(file, figures.json()).with_context(|| format!("Cannot write {}", file.display()))?;
+    }
+    let missed = figures.missed();
+    if !missed.is_empty() {
+        bail!("Bars missed: {}", missed.join(", "));
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    args: &'a Args,
+    progress: &'a Progress,
+    workspace: &'a Workspace,
+    prefix: &'a Prefix,
+}
+
+impl Bench<'_> {
+    fn all(&self, containers: &Containers<'_>) -> Result<Figures> {
+        let mut figures = Figures::default();
+        self.boot(containers, &mut figures)?;
+        self.start(containers, &mut figures)?;
+        self.exec(containers, &mut figures)?;
+        self.stdout(containers, &mut figures)?;
+        self.memory(containers, &mut figures)?;
+        if self.wants(&["initrd_size"]) {
+            let bytes = fs::metadata(self.prefix.initrd())?.len();
+            figures.add("initrd_size", figure::mib(bytes), "MiB", Bar::AtMost(6.0));
+        }
+        Ok(figures)
+    }
+
+    /// The bare guest against Debian's kernel, and the whole of `ctr run` against the bare guest.
+    fn boot(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
+        if !self.wants(&["boot_ratio", "run_ratio", "boot_ours", "boot_debian", "run"]) {
+            return Ok(());
+        }
+        let debian = debian::kernel(self.workspace, self.progress)?;
+        self.say("boots: ours, Debian's, and `ctr run`, in turn");
+        let (ours, reference) = (BareGuest::of(containers)?, BareGuest::plain(&debian));
+        let (mut boots, mut references, mut runs) = (Vec::new(), Vec::new(), Vec::new());
+        // The first of each warms the caches.
+        for round in 0..=self.args.runs {
+            let times = [ours.boot()?, reference.boot()?, containers.run()?];
+            if round > 0 {
+                boots.push(times[0]);
+                references.push(times[1]);
+                runs.push(times[2]);
+            }
+        }
+        let [boot, reference, run] = [boots, references, runs].map(figure::median);
+        figures.add("boot_ours", boot, "s", Bar::None);
+        figures.add("boot_debian", reference, "s", Bar::None);
+        figures.add("run", run, "s", Bar::None);
+        figures.add("boot_ratio", boot / reference, "", Bar::AtMost(0.40));
+        figures.add("run_ratio", run / boot, "", Bar::AtMost(1.5));
+        Ok(())
+    }
+
+    /// What the sandbox's own timeline tells.
+    fn start(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
+        if !self.wants(&["host_work", "vmm_ready", "doorbell_to_running"]) {
+            return Ok(());
+        }
+        self.say("starts, phase by phase");
+        let timelines = (0..self.args.runs).map(|_| containers.timeline()).collect::<Result<Vec<_>>>()?;
+        let median = |phase: fn(&containers::Timeline) -> Result<f64>| -> Result<f64> {
+            Ok(figure::median(timelines.iter().map(phase).collect::<Result<Vec<_>>>()?))
+        };
+        figures.add("host_work", median(|t| t.end_ms("vmm spawned"))?, "ms", Bar::AtMost(60.0));
+        figures.add("vmm_ready", median(|t| t.end_ms("vmm control ready"))?, "ms", Bar::None);
+        let to_running = |t: &containers::Timeline| {
+            Ok(t.end_ms("container started")? - t.end_ms("guest boot until the agent is up")?)
+        };
+        figures.add("doorbell_to_running", median(to_running)?, "ms", Bar::AtMost(150.0));
+        Ok(())
+    }
+
+    fn exec(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
+        if !self.wants(&["exec_ratio", "exec"]) {
+            return Ok(());
+        }
+        self.say("execs, ours and runc's in turn");
+        let (ours, runc) = containers.execs(self.args.runs * 3)?;
+        let [ours, runc] = [ours, runc].map(figure::median);
+        figures.add("exec", ours * 1000.0, "ms", Bar::None);
+        figures.add("exec_runc", runc * 1000.0, "ms", Bar::None);
+        figures.add("exec_ratio", ours / runc, "", Bar::AtMost(3.0));
+        Ok(())
+    }
+
+    fn stdout(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
+        if !self.wants(&["stdout_ratio", "stdout"]) {
+            return Ok(());
+        }
+        self.say("1 GB of standard output, and the same through a bare virtio-serial port, in turn");
+        let port = BareGuest::of(containers)?;
+        let (mut streams, mut ports) = (Vec::new(), Vec::new());
+        for _ in 0..self.args.runs.div_ceil(2) {
+            ports.push(port.throughput()?);
+            streams.push(containers.stdout_throughput()?);
+        }
+        let [stream, port] = [streams, ports].map(figure::median);
+        figures.add("stdout", stream, "MB/s", Bar::None);
+        figures.add("stdout_bare_port", port, "MB/s", Bar::None);
+        figures.add("stdout_ratio", stream / port, "", Bar::AtLeast(0.7));
+        Ok(())
+    }
+
+    fn memory(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
+        if self.wants(&["shim_pss", "shim_threads"]) {
+            self.say("memory of the shim");
+            let shim = containers.shim_of_an_idle_container()?;
+            figures.add("shim_pss", figure::mib(shim.pss), "MiB", Bar::AtMost(8.0));
+            figures.add("shim_threads", f64::from(shim.threads), "", Bar::AtMost(6.0));
+        }
+        if self.wants(&["agent_rss"]) {
+            self.say("memory of the agent");
+            let resident = containers.agent_resident_memory(self.workspace)?;
+            figures.add("agent_rss", figure::mib(resident), "MiB", Bar::AtMost(8.0));
+        }
+        Ok(())
+    }
+
+    /// Whether one of these figures was asked for.
+    fn wants(&self, figures: &[&str]) -> bool {
+        let names = &self.args.names;
+        names.is_empty()
+            || figures.iter().any(|figure| names.iter().any(|name| figure.contains(name.as_str())))
+    }
+
+    fn say(&self, what: &str) {
+        self.progress.line("bench", what);
+    }
 }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -41,7 +42,7 @@ pub(crate) fn run(_args: &Args) -> Result<()> {
         "containerd",
         format_args!("private, at {} (log: {})", containerd.address().display(), log.display()),
     );
-    let demo = Demo { containerd: &containerd, prefix: &prefix, progress: &progress, workspace: &workspace };
+    let demo = Demo { containerd: &containerd, prefix: &prefix, workspace: &workspace };
     let shown = demo.all(&images);
     let stopped = containerd.stop();
     shown?;
@@ -56,7 +57,6 @@ pub(crate) fn run(_args: &Args) -> Result<()> {
 struct Demo<'a> {
     containerd: &'a Containerd,
     prefix: &'a Prefix,
-    progress: &'a Progress,
     workspace: &'a Workspace,
 }
 
@@ -106,12 +106,13 @@ impl Demo<'_> {
         let mount = format!("type=bind,src={},dst=/input.bin,options=rbind:ro", input.display());
         let mut ctr = self.containerd.ctr_run();
         ctr.args(["--rm", "--mount", &mount, debian.name, &id("hash"), "python3", "-c", HASH]);
-        let guest = self.progress.watch("python3", || process::text(&mut ctr))?;
+        let begun = Instant::now();
+        let guest = process::text(&mut ctr)?;
         println!("   guest  python3    {guest}");
         if host != guest {
             bail!("The digests differ");
         }
-        println!("   equal");
+        println!("   equal, {:.1} s with the VM's start and end", begun.elapsed().as_secs_f64());
         Ok(())
     }
 
