@@ -1,0 +1,163 @@
+//! Arguments as a snapshot, and the life of real virtiofsd processes.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::mount::{MountPropagationFlags, mount_change};
+use tokio::time::timeout;
+
+use super::{Daemon, DaemonError, DaemonPlan, arguments};
+use crate::share::SharedDirectory;
+use crate::testing::{MemoryLog, in_private_mounts};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn plan(binary: &Path, root: &Path) -> DaemonPlan {
+    DaemonPlan {
+        binary: binary.to_owned(),
+        shared_dir: root.join("ro"),
+        socket_dir: root.to_owned(),
+        cache: "auto".to_owned(),
+        seccomp: true,
+        debug: false,
+        extra_args: vec!["--thread-pool-size=1".to_owned()],
+    }
+}
+
+/// virtiofsd, from `VIRTIOFSD` or where packages put it; `None`, with the reason printed, where there is none.
+fn binary() -> Option<PathBuf> {
+    let named = std::env::var_os("VIRTIOFSD").map(PathBuf::from);
+    let places = ["/usr/local/libexec/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
+    let found = named.into_iter().chain(places.map(PathBuf::from)).find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: no virtiofsd; set VIRTIOFSD to one");
+    }
+    found
+}
+
+fn on_a_runtime(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn the_arguments() {
+    let arguments = arguments(&plan("/x/virtiofsd".as_ref(), "/run/s/abc".as_ref()), 7);
+    let lines: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn a_missing_daemon_is_named_and_leaves_nothing() {
+    on_a_runtime(async {
+        let temp = tempfile::tempdir().unwrap();
+        let log = MemoryLog::new();
+        let error =
+            Daemon::spawn(&plan("/nonexistent/virtiofsd".as_ref(), temp.path()), log.clone()).unwrap_err();
+        assert!(matches!(error, DaemonError::Missing { .. }), "{error}");
+        assert!(log.open().is_empty());
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+
+        let error =
+            Daemon::spawn(&plan("/bin/true".as_ref(), Path::new("/nonexistent")), log.clone()).unwrap_err();
+        assert!(matches!(error, DaemonError::Socket { .. }), "{error}");
+        assert!(log.open().is_empty());
+    });
+}
+
+#[test]
+fn a_daemon_that_fails_says_why_and_closes_the_socket() {
+    let Some(binary) = binary() else { return };
+    on_a_runtime(async move {
+        let temp = tempfile::tempdir().unwrap();
+        let log = MemoryLog::new();
+        // There is no `ro` to export.
+        let (daemon, socket) = Daemon::spawn(&plan(&binary, temp.path()), log.clone()).unwrap();
+        let exit = timeout(PATIENCE, daemon.wait()).await.unwrap();
+        assert!(exit.to_string().contains("does not exist"), "{exit}");
+        assert!(log.open().is_empty());
+        assert!(ended(socket.into()));
+    });
+}
+
+#[test]
+fn later_mounts_reach_the_running_daemon_and_it_ends_with_its_socket() {
+    let Some(binary) = binary() else { return };
+    in_private_mounts(move || {
+        // As on a host with systemd.
+        mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC).unwrap();
+        on_a_runtime(async move {
+            let temp = tempfile::tempdir().unwrap();
+            let log = MemoryLog::new();
+            let mut share = SharedDirectory::create(temp.path(), "sandbox", log.clone()).unwrap();
+            let before = log.open();
+            let (daemon, socket) = Daemon::spawn(&plan(&binary, share.root()), log.clone()).unwrap();
+            assert_eq!(log.open().len(), before.len() + 1);
+            let sandboxed = child_in_sandbox(daemon.pid()).await;
+
+            let source = tempfile::tempdir().unwrap();
+            fs::write(source.path().join("hello"), "x").unwrap();
+            let mut files = share.container("c1").unwrap();
+            files.mount_rootfs(&[], source.path()).unwrap();
+            // What the daemon's own namespace has under its root, which is the exported directory.
+            let seen = format!("/proc/{sandboxed}/root/passthrough/c1/rootfs/hello");
+            assert_eq!(fs::read(&seen).unwrap(), b"x");
+            assert!(!fs::exists(format!("/proc/{sandboxed}/root/etc")).unwrap());
+            files.remove().unwrap();
+            assert!(!fs::exists(&seen).unwrap());
+
+            drop(socket);
+            let exit = timeout(PATIENCE, daemon.wait()).await.unwrap();
+            assert!(exit.status.unwrap().success(), "{exit}");
+            assert_eq!(log.open(), before);
+            share.remove().unwrap();
+        });
+    });
+}
+
+#[test]
+fn killing_the_daemon_ends_its_sandboxed_child() {
+    let Some(binary) = binary() else { return };
+    in_private_mounts(move || {
+        on_a_runtime(async move {
+            let temp = tempfile::tempdir().unwrap();
+            let mut share = SharedDirectory::create(temp.path(), "sandbox", MemoryLog::new()).unwrap();
+            let (daemon, socket) = Daemon::spawn(&plan(&binary, share.root()), MemoryLog::new()).unwrap();
+            child_in_sandbox(daemon.pid()).await;
+            let exit = timeout(PATIENCE, daemon.kill()).await.unwrap();
+            assert_eq!(exit.status.unwrap().signal(), Some(9));
+            // The socket's other end is the child's: its end is the child's end.
+            assert!(ended(socket.into()));
+            share.remove().unwrap();
+        });
+    });
+}
+
+/// Whether the other end of a socket is closed, waiting for it.
+fn ended(mut socket: std::os::unix::net::UnixStream) -> bool {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    // A reset is an end, too: the daemon never accepted the connection.
+    match socket.read(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+/// The process in the sandbox, once its root is the shared directory.
+async fn child_in_sandbox(pid: u32) -> u32 {
+    let find = async {
+        loop {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            // The first child only maps ids and is gone soon; the second has the exported directory as its root.
+            for child in children.split_whitespace() {
+                if fs::exists(format!("/proc/{child}/root/passthrough")).unwrap_or(false) {
+                    return child.parse().unwrap();
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, find).await.unwrap()
+}
