@@ -8,6 +8,9 @@ use crate::process::{Container, Process};
 use crate::state::{Phase, Verb};
 use crate::{ContainerId, ExecId};
 
+/// The signal that cannot be refused.
+const SIGKILL: u32 = 9;
+
 impl Driver {
     pub(crate) fn on_command(&mut self, command: Command) {
         match command {
@@ -21,11 +24,7 @@ impl Driver {
                 let pid = self.pid();
                 reply.send(self.containers.state(&key, pid)).ok();
             }
-            Command::Kill { key, signal, all, reply } => {
-                self.ask(&key, Verb::Kill, reply, async move |key, reach| {
-                    reach.agent.signal(&key, signal, all).await
-                });
-            }
+            Command::Kill { key, signal, all, reply } => self.kill(&key, signal, all, reply),
             Command::Delete { key, reply } => self.delete(key, reply),
             Command::Wait { key, reply } => self.wait(&key, reply),
             Command::Pause { container, reply } => self.freeze(container, true, reply),
@@ -44,6 +43,23 @@ impl Driver {
             }
             Command::Shutdown { reply } => self.undo_everything(Undone::Shutdown(reply), "it is shut down"),
         }
+    }
+
+    /// A guest that does not even take a SIGKILL in time is hung: its VM is killed, so that nothing stays for ever.
+    fn kill(&mut self, key: &Key, signal: u32, all: bool, reply: Reply<()>) {
+        let site = self.site.clone();
+        self.ask(key, Verb::Kill, reply, async move |key, reach| {
+            let result = reach.agent.signal(&key, signal, all).await;
+            let machine = site.boot.borrow().machine();
+            match (result, machine) {
+                (Err(Error::Deadline { .. }), Some(machine)) if signal == SIGKILL => {
+                    tracing::warn!(container = %key.container, "The guest does not answer: its VM is killed");
+                    machine.vmm.kill().await;
+                    Ok(())
+                }
+                (result, _) => result,
+            }
+        });
     }
 
     fn create(&mut self, request: CreateContainer, reply: Reply<Created>) {

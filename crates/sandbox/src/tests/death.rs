@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::fake_host::Flaw;
 use super::{PATIENCE, Scene, cid, container, eid, exec};
 use crate::command::{ProcessStatus, Stdio};
 use crate::error::ErrorKind;
@@ -68,7 +69,7 @@ async fn the_daemons_death_is_the_vms() {
 
 #[tokio::test]
 async fn a_death_during_the_start_is_the_starts_error() {
-    let scene = Scene::with(&[super::Flaw::Silent]);
+    let scene = Scene::with(&[Flaw::Silent]);
     let creation = scene.sandbox.create(container("c"));
     tokio::pin!(creation);
     assert!(timeout(Duration::from_millis(50), &mut creation).await.is_err());
@@ -96,4 +97,17 @@ async fn a_request_under_way_ends_with_the_vm() {
     assert!(matches!(scene.event().await, Event::VmDied { .. }));
     assert_eq!(scene.exit_of("c", None).await, 137);
     scene.no_event().await;
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_take_a_sigkill_is_killed_itself() {
+    let mut scene = Scene::with(&[Flaw::Deaf]);
+    scene.sandbox.create(container("c")).await.unwrap();
+    scene.sandbox.start(&cid("c")).await.unwrap();
+    let polite = scene.sandbox.kill(&cid("c"), None, 15, false).await.unwrap_err();
+    assert_eq!(polite.kind(), ErrorKind::DeadlineExceeded);
+    assert!(!scene.host.levers.is_dead());
+    scene.sandbox.kill(&cid("c"), None, 9, false).await.unwrap();
+    assert!(matches!(scene.event().await, Event::VmDied { .. }));
+    assert_eq!(scene.exit_of("c", None).await, 137);
 }

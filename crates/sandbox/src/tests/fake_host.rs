@@ -38,6 +38,8 @@ pub(super) enum Flaw {
     Refusing,
     /// The agent makes containers for ever.
     Hanging,
+    /// The agent takes no signals.
+    Deaf,
     /// The agent has only upstream's requests.
     Foreign,
 }
