@@ -10,7 +10,7 @@ use std::sync::Mutex;
 
 use crate::events::{self, Ended, Event};
 use crate::publisher::Publisher;
-use crate::stdio::{Names, StdinHold};
+use crate::stdio::{Input, Names, Output, Slot, StdinHold};
 
 /// A process: the container's id, and the exec's (empty for the container's first process).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,10 +50,30 @@ enum Phase {
     Started,
 }
 
+/// Where a process's streams go when they are opened, at its start.
+#[derive(Default)]
+pub(crate) struct Slots {
+    /// For its input.
+    pub(crate) stdin: Option<Slot<Input>>,
+    /// For its output.
+    pub(crate) stdout: Option<Slot<Output>>,
+    /// For its errors.
+    pub(crate) stderr: Option<Slot<Output>>,
+}
+
+/// A process's input.
 #[derive(Debug)]
+enum Stdin {
+    /// Open, or not opened yet.
+    Open(Option<StdinHold>),
+    /// `CloseIO` was called.
+    Closed,
+}
+
 struct Entry {
     facts: Facts,
-    hold: Option<StdinHold>,
+    stdin: Stdin,
+    slots: Slots,
     phase: Phase,
     pid: u32,
     ended: Option<Ended>,
@@ -61,7 +81,6 @@ struct Entry {
 }
 
 /// All processes of a sandbox that containerd knows.
-#[derive(Debug)]
 pub(crate) struct Ledger {
     entries: Mutex<HashMap<Key, Entry>>,
     publisher: Publisher,
@@ -82,15 +101,28 @@ impl Ledger {
             return false;
         }
         let phase = Phase::Creating;
-        entries.insert(key, Entry { facts, hold: None, phase, pid: 0, ended: None, told: false });
+        let (stdin, slots) = (Stdin::Open(None), Slots::default());
+        entries.insert(key, Entry { facts, stdin, slots, phase, pid: 0, ended: None, told: false });
         true
     }
 
-    /// Keeps its input from ending.
-    pub(crate) fn hold(&self, key: &Key, hold: Option<StdinHold>) {
-        if let Some(entry) = self.lock().get_mut(key) {
-            entry.hold = hold;
+    /// Keeps its input from ending before `CloseIO`, which may have been called by now.
+    pub(crate) fn hold(&self, key: &Key, hold: StdinHold) {
+        if let Some(Entry { stdin: Stdin::Open(held), .. }) = self.lock().get_mut(key) {
+            *held = Some(hold);
         }
+    }
+
+    /// Keeps the slots of its streams until it is started.
+    pub(crate) fn keep_slots(&self, key: &Key, slots: Slots) {
+        if let Some(entry) = self.lock().get_mut(key) {
+            entry.slots = slots;
+        }
+    }
+
+    /// Takes the slots back; they are empty if they were taken before.
+    pub(crate) fn take_slots(&self, key: &Key) -> Slots {
+        self.lock().get_mut(key).map(|entry| std::mem::take(&mut entry.slots)).unwrap_or_default()
     }
 
     /// The sandbox could not make it.
@@ -165,7 +197,7 @@ impl Ledger {
     /// Lets the process's input end. False: there is no such process.
     #[must_use]
     pub(crate) fn close_stdin(&self, key: &Key) -> bool {
-        self.lock().get_mut(key).map(|entry| entry.hold = None).is_some()
+        self.lock().get_mut(key).map(|entry| entry.stdin = Stdin::Closed).is_some()
     }
 
     /// What a process was created with.

@@ -24,10 +24,10 @@ use ttrpc::r#async::TtrpcContext;
 use self::convert::status;
 use crate::backend::{Backend, Failure, Kind, NewContainer, Stdio};
 use crate::events::{self, any, timestamp};
-use crate::ledger::{Facts, Key, Ledger};
+use crate::ledger::{Facts, Key, Ledger, Slots};
 use crate::options::Options;
 use crate::publisher::Publisher;
-use crate::stdio::{self, Names};
+use crate::stdio::{self, Names, Outputs, Slot, late_input, late_output};
 
 /// How long the last events may take to reach containerd, which is there: it has just called.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
@@ -97,7 +97,12 @@ impl Service {
         let made = async {
             let bundle = PathBuf::from(&request.bundle);
             let spec = load_spec(&bundle)?;
-            let stdio = self.open(&names, &key).await?;
+            let outputs = self.open_outputs(&names, &key).await?;
+            let mut slots = Slots::default();
+            let stdin = (!names.stdin.is_empty()).then(|| fill_later(&mut slots.stdin, late_input()));
+            self.ledger.keep_slots(&key, slots);
+            let Outputs { stdout, stderr } = outputs;
+            let stdio = Stdio { terminal: names.terminal, stdin, stdout, stderr };
             let rootfs = request.rootfs.clone();
             sandbox.create(NewContainer { id: request.id.clone(), bundle, rootfs, spec, stdio }).await
         };
@@ -124,11 +129,9 @@ impl Service {
         if !self.ledger.begin(key.clone(), Facts { names: names.clone(), ..facts }) {
             return Err(Failure::new(Kind::AlreadyExists, format!("Exec {} exists", request.exec_id)));
         }
-        let made = async {
-            let stdio = self.open(&names, &key).await?;
-            sandbox.exec(&key, process, stdio).await
-        };
-        match made.await {
+        let (slots, stdio) = open_later(&names);
+        self.ledger.keep_slots(&key, slots);
+        match sandbox.exec(&key, process, stdio).await {
             Ok(()) => {
                 self.ledger.created(&key, 0, events::exec_added(&key.container, &key.exec));
                 Ok(())
@@ -157,17 +160,37 @@ impl Service {
         }
     }
 
-    async fn open(&self, names: &Names, key: &Key) -> Result<Stdio, Failure> {
-        let streams = stdio::open(names, &self.namespace, &key.container)
-            .await
-            .map_err(|error| Failure::of(Kind::InvalidArgument, &error))?;
-        self.ledger.hold(key, streams.hold);
-        let stdio::Streams { stdin, stdout, stderr, .. } = streams;
-        Ok(Stdio { terminal: names.terminal, stdin, stdout, stderr })
+    async fn open_outputs(&self, names: &Names, key: &Key) -> Result<Outputs, Failure> {
+        let opened = stdio::open_outputs(names, &self.namespace, &key.container).await;
+        opened.map_err(|error| Failure::of(Kind::InvalidArgument, &error))
+    }
+
+    /// Opens what has waited for the start.
+    async fn fill(&self, key: &Key, slots: &mut Slots, names: &Names) -> Result<(), Failure> {
+        if slots.stdout.is_some() || slots.stderr.is_some() {
+            let Outputs { stdout, stderr } = self.open_outputs(names, key).await?;
+            put(&mut slots.stdout, stdout);
+            put(&mut slots.stderr, stderr);
+        }
+        if slots.stdin.is_some() {
+            let input = stdio::open_input(names);
+            let input = input.map_err(|error| Failure::of(Kind::InvalidArgument, &error))?;
+            let (stdin, hold) = input.unzip();
+            if let Some(hold) = hold {
+                self.ledger.hold(key, hold);
+            }
+            put(&mut slots.stdin, stdin);
+        }
+        Ok(())
     }
 
     async fn start_process(&self, key: &Key) -> Result<u32, Failure> {
-        let (sandbox, _) = self.known(key)?;
+        let (sandbox, facts) = self.known(key)?;
+        let mut slots = self.ledger.take_slots(key);
+        if let Err(failure) = self.fill(key, &mut slots, &facts.names).await {
+            self.ledger.keep_slots(key, slots);
+            return Err(failure);
+        }
         self.ledger.starting(key);
         match sandbox.start(key).await {
             Ok(pid) => {
@@ -191,6 +214,27 @@ impl Service {
         self.publisher.flush(LAST_EVENTS).await;
         self.end.notify_one();
     }
+}
+
+/// Keeps the slot of a late stream, and gives the stream.
+fn fill_later<T>(slot: &mut Option<Slot<T>>, (empty, stream): (Slot<T>, T)) -> T {
+    *slot = Some(empty);
+    stream
+}
+
+fn put<T>(slot: &mut Option<Slot<T>>, stream: Option<T>) {
+    if let (Some(slot), Some(stream)) = (slot.take(), stream) {
+        slot.fill(stream);
+    }
+}
+
+/// The streams of an exec, all of them to be opened at its start, as containerd's own shim does.
+fn open_later(names: &Names) -> (Slots, Stdio) {
+    let mut slots = Slots::default();
+    let stdin = (!names.stdin.is_empty()).then(|| fill_later(&mut slots.stdin, late_input()));
+    let stdout = (!names.stdout.is_empty()).then(|| fill_later(&mut slots.stdout, late_output()));
+    let stderr = names.has_stderr().then(|| fill_later(&mut slots.stderr, late_output()));
+    (slots, Stdio { terminal: names.terminal, stdin, stdout, stderr })
 }
 
 fn not_found(key: &Key) -> Failure {

@@ -292,7 +292,7 @@ async fn a_launch_that_failed_is_told_to_create() {
 #[tokio::test]
 async fn failed_creations_leave_nothing_and_say_why() {
     let bench = Bench::ready().await;
-    let request = CreateTaskRequest { stdin: "/no/fifo".into(), ..bench.create_request() };
+    let request = CreateTaskRequest { stdout: "/no/fifo".into(), ..bench.create_request() };
     assert_eq!(code(bench.task.create(Context::default(), &request).await), Code::INVALID_ARGUMENT);
     let any =
         Any { type_url: "runtimeoptions.v1.Options".into(), value: b"\x12\x02/k".to_vec(), ..Any::default() };
@@ -301,6 +301,26 @@ async fn failed_creations_leave_nothing_and_say_why() {
     let request = CreateTaskRequest { checkpoint: "/c".into(), ..bench.create_request() };
     assert_eq!(code(bench.task.create(Context::default(), &request).await), Code::UNIMPLEMENTED);
     assert_eq!(bench.create().await.unwrap().pid, VMM);
+}
+
+#[tokio::test]
+async fn an_input_is_opened_at_the_start_and_not_before() {
+    let mut bench = Bench::ready().await;
+    let fifo = bench.bundle().join("stdin");
+    let stdin = fifo.to_str().unwrap().to_owned();
+    let request = CreateTaskRequest { stdin, ..bench.create_request() };
+    bench.task.create(Context::default(), &request).await.unwrap();
+    assert_eq!(code(bench.start("").await), Code::INVALID_ARGUMENT, "there is no such FIFO yet");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    assert_eq!(bench.start("").await.unwrap(), VMM);
+    assert_eq!(bench.topics(), ["/tasks/create", "/tasks/start"]);
 }
 
 #[tokio::test]

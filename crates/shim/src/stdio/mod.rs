@@ -2,6 +2,7 @@
 //! own shim opens it.
 
 mod fifo;
+mod late;
 mod logger;
 mod uri;
 
@@ -17,6 +18,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use self::fifo::StdinHold;
+pub(crate) use self::late::{Slot, late_input, late_output};
 use self::uri::Target;
 
 /// Bytes from containerd to the process.
@@ -37,17 +39,20 @@ pub(crate) struct Names {
     pub(crate) terminal: bool,
 }
 
-/// The streams, ready to be copied to and from the guest.
+/// The outputs, ready to be copied from the guest.
 #[derive(Default)]
-pub(crate) struct Streams {
-    /// From containerd.
-    pub(crate) stdin: Option<Input>,
+pub(crate) struct Outputs {
     /// To containerd.
     pub(crate) stdout: Option<Output>,
-    /// To containerd.
+    /// To containerd; never with a terminal.
     pub(crate) stderr: Option<Output>,
-    /// Keeps `stdin` from ending before `CloseIO`.
-    pub(crate) hold: Option<StdinHold>,
+}
+
+impl Names {
+    /// Whether errors are a stream of their own.
+    pub(crate) fn has_stderr(&self) -> bool {
+        !self.terminal && !self.stderr.is_empty()
+    }
 }
 
 /// A stream cannot be opened.
@@ -87,37 +92,49 @@ pub(crate) enum StdioError {
     },
 }
 
-/// Opens what `names` asks for, for the container `id` of `namespace` (a logging program is told both).
+/// Opens the input that `names` asks for, with its hold. Not before the process is started: a client that sees
+/// the end of its own input can tell us (`CloseIO`) only once it knows the process, and it reads on as soon as
+/// this end is open.
+///
+/// # Errors
+/// It cannot be opened, and why.
+pub(crate) fn open_input(names: &Names) -> Result<Option<(Input, StdinHold)>, StdioError> {
+    match names.stdin.as_str() {
+        "" => Ok(None),
+        path => fifo::open_input(Path::new(path)).map(Some),
+    }
+}
+
+/// Opens the outputs that `names` asks for, for the container `id` of `namespace` (a logging program is told
+/// both).
 ///
 /// # Errors
 /// What cannot be opened, and why. Nothing stays open.
-pub(crate) async fn open(names: &Names, namespace: &str, id: &str) -> Result<Streams, StdioError> {
-    let mut streams = Streams::default();
-    if !names.stdin.is_empty() {
-        let (input, hold) = fifo::open_input(Path::new(&names.stdin))?;
-        streams.stdin = Some(input);
-        streams.hold = Some(hold);
-    }
-    let stderr = if names.terminal { "" } else { &names.stderr };
+pub(crate) async fn open_outputs(names: &Names, namespace: &str, id: &str) -> Result<Outputs, StdioError> {
     if let Target::Logger(program) = uri::parse(&names.stdout)? {
         // One program gets both streams, whatever stderr says, as in containerd's own shim.
         let (stdout, stderr) = logger::start(&program, namespace, id).await?;
-        streams.stdout = Some(stdout);
-        streams.stderr = (!names.terminal).then_some(stderr);
-        return Ok(streams);
+        let stderr = names.has_stderr().then_some(stderr);
+        return Ok(Outputs { stdout: Some(stdout), stderr });
     }
-    streams.stdout = open_output("stdout", &names.stdout).await?;
-    streams.stderr = open_output("stderr", stderr).await?;
-    Ok(streams)
+    let stderr = if names.has_stderr() { names.stderr.as_str() } else { "" };
+    Ok(Outputs {
+        stdout: open_output("stdout", &names.stdout).await?,
+        stderr: open_output("stderr", stderr).await?,
+    })
 }
 
 async fn open_output(stream: &'static str, uri: &str) -> Result<Option<Output>, StdioError> {
     match uri::parse(uri)? {
         Target::None => Ok(None),
         Target::Path(path) if is_fifo(&path) => fifo::open_output(stream, &path).await.map(Some),
-        Target::Path(path) | Target::File(path) => {
+        Target::Path(path) => {
+            let file = OpenOptions::new().append(true).open(&path);
+            Ok(Some(file_output(file.map_err(|source| StdioError::Open { stream, path, source })?)))
+        }
+        Target::File(path) => {
             let file = open_file(&path).map_err(|source| StdioError::Open { stream, path, source })?;
-            Ok(Some(Box::new(FileOutput(file))))
+            Ok(Some(file_output(file)))
         }
         Target::Logger(_) => Err(StdioError::Uri { uri: uri.to_owned() }),
     }
@@ -133,6 +150,10 @@ fn open_file(path: &Path) -> io::Result<File> {
         fs::create_dir_all(dir)?;
     }
     OpenOptions::new().append(true).create(true).open(path)
+}
+
+fn file_output(file: File) -> Output {
+    Box::new(FileOutput(file))
 }
 
 /// A log file. A file is always ready; what it costs to write to it is what it costs everybody.

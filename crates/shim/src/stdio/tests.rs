@@ -10,7 +10,20 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::{Names, open};
+use super::{Input, Names, Output, StdinHold, StdioError, open_input, open_outputs};
+
+struct Streams {
+    stdin: Option<Input>,
+    hold: Option<StdinHold>,
+    stdout: Option<Output>,
+    stderr: Option<Output>,
+}
+
+async fn open(names: &Names, namespace: &str, id: &str) -> Result<Streams, StdioError> {
+    let (stdin, hold) = open_input(names)?.unzip();
+    let outputs = open_outputs(names, namespace, id).await?;
+    Ok(Streams { stdin, hold, stdout: outputs.stdout, stderr: outputs.stderr })
+}
 
 fn fifo(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
@@ -145,9 +158,9 @@ async fn a_logging_program_gets_both_streams_and_its_environment() {
 async fn a_logging_program_that_dies_is_told() {
     let names = Names { stdout: "binary-v2:///bin/false".into(), ..Names::default() };
     let error = open(&names, "ns", "id").await.err().unwrap();
-    assert!(matches!(error, super::StdioError::LoggerNotReady { .. }), "{error}");
+    assert!(matches!(error, StdioError::LoggerNotReady { .. }), "{error}");
     let names = Names { stdout: "binary:///does/not/exist".into(), ..Names::default() };
-    assert!(matches!(open(&names, "ns", "id").await.err().unwrap(), super::StdioError::Logger { .. }));
+    assert!(matches!(open(&names, "ns", "id").await.err().unwrap(), StdioError::Logger { .. }));
 }
 
 #[tokio::test]
