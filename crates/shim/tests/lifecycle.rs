@@ -101,11 +101,16 @@ impl Drop for Bundle {
     }
 }
 
-/// The process is nobody's child here, so only its directory tells.
+/// The process is nobody's child here, so only its directory tells. It may show a dead main thread while the
+/// others still die, or stay for whoever has to wait for it.
 async fn gone(server: &Path) {
     let mut interval = tokio::time::interval(Duration::from_millis(10));
+    let alive = || {
+        let stat = fs::read_to_string(server.join("stat")).unwrap_or_else(|_| ") Z ".into());
+        !stat.contains(") Z ") || fs::read_dir(server.join("task")).is_ok_and(|threads| threads.count() > 1)
+    };
     let ended = async {
-        while fs::read_to_string(server.join("stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        while alive() {
             interval.tick().await;
         }
     };
