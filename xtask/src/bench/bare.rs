@@ -1,0 +1,152 @@
+//! Guests without a runtime around them: QEMU as our driver starts it, or plain, with an init that does one thing.
+//!
+//! Our driver's command line is taken from a running sandbox, so that it can never be another one than users get.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use super::containers::Containers;
+use super::payload;
+use crate::process;
+
+/// What reaches `init` when nobody else's boot is measured against it.
+const PLAIN_MEMORY: &str = "2048M";
+const DEADLINE: &str = "120";
+
+/// QEMU's command line without initrd.
+pub(crate) struct BareGuest {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl BareGuest {
+    /// Our kernel, memory, CPU and devices, but for the shared directory and the control channel, which need somebody
+    /// at their other end.
+    pub(crate) fn of(containers: &Containers<'_>) -> Result<Self> {
+        let mut words = containers.qemu_command_line()?.into_iter();
+        let program = words.next().context("A process has a program")?;
+        Ok(Self { program, arguments: without_peers(words.collect()) })
+    }
+
+    /// Another kernel on a default `q35`.
+    pub(crate) fn plain(kernel: &Path) -> Self {
+        let kernel = kernel.display().to_string();
+        let arguments =
+            ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "q35"];
+        let arguments =
+            arguments.into_iter().chain(["-accel", "tcg", "-m", PLAIN_MEMORY, "-kernel", &kernel]);
+        let arguments = arguments.chain(["-append", "quiet reboot=k panic=1"]);
+        Self { program: "qemu-system-x86_64".to_owned(), arguments: arguments.map(str::to_owned).collect() }
+    }
+
+    /// Seconds from starting QEMU to its end, with an init that powers off at once.
+    pub(crate) fn boot(&self) -> Result<f64> {
+        let directory = tempfile::tempdir()?;
+        let initrd = initrd(&directory, &payload::power_off())?;
+        let begun = Instant::now();
+        process::output(&mut self.command(&initrd, "null,id=agent"))?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
+    /// MB/s (10⁶ bytes) through the agent's virtio-serial port, written by `dd` in pieces of 32 KiB.
+    pub(crate) fn throughput(&self) -> Result<f64> {
+        let directory = tempfile::tempdir()?;
+        let initrd = initrd(&directory, &payload::writer()?)?;
+        let socket = directory.path().join("port.sock");
+        let listener = UnixListener::bind(&socket)?;
+        let mut command = self.command(&initrd, &format!("socket,id=agent,path={}", socket.display()));
+        let mut qemu = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let (mut port, _) = listener.accept()?;
+        let rate = rate_of(&mut port, payload::PORT_BYTES);
+        // It powers off by itself; killing it is for the case that it does not.
+        let _ = qemu.kill();
+        qemu.wait()?;
+        rate
+    }
+
+    fn command(&self, initrd: &Path, agent: &str) -> Command {
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=1", DEADLINE, &self.program]).args(&self.arguments);
+        if self.arguments.iter().any(|word| word.contains("chardev=agent")) {
+            command.args(["-chardev", agent]);
+        }
+        command.arg("-initrd").arg(initrd);
+        command
+    }
+}
+
+fn initrd(directory: &TempDir, bytes: &[u8]) -> Result<PathBuf> {
+    let path = directory.path().join("initrd");
+    fs::write(&path, bytes)?;
+    Ok(path)
+}
+
+/// MB/s between the first and the last byte of a stream that must have exactly this length.
+pub(crate) fn rate_of(stream: &mut impl Read, expected: u64) -> Result<f64> {
+    let mut buffer = vec![0; 1 << 18];
+    let (mut begun, mut total) = (None, 0_u64);
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        begun.get_or_insert_with(Instant::now);
+        total += length as u64;
+        if total >= expected {
+            break;
+        }
+    }
+    let seconds = begun.context("Nothing came through")?.elapsed().as_secs_f64();
+    if total != expected {
+        bail!("{total} bytes came through, not {expected}");
+    }
+    Ok(f64::from(u32::try_from(total / 1000)?) / 1000.0 / seconds)
+}
+
+/// The options of a running sandbox's QEMU without those that refer to open descriptors.
+fn without_peers(words: Vec<String>) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = words.into_iter().peekable();
+    while let Some(option) = words.next() {
+        let value = words.next_if(|word| !word.starts_with('-'));
+        let shown = value.as_deref().unwrap_or_default();
+        let has_peer = match option.as_str() {
+            "-chardev" => shown.contains(",fd=") || shown.contains("/dev/fdset/"),
+            "-device" => shown.contains("vhost-user") || shown.contains("vhost-vsock"),
+            "-mon" | "-add-fd" | "-initrd" | "-name" => true,
+            _ => false,
+        };
+        if option == "-chardev" && shown.contains("id=console") {
+            kept.extend([option, "null,id=console".to_owned()]);
+        } else if !has_peer {
+            kept.push(option);
+            kept.extend(value);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_with_descriptors_go_and_the_console_stays() {
+        let line = "-no-reboot -m 2048M -initrd /i -chardev socket,id=qmp,fd=17 -mon chardev=qmp,mode=control \
+                    -add-fd fd=27,set=1 -chardev file,id=console,path=/dev/fdset/1 \
+                    -device virtconsole,chardev=console -chardev socket,id=agent,fd=20 \
+                    -device virtserialport,chardev=agent -chardev socket,id=fs4,fd=15 \
+                    -device vhost-user-fs-pci,chardev=fs4 -sandbox on";
+        let words = line.split_whitespace().map(str::to_owned).collect();
+        let expected = "-no-reboot -m 2048M -chardev null,id=console -device virtconsole,chardev=console \
+                        -device virtserialport,chardev=agent -sandbox on";
+        assert_eq!(without_peers(words), expected.split_whitespace().collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,188 @@
+//! Figures of containers that containerd runs.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::bare::rate_of;
+use super::process_memory::{Usage, field, find};
+use crate::containerd::{Containerd, RUNTIME};
+use crate::process;
+use crate::workspace::Workspace;
+
+const RUNC: &str = "io.containerd.runc.v2";
+const STATE: &str = "/run/kata";
+const STDOUT_BYTES: u64 = 1 << 30;
+
+/// Where the time of a start went, as the sandbox wrote it down.
+#[derive(Deserialize)]
+pub(crate) struct Timeline {
+    spans: Vec<Span>,
+}
+
+#[derive(Deserialize)]
+struct Span {
+    name: String,
+    end_us: u32,
+}
+
+impl Timeline {
+    /// When this phase was over, in milliseconds after the shim's process began.
+    pub(crate) fn end_ms(&self, phase: &str) -> Result<f64> {
+        let span = self.spans.iter().find(|span| span.name == phase);
+        let span = span.with_context(|| format!("The timeline has no phase {phase:?}"))?;
+        Ok(f64::from(span.end_us) / 1000.0)
+    }
+}
+
+/// Runs containers of one image.
+pub(crate) struct Containers<'c> {
+    containerd: &'c Containerd,
+    image: &'static str,
+    count: AtomicU32,
+}
+
+/// A container that does nothing until it is removed.
+struct Idle<'c> {
+    containerd: &'c Containerd,
+    id: String,
+}
+
+impl<'c> Containers<'c> {
+    /// Of an image that was imported.
+    pub(crate) fn new(containerd: &'c Containerd, image: &'static str) -> Self {
+        Self { containerd, image, count: AtomicU32::new(0) }
+    }
+
+    /// Seconds that `ctr run --rm` of `/bin/true` takes.
+    pub(crate) fn run(&self) -> Result<f64> {
+        let mut ctr = self.containerd.ctr_run();
+        ctr.args(["--rm", self.image, &self.fresh_id(), "/bin/true"]);
+        let begun = Instant::now();
+        process::output(&mut ctr)?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
+    /// The timeline of a new sandbox.
+    pub(crate) fn timeline(&self) -> Result<Timeline> {
+        let idle = self.idle(RUNTIME)?;
+        let file = Path::new(STATE).join(&idle.id).join("timeline.json");
+        let text = fs::read(&file).with_context(|| format!("Cannot read {}", file.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is not as expected", file.display()))
+    }
+
+    /// Seconds that `ctr tasks exec` of `/bin/true` takes: ours and runc's, measured in turn.
+    pub(crate) fn execs(&self, runs: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (ours, runc) = (self.idle(RUNTIME)?, self.idle(RUNC)?);
+        let (mut our_times, mut runc_times) = (Vec::new(), Vec::new());
+        // The first of each warms the caches.
+        for round in 0..=runs {
+            let times = [self.exec(&ours)?, self.exec(&runc)?];
+            if round > 0 {
+                our_times.push(times[0]);
+                runc_times.push(times[1]);
+            }
+        }
+        Ok((our_times, runc_times))
+    }
+
+    /// MB/s of a container's standard output, written by `dd` in pieces of 32 KiB, between first and last byte.
+    pub(crate) fn stdout_throughput(&self) -> Result<f64> {
+        let blocks = STDOUT_BYTES >> 15;
+        let mut ctr = self.containerd.ctr_run();
+        let line = format!("exec dd if=/dev/zero bs=32768 count={blocks} 2>/dev/null");
+        ctr.args(["--rm", self.image, &self.fresh_id(), "sh", "-c", &line]);
+        let mut child = ctr.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("Cannot run ctr")?;
+        let rate = rate_of(&mut child.stdout.take().context("Standard output was asked for")?, STDOUT_BYTES);
+        let status = child.wait()?;
+        if !status.success() {
+            bail!("ctr run failed ({status})");
+        }
+        rate
+    }
+
+    /// What the shim takes while its container does nothing.
+    pub(crate) fn shim_of_an_idle_container(&self) -> Result<Usage> {
+        let idle = self.idle(RUNTIME)?;
+        Usage::of(&find("containerd-shim-kata-v2", |word| word == idle.id)?)
+    }
+
+    /// The words of a running sandbox's QEMU.
+    pub(crate) fn qemu_command_line(&self) -> Result<Vec<String>> {
+        let idle = self.idle(RUNTIME)?;
+        let name = format!("sandbox-{}", idle.id);
+        Ok(find("qemu-system-x86_64", |word| word.split(',').next() == Some(&name))?.command)
+    }
+
+    /// Resident memory of the guest's process 1, in bytes: a container that has no PID namespace of its own sees it.
+    pub(crate) fn agent_resident_memory(&self, workspace: &Workspace) -> Result<u64> {
+        let directory = tempfile::Builder::new().prefix(".agent-memory-").tempdir_in(&workspace.cache)?;
+        let id = self.fresh_id();
+        let mut spec: Value =
+            serde_json::from_slice(&process::output(self.containerd.ctr().args(["oci", "spec"]))?)?;
+        let rootfs = directory.path().join("rootfs");
+        busybox_tree(&rootfs)?;
+        spec["root"]["path"] = json!(rootfs);
+        spec["process"]["args"] = json!(["/bin/cat", "/proc/1/status"]);
+        let namespaces =
+            spec["linux"]["namespaces"].as_array_mut().context("A specification has namespaces")?;
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+        spec["linux"]["cgroupsPath"] = json!(format!("/default/{id}"));
+        let config = directory.path().join("config.json");
+        fs::write(&config, spec.to_string())?;
+        let mut ctr = self.containerd.ctr();
+        ctr.args(["run", "--rm", "--runtime", RUNTIME, "--config"]).arg(&config).arg(&id);
+        let status = process::text(&mut ctr)?;
+        let name = status.lines().find_map(|line| line.strip_prefix("Name:")).map(str::trim);
+        if name != Some("init") && name != Some("kata-agent") {
+            bail!("Process 1 is {name:?}, not the agent");
+        }
+        Ok(field(&status, "VmRSS:").context("A process has memory")? * 1024)
+    }
+
+    fn idle(&self, runtime: &str) -> Result<Idle<'c>> {
+        let id = self.fresh_id();
+        // The last `--runtime` counts.
+        let mut ctr = self.containerd.ctr_run();
+        ctr.args(["--runtime", runtime, "--detach", "--null-io", self.image, &id, "sleep", "3600"]);
+        process::output(&mut ctr)?;
+        Ok(Idle { containerd: self.containerd, id })
+    }
+
+    fn exec(&self, idle: &Idle<'_>) -> Result<f64> {
+        let mut ctr = self.containerd.ctr();
+        ctr.args(["tasks", "exec", "--exec-id", &self.fresh_id(), &idle.id, "/bin/true"]);
+        let begun = Instant::now();
+        process::output(&mut ctr)?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+
+    /// Sandboxes of all containerds share one directory: the process id keeps ours apart.
+    fn fresh_id(&self) -> String {
+        format!("bench-{}-{}", std::process::id(), self.count.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        // What cannot be removed now is found and told when containerd is stopped.
+        let _ = process::output(self.containerd.ctr().args(["tasks", "rm", "--force", &self.id]));
+        let _ = process::output(self.containerd.ctr().args(["containers", "rm", &self.id]));
+    }
+}
+
+fn busybox_tree(rootfs: &Path) -> Result<()> {
+    for directory in ["bin", "dev", "proc", "sys"] {
+        fs::create_dir_all(rootfs.join(directory))?;
+    }
+    fs::copy("/bin/busybox", rootfs.join("bin/busybox")).context("Cannot copy busybox")?;
+    symlink("busybox", rootfs.join("bin/cat"))?;
+    Ok(())
+}
