@@ -297,7 +297,7 @@ impl Agent {
         })?;
         let (prepared, ends) = self.prepare(new.stdio).await?;
         watch.lap("prepare container");
-        let launched = self.launcher.create(&new.id, bundle.to_owned(), ends, new.stdio.terminal).await;
+        let launched = self.launcher.create(&new.id, bundle.to_owned(), &new.spec, ends).await;
         let launched = launched.map_err(ContainerError::from)?;
         let size = new.spec.process().as_ref().and_then(|process| process.console_size());
         let stdio = prepared.connect(launched.terminal, size).map_err(ContainerError::from)?;

@@ -1,13 +1,15 @@
-//! The jail: a single-threaded child of the agent (`kata-agent container create|exec`) that makes one container or
-//! one process in it, says how that went, and ends. The agent itself never calls `libcontainer`, which forks.
+//! The jail: a single-threaded child of the agent (`kata-agent container create|exec PLAN RESULT`) that makes one
+//! container or one process in it, says how that went, and ends. The agent itself never calls `libcontainer`, which forks.
 
-mod executor;
+pub(crate) mod executor;
 mod failure;
 pub(crate) mod plan;
+mod rootfs;
 mod sys;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,7 +22,7 @@ use serde_json::Value;
 
 use executor::WorkloadExecutor;
 use failure::Failures;
-use plan::{CGROUP_MOUNT, Create, Exec, Outcome, PLAN_FD, Place, Plan, RESULT_FD};
+use plan::{CGROUP_MOUNT, Create, Exec, Outcome, Place, Plan};
 
 /// Why the jail could not do what its plan says.
 #[derive(Debug, thiserror::Error)]
@@ -33,30 +35,37 @@ enum JailError {
     State(#[source] serde_json::Error),
     #[error(transparent)]
     Library(#[from] libcontainer::error::LibcontainerError),
+    #[error(transparent)]
+    Root(#[from] rootfs::RootError),
     #[error("The container was made but has no process")]
     NoProcess,
 }
 
 type Result<T> = std::result::Result<T, JailError>;
 
-/// Runs the plan on [`PLAN_FD`] and writes its [`Outcome`] to [`RESULT_FD`]; stdio is the workload's.
-pub(crate) fn main() -> ExitCode {
+/// Does what the plan says; `arguments` are the numbers of two descriptors: of a memory file with the plan in JSON, and
+/// of a pipe for the [`Outcome`], one line of JSON. Stdio is the workload's.
+pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> ExitCode {
+    let (Some(plan), Some(result)) = (arguments.next(), arguments.next()) else {
+        eprintln!("Cannot make a container: this command is for the agent itself");
+        return ExitCode::FAILURE;
+    };
     let outcome = match Failures::record().map_err(|source| JailError::Step("record errors", source)) {
-        Ok(failures) => match run(&failures) {
+        Ok(failures) => match run(&plan, &failures) {
             Ok(pid) => Outcome::Started { pid },
             Err(error) => Outcome::Failed { message: failures.explain(&error) },
         },
         Err(error) => Outcome::Failed { message: crate::report::chain(&error) },
     };
     let failed = matches!(outcome, Outcome::Failed { .. });
-    match (send(&outcome), failed) {
+    match (send(&result, &outcome), failed) {
         (Ok(()), false) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }
 }
 
-fn run(failures: &Failures) -> Result<i32> {
-    let bytes = fs::read(fd_path(PLAN_FD)).map_err(|source| JailError::Step("open the plan", source))?;
+fn run(plan: &str, failures: &Failures) -> Result<i32> {
+    let bytes = fs::read(fd_path(plan)).map_err(|source| JailError::Step("open the plan", source))?;
     match serde_json::from_slice(&bytes).map_err(JailError::Plan)? {
         Plan::Create(plan) => create(&plan, failures),
         Plan::Exec(plan) => exec(&plan, failures),
@@ -64,18 +73,19 @@ fn run(failures: &Failures) -> Result<i32> {
 }
 
 /// One line, as the write end is also held by the workload's process until it is started.
-fn send(outcome: &Outcome) -> std::io::Result<()> {
+fn send(result: &str, outcome: &Outcome) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(outcome)?;
     line.push(b'\n');
-    File::options().write(true).open(fd_path(RESULT_FD))?.write_all(&line)
+    File::options().write(true).open(fd_path(result))?.write_all(&line)
 }
 
-fn fd_path(fd: i32) -> PathBuf {
+fn fd_path(fd: &str) -> PathBuf {
     format!("/proc/self/fd/{fd}").into()
 }
 
 fn create(plan: &Create, failures: &Failures) -> Result<i32> {
     enter_cgroup_mount(&plan.place)?;
+    rootfs::prepare(&plan.root, &plan.cwd)?;
     let executor = WorkloadExecutor::for_init(failures);
     let container = builder(&plan.place, &plan.place.state_dir, executor)?
         .as_init(&plan.bundle)
@@ -91,8 +101,9 @@ fn exec(plan: &Exec, failures: &Failures) -> Result<i32> {
     let process = memfd_create("process.json", MemfdFlags::CLOEXEC)
         .map_err(|source| JailError::Step("make a file for the process", source.into()))?;
     let mut process = File::from(process);
-    serde_json::to_writer(&mut process, &plan.process).map_err(JailError::Plan)?;
-    let path = fd_path(std::os::fd::AsRawFd::as_raw_fd(&process));
+    let json = serde_json::to_vec(&plan.process).map_err(JailError::Plan)?;
+    process.write_all(&json).map_err(|source| JailError::Step("write the process to a file", source))?;
+    let path = fd_path(&process.as_raw_fd().to_string());
     let executor = WorkloadExecutor::for_exec(failures);
     let pid = builder(&plan.place, &scratch.root, executor)?
         .as_tenant()

@@ -272,6 +272,32 @@ agent_test!(user_and_working_folder_are_the_processs, |guest| {
     assert_eq!(streams.output().await, b"1000\n1001\n1001 1002\n/tmp\n");
 });
 
+agent_test!(the_home_is_that_of_the_user_in_the_containers_list, |guest| {
+    let users = "root:x:0:0::/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n";
+    std::fs::create_dir(guest.folder.path().join("rootfs/etc")).expect("a folder");
+    std::fs::write(guest.folder.path().join("rootfs/etc/passwd"), users).expect("a file");
+    let mut spec = guest.spec(&["sh", "-c", "echo $HOME"]);
+    spec["process"]["user"] = serde_json::json!({ "uid": 1000, "gid": 1000 });
+    let mut streams = guest.create_with("c", &spec, false).await.expect("created");
+    guest.start_container("c").await.expect("started");
+    assert_eq!(streams.output().await, b"/home/bob\n");
+});
+
+agent_test!(a_missing_working_folder_is_made, |guest| {
+    let mut spec = guest.spec(&["pwd"]);
+    spec["process"]["cwd"] = "/srv/app".into();
+    let mut streams = guest.create_with("c", &spec, false).await.expect("created");
+    guest.start_container("c").await.expect("started");
+    assert_eq!(streams.output().await, b"/srv/app\n");
+});
+
+agent_test!(a_missing_root_is_named, |guest| {
+    let mut spec = guest.spec(&["true"]);
+    spec["root"]["path"] = "/no/such/root".into();
+    let refusal = message(guest.create_with("c", &spec, false).await);
+    assert!(refusal.starts_with("The container's root file system /no/such/root is not there"), "{refusal}");
+});
+
 agent_test!(processes_are_listed_with_their_names, |guest| {
     guest.run("c", &["sleep", "1000"]).await;
     guest.exec("c", "e", &["sleep", "1000"]).await.expect("added");

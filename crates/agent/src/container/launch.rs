@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -10,17 +10,17 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
 use futures::FutureExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::net::unix::pipe;
 
 use crate::id::ContainerId;
-use crate::jail::plan::{Create, Exec, Outcome, PLAN_FD, Place, Plan, RESULT_FD};
+use crate::jail::plan::{Create, Exec, Outcome, Place, Plan};
 use crate::reaper::{Exit, Reaper, Spawning};
 use crate::stdio::ChildEnds;
 use crate::stdio::ends::{Reader, set_nonblocking};
@@ -91,16 +91,22 @@ impl Launcher {
         self.state_dir.join(id.as_str())
     }
 
-    /// Makes a container from the `config.json` in `bundle`.
+    /// Makes the container of `spec`, which is also the `config.json` in `bundle`.
     pub(crate) async fn create(
         &self,
         id: &ContainerId,
         bundle: PathBuf,
+        spec: &Spec,
         ends: ChildEnds,
-        terminal: bool,
     ) -> Result<Launched> {
-        let console = self.console(terminal)?;
-        let plan = Plan::Create(Create { place: self.place(id, console.as_ref()), bundle });
+        let process = spec.process().as_ref();
+        let console = self.console(process.and_then(Process::terminal).unwrap_or(false))?;
+        let plan = Plan::Create(Create {
+            place: self.place(id, console.as_ref()),
+            bundle,
+            root: spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default(),
+            cwd: process.map(|process| process.cwd().clone()).unwrap_or_default(),
+        });
         self.launch("create", &plan, ends, console).await
     }
 
@@ -136,10 +142,12 @@ impl Launcher {
         ends: ChildEnds,
         console: Option<Console>,
     ) -> Result<Launched> {
+        tracing::trace!(verb, "Starting the jail");
         let spawning = self.reaper.expect();
         let (pid, answer) =
             spawn(verb, plan, ends).map_err(|source| LaunchError::Io("start the jail", source))?;
         let jail = spawning.claim(pid);
+        tracing::trace!(verb, jail = pid, "Jail started");
         let outcome = match tokio::time::timeout(DEADLINE, read_answer(answer, jail)).await {
             Ok(outcome) => outcome?,
             Err(_) => {
@@ -163,20 +171,20 @@ fn launched(spawning: &Spawning, pid: i32, console: Option<Console>) -> Result<L
 }
 
 /// Starts the jail; its id, and where its answer comes.
+///
+/// Without code between fork and exec the child needs no copy of the agent's memory. Its two descriptors are passed
+/// on by their numbers: nothing else is started meanwhile, as only this thread starts processes.
 fn spawn(verb: &str, plan: &Plan, ends: ChildEnds) -> io::Result<(i32, OwnedFd)> {
     let mut memory = std::fs::File::from(memfd_create("plan", MemfdFlags::CLOEXEC)?);
-    serde_json::to_writer(&mut memory, plan)?;
-    memory.flush()?;
+    memory.write_all(&serde_json::to_vec(plan)?)?;
     let (answer, result) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("kata-agent").args(["container", verb]).env_clear();
+    for passed in [memory.as_fd(), result.as_fd()] {
+        fcntl_setfd(passed, FdFlags::empty())?;
+        command.arg(passed.as_raw_fd().to_string());
+    }
     command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr);
-    command
-        .fd_mappings(vec![
-            FdMapping { parent_fd: memory.into(), child_fd: PLAN_FD },
-            FdMapping { parent_fd: result, child_fd: RESULT_FD },
-        ])
-        .map_err(|_| io::Error::other("two descriptors with one number"))?;
     let child = command.spawn()?;
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     Ok((pid, answer))
@@ -203,6 +211,7 @@ async fn read_answer(answer: OwnedFd, mut jail: Exit) -> Result<Outcome> {
         }
         line.extend_from_slice(&buffer[..read]);
     }
+    tracing::trace!("Jail answered");
     serde_json::from_slice(&line).map_err(LaunchError::Answer)
 }
 

@@ -7,6 +7,7 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Process, Spec
 
 use crate::cgroup::Hierarchy;
 use crate::id::ContainerId;
+use crate::jail::executor::HOME;
 
 /// A specification that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +15,6 @@ pub(crate) enum SpecError {
     /// A part is missing.
     #[error("The container's specification has no {part}; add it to config.json")]
     Missing { part: &'static str },
-    /// The root file system is not there.
-    #[error("The container's root file system {} is not there in the guest; was it shared?", path.display())]
-    NoRoot { path: PathBuf },
 }
 
 type Result<T> = std::result::Result<T, SpecError>;
@@ -54,7 +52,9 @@ pub(crate) fn adapt(
     process.set_terminal(Some(surroundings.terminal));
     adapt_process(&mut process, surroundings.owns_guest);
     spec.set_process(Some(process));
-    check_root(spec)?;
+    if !spec.root().as_ref().is_some_and(|root| root.path().is_absolute()) {
+        return Err(SpecError::Missing { part: "root with an absolute path" });
+    }
     let mut linux = spec.linux().clone().ok_or(SpecError::Missing { part: "linux section" })?;
     let sysctls = adapt_linux(&mut linux, id, surroundings);
     spec.set_linux(Some(linux));
@@ -67,18 +67,15 @@ pub(crate) fn adapt_process(process: &mut Process, owns_guest: bool) {
     if process.cwd().as_os_str().is_empty() {
         process.set_cwd("/".into());
     }
+    let mut variables = process.env().clone().unwrap_or_default();
+    if !variables.iter().any(|variable| variable.starts_with(HOME)) {
+        variables.push(HOME.to_owned());
+        process.set_env(Some(variables));
+    }
     // The agent protects itself from the OOM killer; its children must not inherit that.
     if owns_guest && process.oom_score_adj().is_none() {
         process.set_oom_score_adj(Some(0));
     }
-}
-
-fn check_root(spec: &Spec) -> Result<()> {
-    let root = spec.root().as_ref().ok_or(SpecError::Missing { part: "root" })?;
-    if root.path().is_absolute() && root.path().is_dir() {
-        return Ok(());
-    }
-    Err(SpecError::NoRoot { path: root.path().clone() })
 }
 
 fn adapt_linux(linux: &mut Linux, id: &ContainerId, surroundings: &Surroundings<'_>) -> GuestSysctls {

@@ -1,13 +1,14 @@
 //! The last step in the workload's process: finding the executable and becoming it.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
-use nix::unistd::execv;
+use nix::unistd::execve;
 use oci_spec::runtime::Spec;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
@@ -16,6 +17,9 @@ use super::sys;
 
 /// Where executables are looked for when the process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// An empty value asks for the home of the process's user; so `libcontainer` does not look for it.
+pub(crate) const HOME: &str = "HOME=";
 
 /// Exit statuses of a shell for a command that is not there, and for one that cannot be run.
 const NOT_FOUND: i32 = 127;
@@ -48,6 +52,11 @@ impl Executor for WorkloadExecutor {
         })
     }
 
+    /// The environment is given to the workload, not to this process.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let (message, status) = match become_workload(spec) {
             Ok(never) => match never {},
@@ -72,14 +81,15 @@ fn become_workload(spec: &Spec) -> Result<std::convert::Infallible, (String, i32
         (format!("exec {}: {}", path.display(), lower(errno.desc())), status)
     };
     let executable = c_string(path.as_os_str().as_encoded_bytes()).map_err(refuse)?;
-    let arguments: Vec<CString> = arguments
-        .iter()
-        .map(|argument| c_string(argument.as_bytes()))
-        .collect::<Result<_, _>>()
-        .map_err(refuse)?;
+    let arguments = c_strings(arguments).map_err(refuse)?;
+    let environment = c_strings(&environment(spec)).map_err(refuse)?;
     sys::restore_sigpipe().map_err(failed)?;
     SigSet::empty().thread_set_mask().map_err(failed)?;
-    execv(&executable, &arguments).map_err(failed)
+    execve(&executable, &arguments, &environment).map_err(failed)
+}
+
+fn c_strings(texts: &[String]) -> Result<Vec<CString>, String> {
+    texts.iter().map(|text| c_string(text.as_bytes())).collect()
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, String> {
@@ -94,6 +104,26 @@ fn arguments(spec: &Spec) -> Result<&[String], String> {
         Some(name) if name.is_empty() => Err("exec: \"\": executable file not found in $PATH".to_owned()),
         Some(_) => Ok(arguments),
     }
+}
+
+/// The process's variables, with a home.
+fn environment(spec: &Spec) -> Vec<String> {
+    let Some(process) = spec.process() else { return Vec::new() };
+    let mut variables = process.env().clone().unwrap_or_default();
+    if !variables.iter().any(|variable| variable.len() > HOME.len() && variable.starts_with(HOME)) {
+        variables.retain(|variable| variable != HOME);
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        variables.push(format!("{HOME}{}", home(&users, process.user().uid())));
+    }
+    variables
+}
+
+/// The home of a user according to the container's own list. The C library is not asked: it would load what the
+/// container calls a module for the name service.
+fn home(users: &str, uid: u32) -> &str {
+    let uid = uid.to_string();
+    let entry = users.lines().map(|line| line.split(':')).find(|fields| fields.clone().nth(2) == Some(&uid));
+    entry.and_then(|mut fields| fields.nth(5)).filter(|home| !home.is_empty()).unwrap_or("/")
 }
 
 fn search_path(spec: &Spec) -> String {
@@ -149,6 +179,15 @@ fn lower(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_home_is_found_by_the_users_number() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\nodd:x:7\n";
+        assert_eq!(
+            (home(users, 1000), home(users, 0), home(users, 7), home("", 0)),
+            ("/home/bob", "/root", "/", "/")
+        );
+    }
 
     #[test]
     fn a_name_is_searched_in_the_path() {

@@ -5,10 +5,6 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 
-/// Where the jail finds its [`Plan`] (a memory file with JSON).
-pub(crate) const PLAN_FD: i32 = 3;
-/// Where the jail writes its [`Outcome`] (a pipe; one line of JSON).
-pub(crate) const RESULT_FD: i32 = 4;
 /// Where `libcontainer` looks for cgroups.
 pub(crate) const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
 
@@ -41,6 +37,10 @@ pub(crate) struct Create {
     pub(crate) place: Place,
     /// The folder with the container's `config.json`.
     pub(crate) bundle: PathBuf,
+    /// The container's root file system.
+    pub(crate) root: PathBuf,
+    /// Where its process begins.
+    pub(crate) cwd: PathBuf,
 }
 
 /// See [`Plan::Exec`].

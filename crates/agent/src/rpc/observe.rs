@@ -37,6 +37,7 @@ struct Observed {
 impl MethodHandler for Observed {
     async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         let begin = Instant::now();
+        tracing::trace!(method = self.path, "Begun");
         let deadline = u64::try_from(context.timeout_nano).ok().filter(|nanoseconds| *nanoseconds > 0);
         let span = tracing::debug_span!("rpc", method = self.path);
         let handling = self.handler.handler(context, request).instrument(span);

@@ -44,7 +44,7 @@ impl From<SandboxError> for Failure {
             SandboxError::NoContainer { .. } => Code::NOT_FOUND,
             SandboxError::Exists { .. } => Code::ALREADY_EXISTS,
             SandboxError::NoCgroups | SandboxError::NotOwned { .. } => Code::FAILED_PRECONDITION,
-            SandboxError::Unsupported { .. } => Code::UNIMPLEMENTED,
+            SandboxError::Unsupported { .. } => Code::INVALID_ARGUMENT,
             SandboxError::Spec(_) => Code::INVALID_ARGUMENT,
             SandboxError::Container(inner) => container_code(inner),
             SandboxError::Storage(_) | SandboxError::Setting { .. } => Code::INTERNAL,

@@ -32,6 +32,9 @@ const APPLETS: [&str; 15] = [
     "tty",
 ];
 
+/// Names another agent to test, for example the static one that goes into the guest.
+const OTHER_BINARY: &str = "KATA_AGENT_BINARY";
+
 /// Prepares what only the inside of the namespaces may see, and becomes the agent.
 const INSIDE: &str = "mount -t proc proc /proc && mount -t tmpfs tmpfs /run && exec \"$0\"";
 
@@ -77,7 +80,8 @@ impl Guest {
         let socket = folder.path().join("agent.sock");
         let process = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
-            .args(["/bin/sh", "-c", INSIDE, env!("CARGO_BIN_EXE_kata-agent")])
+            .args(["/bin/sh", "-c", INSIDE])
+            .arg(std::env::var_os(OTHER_BINARY).unwrap_or_else(|| env!("CARGO_BIN_EXE_kata-agent").into()))
             .env("KATA_AGENT_SERVER_ADDR", format!("unix://{}", socket.display()))
             .env("KATA_AGENT_CGROUP_ROOT", &cgroup)
             .env("KATA_AGENT_LOG_LEVEL", "debug")

@@ -113,12 +113,12 @@ fn a_process_without_arguments_is_refused() {
 }
 
 #[test]
-fn a_missing_root_is_named() {
+fn a_root_needs_an_absolute_path() {
     let mut spec = spec(Linux::default());
-    spec.set_root(Some(RootBuilder::default().path("/no/such/root").build().expect("complete")));
+    spec.set_root(Some(RootBuilder::default().path("rootfs").build().expect("complete")));
     let hierarchy = hierarchy();
-    let error = adapt(&mut spec, &id(), &surroundings(&hierarchy, true)).expect_err("no root");
-    assert!(error.to_string().contains("/no/such/root"));
+    let error = adapt(&mut spec, &id(), &surroundings(&hierarchy, true)).expect_err("the host's path");
+    assert!(error.to_string().contains("absolute path"));
 }
 
 #[test]
