@@ -184,7 +184,7 @@ impl Site {
     ) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let sandbox = grpc::CreateSandboxRequest {
-            hostname: spec.hostname().clone().unwrap_or_default(),
+            hostname: hostname(spec),
             sandbox_id: self.id.to_string(),
             storages: self.host.sandbox_storages(),
             ..Default::default()
@@ -303,4 +303,10 @@ fn entropy() -> Vec<u8> {
         Err(_) => bytes.clear(),
     }
     bytes
+}
+
+/// The guest's name: the specification's, or else the host's, as a new UTS namespace would have it under runc.
+fn hostname(spec: &oci_spec::runtime::Spec) -> String {
+    let named = spec.hostname().clone().filter(|name| !name.is_empty());
+    named.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }
