@@ -293,7 +293,8 @@ impl Boot {
     }
 }
 
-const SIGKILL: u32 = 9;
+/// The signal that cannot be refused.
+pub(crate) const SIGKILL: u32 = 9;
 
 /// From the host's generator; empty if it cannot be asked, as the guest has a virtio-rng device as well.
 fn entropy() -> Vec<u8> {

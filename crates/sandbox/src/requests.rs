@@ -3,13 +3,10 @@
 use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, Reply};
 use crate::driver::{Driver, Stage, Undone};
 use crate::error::{Result, SandboxError as Error};
-use crate::jobs::{Happening, Queue, Reach, Site};
+use crate::jobs::{Happening, Queue, Reach, SIGKILL, Site};
 use crate::process::{Container, Process};
 use crate::state::{Phase, Verb};
 use crate::{ContainerId, ExecId};
-
-/// The signal that cannot be refused.
-const SIGKILL: u32 = 9;
 
 impl Driver {
     pub(crate) fn on_command(&mut self, command: Command) {
