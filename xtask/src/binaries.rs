@@ -53,7 +53,9 @@ pub(crate) fn agent(workspace: &Workspace, progress: &Progress) -> Result<PathBu
 fn build(workspace: &Workspace, progress: &Progress, what: &str, cargo: &mut Command) -> Result<()> {
     let log = workspace.log(&what.replace(' ', "-"))?;
     progress.line(what, format_args!("building what has changed (log: {})", log.display()));
-    progress.watch(what, || process::logged(cargo, &log)).with_context(|| format!("Cannot build: {what}"))
+    progress
+        .watch(what, &log, || process::logged(cargo, &log))
+        .with_context(|| format!("Cannot build: {what}"))
 }
 
 /// virtiofsd is not packaged by Debian 12; it comes from the crates registry, once.
@@ -69,6 +71,6 @@ fn virtiofsd(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
     progress.line("virtiofsd", format_args!("building {VIRTIOFSD}, once (log: {})", log.display()));
     let mut cargo = workspace.cargo();
     cargo.args(["install", "virtiofsd", "--version", VIRTIOFSD, "--locked", "--root"]).arg(&root);
-    progress.watch("virtiofsd", || process::logged(&mut cargo, &log))?;
+    progress.watch("virtiofsd", &log, || process::logged(&mut cargo, &log))?;
     Ok(binary)
 }

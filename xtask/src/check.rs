@@ -82,7 +82,7 @@ impl Report {
     }
 
     fn command(&mut self, name: &'static str, command: &mut Command) {
-        let result = self.progress.watch(name, || process::shown_to_user(command));
+        let result = process::shown_to_user(command);
         if let Err(error) = &result {
             eprintln!("  {error:#}");
         }

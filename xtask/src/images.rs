@@ -44,7 +44,7 @@ pub(crate) fn debian(workspace: &Workspace, progress: &Progress) -> Result<Image
     progress.line("debian image", format_args!("from Debian packages, once (log: {})", log.display()));
     let scratch = tempfile::Builder::new().prefix(".debian-").tempdir_in(&workspace.cache)?;
     let layer = scratch.path().join("layer.tar");
-    progress.watch("debian image", || {
+    progress.watch("debian image", &log, || {
         let release = Release::of_this_machine()?;
         let sources = scratch.path().join("debian.sources");
         fs::write(&sources, release.sources())?;

@@ -53,7 +53,7 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<()> {
     }
     let log = workspace.log("packages")?;
     progress.line("packages", format_args!("installing {names} (log: {})", log.display()));
-    progress.watch("packages", || {
+    progress.watch("packages", &log, || {
         process::logged(apt_get().arg("update"), &log)?;
         process::logged(apt_get().args(["install", "-y", "--no-install-recommends"]).args(&missing), &log)
     })

@@ -96,7 +96,7 @@ impl Build<'_> {
                 log.display()
             ),
         );
-        self.progress.watch("kernel", || {
+        self.progress.watch("kernel", &log, || {
             self.unpack()?;
             self.configure(&log)?;
             process::logged(self.make().arg(format!("-j{cpus}")).arg("vmlinux"), &log)

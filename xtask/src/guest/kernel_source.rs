@@ -51,7 +51,7 @@ fn download(workspace: &Workspace, progress: &Progress, scratch: &Path, ready: &
     let log = workspace.log("kernel-source")?;
     let release = Release::of_this_machine()?;
     progress.line("kernel", format_args!("fetching Debian's linux-source, once (log: {})", log.display()));
-    let package = progress.watch("kernel", || fetch(&release, scratch, &log))?;
+    let package = progress.watch("kernel", &log, || fetch(&release, scratch, &log))?;
 
     let unpacked = scratch.join("unpacked");
     process::output(Command::new("dpkg").arg("-x").arg(&package).arg(&unpacked))?;
