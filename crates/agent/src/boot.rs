@@ -36,10 +36,19 @@ pub(crate) fn set_up() -> Result<()> {
     mounts::take_console()?;
     mounts::set_up_cgroups()?;
     protect_from_oom();
+    randomize_addresses();
     if let Err(error) = link::bring_up_loopback() {
         tracing::warn!(%error, "The loopback interface stays down");
     }
     Ok(())
+}
+
+/// On an emulated CPU the host boots with `norandmaps`, so that the agent lies at the addresses of its own helper
+/// (see [`crate::jail::executor::fix_addresses_of_children`]). That must not hold for the workloads.
+fn randomize_addresses() {
+    if let Err(error) = std::fs::write("/proc/sys/kernel/randomize_va_space", "2") {
+        tracing::warn!(%error, "The addresses of processes may not be random");
+    }
 }
 
 /// The kernel must never choose the agent when memory runs out.

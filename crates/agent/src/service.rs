@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::agent::{Agent, Setup};
 use crate::boot;
 use crate::cgroup::Hierarchy;
+use crate::jail::executor::fix_addresses_of_children;
 use crate::options::{Options, ServerAddress};
 use crate::reaper::Reaper;
 use crate::rpc;
@@ -86,6 +87,9 @@ impl Endings {
 
 async fn serve(options: Options, owns_guest: bool) -> Result<()> {
     let mut endings = Endings::new().map_err(|source| ServiceError::Start("listen for signals", source))?;
+    if let Err(errno) = fix_addresses_of_children() {
+        tracing::debug!(%errno, "Processes start slower on an emulated CPU");
+    }
     let reaper = start_reaper(owns_guest).map_err(|source| ServiceError::Start("reap processes", source))?;
     let run_dir = run_dir(owns_guest);
     let ports = StdioPorts::default();

@@ -263,6 +263,15 @@ agent_test!(a_process_dies_of_a_broken_pipe, |guest| {
     assert_eq!(guest.wait("c", "").await.expect("ended"), 0);
 });
 
+agent_test!(
+    /// The agent loads its own helper at fixed addresses; that must not reach the workload.
+    the_workloads_addresses_are_random,
+    |guest| {
+        let mut streams = guest.run("c", &["cat", "/proc/self/personality"]).await;
+        assert_eq!(streams.output().await, b"00000000\n");
+    }
+);
+
 agent_test!(user_and_working_folder_are_the_processs, |guest| {
     let mut spec = guest.spec(&["sh", "-c", "id -u; id -g; id -G; pwd"]);
     spec["process"]["user"] = serde_json::json!({ "uid": 1000, "gid": 1001, "additionalGids": [1002] });

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::errno::Errno;
+use nix::sys::personality::{self, Persona};
 use nix::sys::signal::SigSet;
 use nix::unistd::execve;
 use oci_spec::runtime::Spec;
@@ -85,7 +86,21 @@ fn become_workload(spec: &Spec) -> Result<std::convert::Infallible, (String, i32
     let environment = c_strings(&environment(spec)).map_err(refuse)?;
     sys::restore_sigpipe().map_err(failed)?;
     SigSet::empty().thread_set_mask().map_err(failed)?;
+    randomize_addresses().map_err(failed)?;
     execve(&executable, &arguments, &environment).map_err(failed)
+}
+
+/// The workload's addresses are random again; see [`fix_addresses_of_children`].
+fn randomize_addresses() -> nix::Result<()> {
+    let persona = personality::get()?;
+    personality::set(persona - Persona::ADDR_NO_RANDOMIZE).map(|_| ())
+}
+
+/// Lets every jail be loaded at the same addresses: an emulated CPU (TCG) translates code anew for each address at
+/// which it appears, which makes the start of a process three times as long.
+pub(crate) fn fix_addresses_of_children() -> nix::Result<()> {
+    let persona = personality::get()?;
+    personality::set(persona | Persona::ADDR_NO_RANDOMIZE).map(|_| ())
 }
 
 fn c_strings(texts: &[String]) -> Result<Vec<CString>, String> {
