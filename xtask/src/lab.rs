@@ -1,12 +1,187 @@
-//! `cargo xtask lab`.
+//! `cargo xtask lab`: an emulated host that has KVM, vhost-vsock and cgroup v2, for what this machine cannot do itself.
+//!
+//! The host is made by a script named `kvm-lab`, which runs a command in a QEMU machine with this machine's root as a
+//! throw-away root. Everything is built outside, as code runs ten to twenty times slower inside.
 
-use anyhow::{Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::images;
+use crate::prefix::Prefix;
+use crate::process;
+use crate::progress::Progress;
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// The end-to-end tests that run in the lab unless others are named: one of each way to reach a workload.
+const FIRST_TEN: [&str; 10] = [
+    "success_is_zero",
+    "every_bit_of_the_code_arrives",
+    "sigkill_gives_137",
+    "a_program_that_is_not_there_is_named_in_the_error",
+    "stdout_and_stderr_are_kept_apart",
+    "stdin_reaches_sha256sum_to_its_end",
+    "the_workload_begins_with_the_size_of_the_terminal",
+    "a_file_is_on_the_hosts_snapshot_with_owner_and_mode",
+    "metrics_show_processes_memory_and_cpu",
+    "a_killed_vm_gives_exit_137_within_a_second",
+];
+const MEMORY_MIB: &str = "8192";
+const SECONDS: &str = "3000";
 
 /// Options of `cargo xtask lab`.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
 
-/// Runs the command.
-pub(crate) fn run(_args: &Args) -> Result<()> {
-    bail!("Not there yet")
+#[derive(clap::Subcommand)]
+enum What {
+    /// Run end-to-end tests there
+    Test {
+        /// Names of tests; ten chosen ones if there are none
+        names: Vec<String>,
+    },
+    /// Run any command there, with everything staged and its path in KATA_TEST_STAGE
+    Run {
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+/// Prepares outside, then runs inside; the exit status is the command's.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let progress = Progress::new();
+    let workspace = Workspace::find()?;
+    let lab = Lab::find(&workspace)?;
+    let prefix = setup::stage(&workspace, &progress)?;
+    let script = match &args.what {
+        What::Test { names } => {
+            images::busybox(&workspace)?;
+            images::debian(&workspace, &progress)?;
+            let names: Vec<&str> = if names.is_empty() {
+                FIRST_TEN.to_vec()
+            } else {
+                names.iter().map(String::as_str).collect()
+            };
+            script_of(&test_programs(&workspace, &progress)?, &names)
+        }
+        What::Run { command } => command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+    };
+    progress.line("lab", format_args!("{}; it takes minutes", lab.script.display()));
+    lab.run(&workspace, &prefix, &script)
+}
+
+struct Lab {
+    script: PathBuf,
+}
+
+impl Lab {
+    /// `$KVM_LAB`, else `../shared/tools/kvm-lab` beside the clone.
+    fn find(workspace: &Workspace) -> Result<Self> {
+        let beside = workspace.root.join("../shared/tools/kvm-lab");
+        let script = std::env::var_os("KVM_LAB").map_or(beside, PathBuf::from);
+        if !script.is_file() {
+            bail!(
+                "There is no kvm-lab at {}: name the script in KVM_LAB. These tests need a host with hardware \
+                 virtualisation, which it emulates; on such a host, `cargo xtask test` is as good",
+                script.display()
+            );
+        }
+        Ok(Self { script: script.canonicalize()? })
+    }
+
+    fn run(&self, workspace: &Workspace, prefix: &Prefix, script: &str) -> Result<()> {
+        let out = workspace.target.join("lab");
+        fs::create_dir_all(&out)?;
+        let stage = prefix.root().display();
+        let cache = workspace.cache.display();
+        // Inside, /tmp is the only place that can carry overlayfs.
+        let environment = format!("export KATA_TEST_STAGE='{stage}' KATA_TEST_CACHE='{cache}' TMPDIR=/tmp\n");
+        let file = out.join("inside.sh");
+        let inside = format!("{environment}export PATH='{stage}/bin':$PATH\n{script}\n");
+        fs::write(&file, inside).with_context(|| format!("Cannot write {}", file.display()))?;
+        let mut lab = Command::new(&self.script);
+        lab.args(["-m", MEMORY_MIB, "-t", SECONDS, "-o"]).arg(&out).args([
+            "--",
+            "bash",
+            "/mnt/out/inside.sh",
+        ]);
+        process::shown_to_user(&mut lab)
+    }
+}
+
+/// Runs these tests of each program that has them; the verdict comes last.
+fn script_of(programs: &[PathBuf], names: &[&str]) -> String {
+    let mut script = "kata-runtime check\nfailed=0\n".to_owned();
+    for program in programs {
+        let program = quoted(&program.display().to_string());
+        let names = names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(" ");
+        script += &format!("{program} --exact --test-threads=1 {names} || failed=1\n");
+    }
+    script + "exit $failed"
+}
+
+/// One line of what cargo says about a build.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    target: Option<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+}
+
+fn test_programs(workspace: &Workspace, progress: &Progress) -> Result<Vec<PathBuf>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--package", "kata-e2e", "--no-run", "--message-format", "json"]);
+    progress.line("tests", "building what has changed");
+    let messages = process::output(&mut cargo)?;
+    let messages = String::from_utf8_lossy(&messages);
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
+    let is_test = |target: Option<Target>| target.is_some_and(|t| t.kind.iter().any(|kind| kind == "test"));
+    let programs = messages.filter_map(|message| message.executable.filter(|_| is_test(message.target)));
+    let programs: Vec<PathBuf> = programs.collect();
+    if programs.is_empty() {
+        bail!("cargo names no test programs of kata-e2e");
+    }
+    if let Some(lost) = programs.iter().find(|program| is_empty_inside(program)) {
+        bail!("{} is not visible in the lab: choose another target directory", lost.display());
+    }
+    Ok(programs)
+}
+
+/// Directories that the lab covers with empty ones.
+fn is_empty_inside(path: &Path) -> bool {
+    path.starts_with("/tmp") || path.starts_with("/run")
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn every_program_gets_all_names() {
+        let script = script_of(&[PathBuf::from("/a"), PathBuf::from("/b c")], &["one", "two"]);
+        assert!(script.contains("'/a' --exact --test-threads=1 'one' 'two' || failed=1\n"));
+        assert!(script.contains("'/b c' --exact"));
+        assert!(script.ends_with("exit $failed"));
+    }
 }

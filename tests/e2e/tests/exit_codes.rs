@@ -42,10 +42,9 @@ fn sigkill_gives_137() {
 fn sigterm_gives_143() {
     test(|containerd| {
         // The first process of a PID namespace is not killed by a signal that it has no handler for.
-        let container = containerd
-            .container()
-            .shell("trap 'trap - TERM; exit 143' TERM; while :; do sleep 0.1; done")
-            .start();
+        let line = "trap 'exit 143' TERM; touch /up; while :; do sleep 0.1; done";
+        let container = containerd.container().shell(line).start();
+        let _ = container.shell("while [ ! -e /up ]; do sleep 0.1; done");
         container.signal("SIGTERM");
         container.wait_until_stopped();
         assert_eq!(container.delete(), 143);

@@ -78,7 +78,8 @@ fn a_configuration_that_is_no_toml_is_named_with_its_line() {
 #[test]
 fn an_unknown_key_is_named_with_file_and_line() {
     kata_test(|containerd| {
-        let path = containerd.reconfigure(|text| text.replacen("[runtime]", "[runtime]\nno_such_key = 1", 1));
+        let path =
+            containerd.reconfigure(|text| text.replace("\n[runtime]\n", "\n[runtime]\nno_such_key = 1\n"));
         let text = fs::read_to_string(&path).unwrap();
         let line = text.lines().position(|line| line == "no_such_key = 1").unwrap() + 1;
         let failed = containerd.container().command(["/bin/true"]).try_start();
@@ -132,7 +133,7 @@ fn an_image_without_an_agent_is_an_error_not_a_wait() {
 #[test]
 fn a_virtiofsd_that_ends_at_once_is_an_error_not_a_wait() {
     kata_test(|containerd| {
-        start_with(containerd, "virtio_fs_daemon", "\"/bin/false\"").fails_because("/bin/false");
+        start_with(containerd, "virtio_fs_daemon", "\"/bin/false\"").fails_because("virtiofsd");
         assert_nothing_runs(containerd);
     });
 }
