@@ -7,7 +7,7 @@ use containerd_shim_protos::events::task;
 use containerd_shim_protos::topics;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
-use protobuf::{MessageField, MessageFull};
+use protobuf::{Message, MessageField};
 
 /// One event, not yet in its envelope.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,15 +29,17 @@ pub(crate) struct Ended {
     pub(crate) at: SystemTime,
 }
 
-fn event(topic: &'static str, message: &impl MessageFull) -> Event {
-    Event { topic, message: any(message) }
+fn event(topic: &'static str, message: &impl Message) -> Event {
+    Event { topic, message: any("containerd.events", message) }
 }
 
-/// A message with the type name that containerd's `typeurl` expects (no `type.googleapis.com/`).
+/// A message of a protobuf package, with the type name that containerd's `typeurl` expects (no
+/// `type.googleapis.com/`). The package is given, because asking the message for it unpacks the descriptors of
+/// the whole API into memory, where they stay.
 #[must_use]
-pub(crate) fn any<M: MessageFull>(message: &M) -> Any {
+pub(crate) fn any<M: Message>(package: &str, message: &M) -> Any {
     Any {
-        type_url: M::descriptor().full_name().to_owned(),
+        type_url: format!("{package}.{}", M::NAME),
         value: message.write_to_bytes().expect("a message in memory always serialises"),
         ..Any::default()
     }
@@ -159,8 +161,8 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use containerd_shim_protos::api::{CreateTaskRequest, Mount};
-    use containerd_shim_protos::events::task::{TaskCreate, TaskExit};
-    use protobuf::Message;
+    use containerd_shim_protos::events::task::{TaskCreate, TaskExit, TaskStart};
+    use protobuf::{Message, MessageFull};
 
     use super::{Ended, create, exit, out_of_memory, start};
 
@@ -172,6 +174,12 @@ mod tests {
         assert_eq!(start("web", "", 7).topic, "/tasks/start");
         assert_eq!(start("web", "sh", 7).topic, "/tasks/exec-started");
         assert_eq!(start("web", "sh", 7).message.type_url, "containerd.events.TaskExecStarted");
+    }
+
+    #[test]
+    fn names_are_those_of_the_descriptors() {
+        assert_eq!(start("web", "", 7).message.type_url, TaskStart::descriptor().full_name());
+        assert_eq!(exit("web", "", &ENDED).message.type_url, TaskExit::descriptor().full_name());
     }
 
     #[test]

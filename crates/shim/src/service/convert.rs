@@ -94,7 +94,7 @@ pub(super) fn state(key: &Key, facts: Facts, state: &State) -> StateResponse {
 pub(super) fn pids(processes: Vec<GuestProcess>) -> PidsResponse {
     let info = |exec: String| {
         let details = ProcessDetails { exec_id: exec, ..ProcessDetails::default() };
-        MessageField::some(any(&details))
+        MessageField::some(any("containerd.runc.v1", &details))
     };
     let processes = processes.into_iter().map(|process| ProcessInfo {
         pid: process.pid,

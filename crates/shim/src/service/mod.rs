@@ -356,7 +356,10 @@ impl Task for Service {
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
         let (sandbox, _) = self.known(&Key::new(&request.id, "")).map_err(status)?;
         let metrics = sandbox.stats(&request.id).await.map_err(status)?;
-        Ok(StatsResponse { stats: MessageField::some(any(&metrics)), ..StatsResponse::default() })
+        Ok(StatsResponse {
+            stats: MessageField::some(any("io.containerd.cgroups.v2", &metrics)),
+            ..StatsResponse::default()
+        })
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
