@@ -1,7 +1,6 @@
 //! The start graph's host half: the VM comes up while containers are prepared (`jobs.rs`), and is watched from
 //! its first moment on.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +12,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::agent::Agent;
 use crate::console;
 use crate::error::chain;
-use crate::host::{BootError, Daemon, Machine, Way};
+use crate::host::{BootError, Daemon, DaemonEnd, Machine, Way};
 use crate::jobs::{Boot, Happening, Queue, Reach, Site};
 use crate::timeline::{Moment, phase};
 
 /// How long starting the processes may take.
 const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the real reason may take to arrive after a sign that something is wrong.
+const NEWS_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Site {
     /// Starts the VM and stays until its agent has announced itself.
@@ -42,6 +44,12 @@ impl Site {
                 self.recorder.save();
             }
             Ok(Err(error)) => {
+                // A broken way is most often the VM's own end, and that tells more.
+                let told = timeout(NEWS_PATIENCE, self.gone.wait());
+                if !error.is::<SilentAgent>() && told.await.is_ok() {
+                    self.boot.send_replace(Boot::Failed(Some(machine)));
+                    return;
+                }
                 let reason = format!("{}{}", chain(&*error), console::tail(&self.console));
                 self.failed(Some(machine), reason, &queue).await;
             }
@@ -91,20 +99,39 @@ impl Site {
                 VmEvent::Shutdown { reason } => before = before.or(Some(describe(&reason))),
                 VmEvent::Panicked => before = Some("the guest's kernel panicked".to_owned()),
                 VmEvent::Exited(exit) => {
-                    let reason = death(before, &exit, &self.console).into();
+                    let reason = self.death(&machine, before, &exit).await.into();
                     return queue.report(Happening::Died { machine: Some(machine), reason }).await;
                 }
             }
         }
-        let reason = death(before, &machine.vmm.wait().await, &self.console).into();
+        let reason = self.death(&machine, before, &machine.vmm.wait().await).await.into();
         queue.report(Happening::Died { machine: Some(machine), reason }).await;
+    }
+
+    /// Why the VM is gone. A VMM whose daemon failed goes because of that.
+    async fn death(&self, machine: &Machine, before: Option<String>, exit: &VmExit) -> String {
+        if let Some(daemon) = &machine.daemon
+            && let Ok(DaemonEnd { how, clean: false }) = timeout(NEWS_PATIENCE, daemon.wait()).await
+        {
+            return daemon_death(&**daemon, &how);
+        }
+        let before = before.map(|before| format!("{before}; ")).unwrap_or_default();
+        format!("{before}{exit} ({}){}", machine.program.display(), console::tail(&self.console))
     }
 }
 
 async fn watch_daemon(daemon: Arc<dyn Daemon>, machine: Arc<Machine>, queue: Queue) {
-    let how = daemon.wait().await;
-    let reason = format!("{}, which the VM's files come from, has ended ({how})", daemon.name());
+    let end = daemon.wait().await;
+    // It ends after its VM, too; then the VM's end tells more.
+    if end.clean && timeout(NEWS_PATIENCE, machine.vmm.wait()).await.is_ok() {
+        return;
+    }
+    let reason = daemon_death(&*daemon, &end.how);
     queue.report(Happening::Died { machine: Some(machine), reason: reason.into() }).await;
+}
+
+fn daemon_death(daemon: &dyn Daemon, how: &str) -> String {
+    format!("{}, which the VM's files come from, has ended: {how}", daemon.program().display())
 }
 
 fn describe(reason: &ShutdownReason) -> String {
@@ -116,11 +143,6 @@ fn describe(reason: &ShutdownReason) -> String {
         ShutdownReason::HostSignal => "the VMM was ended by a signal".to_owned(),
         ShutdownReason::Other(words) => format!("the VM stopped ({words})"),
     }
-}
-
-fn death(before: Option<String>, exit: &VmExit, console: &Path) -> String {
-    let before = before.map(|before| format!("{before}; ")).unwrap_or_default();
-    format!("{before}{exit}{}", console::tail(console))
 }
 
 /// The guest's agent has not announced itself.

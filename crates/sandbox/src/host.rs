@@ -21,18 +21,29 @@ pub(crate) type BootError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Machine {
     /// The VM; its guest may still boot.
     pub(crate) vmm: Box<dyn Vmm>,
+    /// The VMM's executable.
+    pub(crate) program: PathBuf,
     /// The daemon that shares files with it, if any.
     pub(crate) daemon: Option<Arc<dyn Daemon>>,
+}
+
+/// How a daemon ended.
+#[derive(Debug, Clone)]
+pub(crate) struct DaemonEnd {
+    /// In words.
+    pub(crate) how: String,
+    /// Without an error, as when its VM is gone.
+    pub(crate) clean: bool,
 }
 
 /// A process next to the VMM that the VM cannot live without.
 #[async_trait]
 pub(crate) trait Daemon: Send + Sync {
-    /// Its name.
-    fn name(&self) -> &'static str;
+    /// Its executable.
+    fn program(&self) -> PathBuf;
 
     /// Waits for its end, and says how it ended.
-    async fn wait(&self) -> String;
+    async fn wait(&self) -> DaemonEnd;
 }
 
 /// The way to the agent.

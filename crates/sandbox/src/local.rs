@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::cleanup::{blocking, replay};
 use crate::error::{Result, SandboxError as Error};
-use crate::host::{BootError, Daemon, Files, Host, Machine, Sources, Way};
+use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
 use crate::intent_log::IntentLog;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
 use crate::plan::{Parts, choose_accelerator, vm_plan};
@@ -91,12 +91,14 @@ impl LocalHost {
 
 #[async_trait]
 impl Daemon for virtiofsd::Daemon {
-    fn name(&self) -> &'static str {
-        "virtiofsd"
+    fn program(&self) -> PathBuf {
+        self.binary().to_owned()
     }
 
-    async fn wait(&self) -> String {
-        Self::wait(self).await.to_string()
+    async fn wait(&self) -> DaemonEnd {
+        let exit = Self::wait(self).await;
+        let clean = exit.status.is_some_and(|status| status.success());
+        DaemonEnd { how: exit.to_string(), clean }
     }
 }
 
@@ -124,7 +126,8 @@ impl Host for LocalHost {
         recorder.edit(|timeline| timeline.vmm = Some(vmm.kind().to_owned()));
         recorder.since(phase::VMM, begun);
         let way = prepared.into_way(&*vmm)?;
-        Ok((Machine { vmm, daemon: Some(Arc::new(daemon)) }, way))
+        let program = self.spec.config.hypervisor.path.clone();
+        Ok((Machine { vmm, program, daemon: Some(Arc::new(daemon)) }, way))
     }
 
     fn sandbox_storages(&self) -> Vec<Storage> {

@@ -118,6 +118,7 @@ impl fmt::Display for DaemonExit {
 /// A running virtiofsd. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Daemon {
+    binary: PathBuf,
     pid: u32,
     exit: watch::Receiver<Option<DaemonExit>>,
     kill: mpsc::Sender<()>,
@@ -136,7 +137,7 @@ impl Daemon {
         let intent = Intent::Process { argv_token: token, exe: plan.binary.clone() };
         let id = intents.will(intent).map_err(DaemonError::Announce)?;
         match start(plan, listener) {
-            Ok(child) => Ok((Self::watch(child, intents, id), connected)),
+            Ok(child) => Ok((Self::watch(plan.binary.clone(), child, intents, id), connected)),
             Err(error) => {
                 intents.done(id);
                 Err(error)
@@ -144,7 +145,7 @@ impl Daemon {
         }
     }
 
-    fn watch(mut child: Child, intents: Arc<dyn Intents>, id: IntentId) -> Self {
+    fn watch(binary: PathBuf, mut child: Child, intents: Arc<dyn Intents>, id: IntentId) -> Self {
         let pid = child.id().unwrap_or_default();
         let (exit_state, exit) = watch::channel(None);
         let (kill, orders) = mpsc::channel(1);
@@ -154,7 +155,13 @@ impl Daemon {
             intents.done(id);
             exit_state.send_replace(Some(exit));
         });
-        Self { pid, exit, kill }
+        Self { binary, pid, exit, kill }
+    }
+
+    /// The executable.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// The process id on the host.

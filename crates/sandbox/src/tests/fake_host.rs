@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use super::fake_agent::FakeAgent;
 use crate::ContainerId;
 use crate::error::{Result, SandboxError as Error};
-use crate::host::{BootError, Daemon, Files, Host, Machine, Sources, Way};
+use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
 use crate::timeline::Recorder;
 use crate::way::BySerial;
 
@@ -155,7 +156,8 @@ impl Host for FakeHost {
         }
         let vmm = FakeVmm { levers: self.levers.clone(), events: Mutex::new(Some(receiver)) };
         let daemon: Arc<dyn Daemon> = Arc::new(FakeDaemon(self.levers.clone()));
-        Ok((Machine { vmm: Box::new(vmm), daemon: Some(daemon) }, Box::new(BySerial { dialer })))
+        let machine = Machine { vmm: Box::new(vmm), program: "/usr/bin/qemu".into(), daemon: Some(daemon) };
+        Ok((machine, Box::new(BySerial { dialer })))
     }
 
     fn sandbox_storages(&self) -> Vec<Storage> {
@@ -240,12 +242,16 @@ struct FakeDaemon(Arc<Levers>);
 
 #[async_trait]
 impl Daemon for FakeDaemon {
-    fn name(&self) -> &'static str {
-        "virtiofsd"
+    fn program(&self) -> PathBuf {
+        "/usr/libexec/virtiofsd".into()
     }
 
-    async fn wait(&self) -> String {
-        self.0.daemon.subscribe().wait_for(|ended| *ended).await.unwrap();
-        "killed".to_owned()
+    async fn wait(&self) -> DaemonEnd {
+        let mut daemon = self.0.daemon.subscribe();
+        let clean = tokio::select! {
+            ended = daemon.wait_for(|ended| *ended) => ended.is_err(),
+            _ = self.0.dead() => true,
+        };
+        DaemonEnd { how: format!("virtiofsd exited with status {}", i32::from(!clean)), clean }
     }
 }
