@@ -299,6 +299,7 @@ impl Agent {
         watch.lap("prepare container");
         let launched = self.launcher.create(&new.id, bundle.to_owned(), &new.spec, ends).await;
         let launched = launched.map_err(ContainerError::from)?;
+        watch.lap_until("start jail", launched.began);
         let size = new.spec.process().as_ref().and_then(|process| process.console_size());
         let stdio = prepared.connect(launched.terminal, size).map_err(ContainerError::from)?;
         watch.lap("make container");

@@ -31,7 +31,11 @@ impl Stopwatch {
 
     /// Calls the time since the last call by `name`.
     pub(crate) fn lap(&mut self, name: &str) {
-        let now = since_boot();
+        self.lap_until(name, since_boot());
+    }
+
+    /// The same up to a time that is past.
+    pub(crate) fn lap_until(&mut self, name: &str, now: u64) {
         self.phases.push(kata::Phase {
             name: name.to_owned(),
             start_us: self.last,

@@ -46,13 +46,14 @@ type Result<T> = std::result::Result<T, JailError>;
 /// Does what the plan says; `arguments` are the numbers of two descriptors: of a memory file with the plan in JSON, and
 /// of a pipe for the [`Outcome`], one line of JSON. Stdio is the workload's.
 pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> ExitCode {
+    let began = crate::clock::since_boot();
     let (Some(plan), Some(result)) = (arguments.next(), arguments.next()) else {
         eprintln!("Cannot make a container: this command is for the agent itself");
         return ExitCode::FAILURE;
     };
     let outcome = match Failures::record().map_err(|source| JailError::Step("record errors", source)) {
         Ok(failures) => match run(&plan, &failures) {
-            Ok(pid) => Outcome::Started { pid },
+            Ok(pid) => Outcome::Started { pid, began },
             Err(error) => Outcome::Failed { message: failures.explain(&error) },
         },
         Err(error) => Outcome::Failed { message: crate::report::chain(&error) },

@@ -108,7 +108,7 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
     tokio::spawn(ports.serve(listener.bind(ports::STDIO).await?));
     let server = rpc::serve(Arc::clone(&agent), listener.bind(ports::AGENT).await?).await?;
     ring(&listener, options.doorbell_port).await?;
-    tracing::info!(version = rpc::VERSION, microseconds = crate::clock::since_boot(), "Serving");
+    tracing::debug!(version = rpc::VERSION, microseconds = crate::clock::since_boot(), "Serving");
 
     tokio::select! {
         () = endings.next() => agent.clear().await,

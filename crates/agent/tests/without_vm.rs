@@ -118,6 +118,48 @@ agent_test!(an_exec_into_a_paused_container_is_refused, |guest| {
     assert_eq!(refusal, "Cannot run a process in container c: it is paused");
 });
 
+agent_test!(
+    /// A process that was half made in a frozen container would hang.
+    execs_and_pauses_do_not_meet_halfway,
+    |guest| {
+        guest.run("c", &["sleep", "1000"]).await;
+        let pause = PauseContainerRequest { container_id: "c".into(), ..Default::default() };
+        let resume = ResumeContainerRequest { container_id: "c".into(), ..Default::default() };
+        for number in 0..10 {
+            let exec = format!("e{number}");
+            let (added, paused) = tokio::join!(
+                guest.exec("c", &exec, &["true"]),
+                guest.agent.pause_container(guest::limit(), &pause)
+            );
+            paused.expect("paused");
+            guest.agent.resume_container(guest::limit(), &resume).await.expect("resumed");
+            match added {
+                Ok(_) => assert_eq!(guest.wait("c", &exec).await.expect("ended"), 0),
+                Err(error) => assert!(message::<()>(Err(error)).ends_with("it is paused")),
+            }
+        }
+    }
+);
+
+agent_test!(containers_that_share_pids_see_each_other, |guest| {
+    let share = async |id: &str, arguments: &[&str]| {
+        let (streams, stdio) = guest.streams().await;
+        let request = ContainerRequest {
+            container_id: id.into(),
+            oci_spec: serde_json::to_vec(&guest.spec(arguments)).expect("is JSON"),
+            stdio: MessageField::some(stdio),
+            sandbox_pidns: true,
+            ..Default::default()
+        };
+        guest.sandbox.create_container(guest::limit(), &request).await.expect("created");
+        guest.start_container(id).await.expect("started");
+        streams
+    };
+    let _pause = share("pause", &["sleep", "1234"]).await;
+    let mut other = share("other", &["cat", "/proc/1/cmdline"]).await;
+    assert_eq!(other.output().await, b"sleep\x001234\x00");
+});
+
 agent_test!(a_paused_container_stands_still_until_resumed, |guest| {
     let mut streams = guest.run("c", &["cat"]).await;
     let pause = PauseContainerRequest { container_id: "c".into(), ..Default::default() };

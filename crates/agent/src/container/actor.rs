@@ -51,6 +51,9 @@ struct Actor {
     parts: Parts,
     state: State,
     processes: Table,
+    /// Who waits for the container to stand still, until no process is being made any more: half made in a frozen
+    /// cgroup, it would never be.
+    pausing: Vec<Reply<()>>,
     commands: mpsc::WeakSender<Command>,
 }
 
@@ -64,7 +67,9 @@ pub(super) async fn run(
     tokio::spawn(announce_end(init.1.clone(), commands.clone()));
     let (pid, exit, stdio) = init;
     let processes = Table::new(Process { pid, exit, stdio });
-    let mut actor = Actor { parts, state: State::Created, processes, commands: commands.downgrade() };
+    let pausing = Vec::new();
+    let mut actor =
+        Actor { parts, state: State::Created, processes, pausing, commands: commands.downgrade() };
     drop(commands);
     while let Some(command) = queue.recv().await {
         if let Command::Remove(reply) = command {
@@ -96,12 +101,18 @@ impl Actor {
         match command {
             Command::Start(reply) => answer(reply, self.start().await),
             Command::Exec { exec, process, stdio, reply } => self.exec(exec, *process, *stdio, reply),
-            Command::ExecMade { exec, made, reply } => answer(reply, self.exec_made(&exec, made)),
+            Command::ExecMade { exec, made, reply } => {
+                answer(reply, self.exec_made(&exec, made));
+                self.pause().await;
+            }
             Command::Signal { target, signal, reply } => answer(reply, self.signal(target, signal)),
             Command::Exit { process, reply } => {
                 answer(reply, self.get(&process).map(|found| found.exit.clone()));
             }
-            Command::Pause(reply) => answer(reply, self.pause().await),
+            Command::Pause(reply) => {
+                self.pausing.push(reply);
+                self.pause().await;
+            }
             Command::Resume(reply) => answer(reply, self.resume().await),
             Command::Resize { process, rows, columns, reply } => {
                 answer(reply, self.resize(process, rows, columns));
@@ -124,7 +135,11 @@ impl Actor {
     fn allow(&self, verb: &'static str, states: &[State]) -> Result<()> {
         // The notice of the end may still be in the queue.
         let ended = self.processes.init().exit.code().is_some();
-        let state = if ended { State::Stopped } else { self.state };
+        let state = match self.state {
+            _ if ended => State::Stopped,
+            State::Running if !self.pausing.is_empty() => State::Paused,
+            state => state,
+        };
         if states.contains(&state) {
             return Ok(());
         }
@@ -143,7 +158,7 @@ impl Actor {
         let pid = self.processes.init().pid;
         release(&folder).await.map_err(|source| ContainerError::System { verb: "start", pid, source })?;
         self.state = State::Running;
-        tracing::info!(container = %self.parts.id, pid, "Started");
+        tracing::debug!(container = %self.parts.id, pid, "Started");
         Ok(())
     }
 
@@ -208,7 +223,17 @@ impl Actor {
         }
     }
 
-    async fn pause(&mut self) -> Result<()> {
+    /// Answers all who asked for a pause, as soon as that is possible.
+    async fn pause(&mut self) {
+        if self.pausing.is_empty() || self.processes.is_making() {
+            return;
+        }
+        for reply in std::mem::take(&mut self.pausing) {
+            answer(reply, self.freeze().await);
+        }
+    }
+
+    async fn freeze(&mut self) -> Result<()> {
         self.allow("pause", &[State::Running])?;
         if let Err(error) = self.parts.cgroup.freeze().await {
             // Half frozen is worse than running.
@@ -258,7 +283,7 @@ impl Actor {
     fn init_ended(&mut self) {
         self.state = State::Stopped;
         let status = self.processes.init().exit.code();
-        tracing::info!(container = %self.parts.id, status, "Ended");
+        tracing::debug!(container = %self.parts.id, status, "Ended");
         if let Err(error) = self.parts.cgroup.kill() {
             tracing::warn!(container = %self.parts.id, %error, "Processes may be left");
         }
@@ -286,7 +311,7 @@ async fn make_exec(
     (prepared, ends): (Prepared, ChildEnds),
 ) -> Result<Made> {
     let size = process.console_size();
-    let Launched { pid, exit, terminal } = launcher.exec(container, process, ends).await?;
+    let Launched { pid, exit, terminal, .. } = launcher.exec(container, process, ends).await?;
     Ok((pid, exit, prepared.connect(terminal, size)?))
 }
 

@@ -21,7 +21,7 @@ use tokio::net::unix::pipe;
 
 use crate::id::ContainerId;
 use crate::jail::plan::{Create, Exec, Outcome, Place, Plan};
-use crate::reaper::{Exit, Reaper, Spawning};
+use crate::reaper::{Exit, Reaper};
 use crate::stdio::ChildEnds;
 use crate::stdio::ends::{Reader, set_nonblocking};
 
@@ -59,6 +59,8 @@ pub(crate) struct Launched {
     pub(crate) exit: Exit,
     /// The master of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
+    /// When the jail began, in microseconds since the guest's kernel started.
+    pub(crate) began: u64,
 }
 
 /// Starts jails.
@@ -158,16 +160,15 @@ impl Launcher {
         };
         match outcome {
             Outcome::Failed { message } => Err(LaunchError::Refused { message }),
-            Outcome::Started { pid } => launched(&spawning, pid, console),
+            Outcome::Started { pid, began } => {
+                let exit = spawning.claim(pid);
+                let terminal = console.map(|console| console.receive());
+                let terminal =
+                    terminal.transpose().map_err(|source| LaunchError::Io("receive the terminal", source))?;
+                Ok(Launched { pid, exit, terminal, began })
+            }
         }
     }
-}
-
-fn launched(spawning: &Spawning, pid: i32, console: Option<Console>) -> Result<Launched> {
-    let exit = spawning.claim(pid);
-    let terminal = console.map(|console| console.receive());
-    let terminal = terminal.transpose().map_err(|source| LaunchError::Io("receive the terminal", source))?;
-    Ok(Launched { pid, exit, terminal })
 }
 
 /// Starts the jail; its id, and where its answer comes.

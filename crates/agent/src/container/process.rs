@@ -62,6 +62,11 @@ impl Table {
         true
     }
 
+    /// Whether a process is being made.
+    pub(super) fn is_making(&self) -> bool {
+        self.execs.values().any(|(_, process)| process.is_none())
+    }
+
     /// The process of that name has been made.
     pub(super) fn fill(&mut self, exec: &ExecId, process: Process) {
         if let Some((_, place)) = self.execs.get_mut(exec) {

@@ -59,6 +59,8 @@ pub(crate) enum Outcome {
     Started {
         /// Its id in the agent's pid namespace.
         pid: i32,
+        /// When the jail began, in microseconds since the guest's kernel started.
+        began: u64,
     },
     /// It is not.
     Failed {
