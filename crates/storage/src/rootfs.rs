@@ -116,15 +116,15 @@ impl ContainerFiles {
         let options = Options::parse(&mount.options)
             .map_err(|option| RootfsError::Option { fs_type: mount.fs_type.clone(), option })?;
         let bind = options.bind || mount.fs_type == "bind";
-        let make = |target: Target| match bind {
+        let make = |target: &Target<'_>| match bind {
             true => bind_onto(mount, &options, target),
             false => mount_onto(mount, &options, target),
         };
         let made = if is_root(&mount.target) {
-            self.trail.mount(root, || make(Target::Path(root)))
+            self.trail.mount(root, || make(&Target::Path(root)))
         } else {
             // It ends with the mount on the root, so it needs no undoing of its own.
-            let inside = resolve_inside(root, &mount.target).and_then(|target| make(Target::Open(target)));
+            let inside = resolve_inside(root, &mount.target).and_then(|target| make(&Target::Open(target)));
             inside.map_err(|source| StepError::Mount { target: mount.target.clone(), source })
         };
         made.map_err(|source| RootfsError::Mount {
@@ -166,7 +166,7 @@ fn resolve_inside(root: &Path, target: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(&root, relative, flags, Mode::empty(), resolve)?)
 }
 
-fn bind_onto(mount: &RootfsMount, options: &Options, target: Target<'_>) -> io::Result<()> {
+fn bind_onto(mount: &RootfsMount, options: &Options, target: &Target<'_>) -> io::Result<()> {
     let source = open_path(&mount.source)?;
     let mut copy =
         DetachedMount::copy_of(source.as_fd(), options.recursive)?.propagate(Propagation::Private)?;
@@ -179,9 +179,9 @@ fn bind_onto(mount: &RootfsMount, options: &Options, target: Target<'_>) -> io::
     }
 }
 
-fn mount_onto(from: &RootfsMount, options: &Options, target: Target<'_>) -> io::Result<()> {
+fn mount_onto(from: &RootfsMount, options: &Options, target: &Target<'_>) -> io::Result<()> {
     let by_fd;
-    let target = match &target {
+    let target = match target {
         Target::Path(path) => *path,
         Target::Open(dir) => {
             by_fd = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use tokio::time::timeout;
 
-use super::{Daemon, DaemonError, DaemonPlan, arguments};
+use super::{Daemon, DaemonError, DaemonExit, DaemonPlan, arguments};
 use crate::share::SharedDirectory;
 use crate::testing::{MemoryLog, in_private_mounts};
 
@@ -23,7 +23,7 @@ fn plan(binary: &Path, root: &Path) -> DaemonPlan {
         cache: "auto".to_owned(),
         seccomp: true,
         debug: false,
-        extra_args: vec!["--thread-pool-size=1".to_owned()],
+        extra_args: Vec::new(),
     }
 }
 
@@ -42,11 +42,35 @@ fn on_a_runtime(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
 }
 
+fn rendered(extra_args: &[&str]) -> String {
+    let mut plan = plan("/x/virtiofsd".as_ref(), "/run/s/abc".as_ref());
+    plan.extra_args = extra_args.iter().map(|extra| (*extra).to_owned()).collect();
+    let arguments = arguments(&plan, 7);
+    arguments.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn the_arguments() {
-    let arguments = arguments(&plan("/x/virtiofsd".as_ref(), "/run/s/abc".as_ref()), 7);
-    let lines: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap()).collect();
-    insta::assert_snapshot!(lines.join("\n"));
+    insta::assert_snapshot!(rendered(&[]));
+}
+
+#[test]
+fn extra_arguments_replace_ours_by_name() {
+    let text =
+        rendered(&["--thread-pool-size=1", "--no-killpriv-v2", "--cache", "never", "--announce-submounts"]);
+    for gone in ["--thread-pool-size=4", "\n--killpriv-v2", "--cache=auto", "--announce-submounts\n"] {
+        assert!(!text.contains(gone), "{text}");
+    }
+    assert!(text.ends_with("--no-killpriv-v2\n--cache\nnever\n--announce-submounts"), "{text}");
+}
+
+#[test]
+fn the_exit_names_the_error_and_not_the_usual_warnings() {
+    let stderr =
+        "[x WARN  virtiofsd::limits] few\n[x ERROR virtiofsd] bad\n[x WARN  virtiofsd] hm".to_owned();
+    let status = Some(std::process::ExitStatus::from_raw(1 << 8));
+    let exit = DaemonExit { status, stderr };
+    assert_eq!(exit.to_string(), "virtiofsd exited with status 1: [x ERROR virtiofsd] bad");
 }
 
 #[test]
