@@ -58,10 +58,16 @@ pub(crate) async fn blocking<T: Send + 'static>(
 pub(crate) fn replay(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> {
     let state = |source| Error::State { path: dir.to_owned(), source };
     let mut left = Vec::new();
+    let mut stuck: Vec<Intent> = Vec::new();
     for (number, intent) in log.pending().map_err(state)?.into_iter().rev() {
         match undo(&intent) {
+            // Its turn comes again after what is stuck in it.
+            Ok(()) if stuck.iter().any(|stuck| intent.holds(stuck)) => {}
             Ok(()) => log.done(number),
-            Err(error) => left.push(format!("{} ({error})", name(&intent))),
+            Err(error) => {
+                left.push(format!("{} ({error})", name(&intent)));
+                stuck.push(intent);
+            }
         }
     }
     if !left.is_empty() {

@@ -5,7 +5,7 @@
 //! after a crash, in reverse order. The log itself (file, replay) belongs to the sandbox.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,28 @@ pub enum Intent {
         /// Absolute path of the link itself.
         path: PathBuf,
     },
+}
+
+impl Intent {
+    /// Where in the file system it is; `None` for a process.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Dir { path } | Self::File { path } | Self::Socket { path } | Self::Link { path } => {
+                Some(path)
+            }
+            Self::Mount { target } => Some(target),
+            Self::Process { .. } => None,
+        }
+    }
+
+    /// Whether this is a directory that `other` stands in or on: as long as `other` cannot be undone, neither can
+    /// this, and it must not be struck out.
+    #[must_use]
+    pub fn holds(&self, other: &Self) -> bool {
+        let Self::Dir { path } = self else { return false };
+        other.path().is_some_and(|other| other.starts_with(path))
+    }
 }
 
 /// Where intents are announced before they are carried out, and struck out after they are undone.

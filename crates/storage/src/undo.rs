@@ -133,9 +133,10 @@ impl Trail {
     /// The first failure.
     pub(crate) fn undo(&mut self) -> Result<(), StepError> {
         let mut first_failure = Ok(());
-        let mut left = Vec::new();
+        let mut left: Vec<(IntentId, Intent)> = Vec::new();
         while let Some((id, intent)) = self.steps.pop() {
             match undo(&intent) {
+                Ok(()) if left.iter().any(|(_, left)| intent.holds(left)) => left.push((id, intent)),
                 Ok(()) => self.intents.done(id),
                 Err(source) => {
                     left.push((id, intent.clone()));
@@ -249,6 +250,24 @@ mod tests {
         log.break_down();
         assert!(trail.dir("/tmp/never-made-x".as_ref()).is_err());
         assert!(!fs::exists("/tmp/never-made-x").unwrap());
+    }
+
+    #[test]
+    fn directories_above_what_is_stuck_wait_for_it() {
+        let log = MemoryLog::new();
+        let temp = tempfile::tempdir().unwrap();
+        let (dir, file) = (temp.path().join("d"), temp.path().join("d/f"));
+        let mut trail = Trail::new(log.clone());
+        trail.dir(&dir).unwrap();
+        trail.file(&file).unwrap();
+        // A directory in the file's place cannot be removed as a file.
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        trail.undo().unwrap_err();
+        assert_eq!(log.open().len(), 2, "the directory is not struck out before what is in it");
+        fs::remove_dir(&file).unwrap();
+        trail.undo().unwrap();
+        assert!(log.open().is_empty() && !dir.exists());
     }
 
     #[test]

@@ -201,6 +201,29 @@ async fn a_directory_that_others_use_stays() {
     assert!(!place.state().exists());
 }
 
+#[tokio::test]
+async fn directories_above_what_is_stuck_wait_for_it() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can mount");
+        return;
+    }
+    let place = Place::new();
+    let log = place.log();
+    let (dir, stuck) = (place.made().join("dir"), place.made().join("dir/stuck"));
+    for path in [&dir, &stuck] {
+        log.will(Intent::Dir { path: path.clone() }).unwrap();
+        fs::create_dir(path).unwrap();
+    }
+    drop(log);
+    // Somebody else's mount keeps it busy.
+    rustix::mount::mount("tmpfs", &stuck, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    let error = place.cleanup().await.unwrap_err();
+    assert!(error.to_string().contains("stuck"), "{error}");
+    rustix::mount::unmount(&stuck, rustix::mount::UnmountFlags::empty()).unwrap();
+    place.cleanup().await.unwrap();
+    place.assert_clean();
+}
+
 #[test]
 fn a_mount_that_never_was_is_undone() {
     let place = Place::new();

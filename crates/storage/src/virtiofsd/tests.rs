@@ -27,13 +27,15 @@ fn plan(binary: &Path, root: &Path) -> DaemonPlan {
     }
 }
 
-/// virtiofsd, from `VIRTIOFSD` or where packages put it; `None`, with the reason printed, where there is none.
+/// virtiofsd, from the staged install of `cargo xtask test` or where packages put it; `None`, with the reason
+/// printed, where there is none. QEMU 7.2's own, at another place, is another program.
 fn binary() -> Option<PathBuf> {
-    let named = std::env::var_os("VIRTIOFSD").map(PathBuf::from);
-    let places = ["/usr/local/libexec/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
-    let found = named.into_iter().chain(places.map(PathBuf::from)).find(|path| path.exists());
+    let stage =
+        std::env::var_os("KATA_TEST_STAGE").map(|stage| PathBuf::from(stage).join("libexec/virtiofsd"));
+    let places = ["/usr/local/libexec/virtiofsd", "/usr/libexec/virtiofsd"];
+    let found = stage.into_iter().chain(places.map(PathBuf::from)).find(|path| path.exists());
     if found.is_none() {
-        eprintln!("skipped: no virtiofsd; set VIRTIOFSD to one");
+        eprintln!("skipped: no virtiofsd; set KATA_TEST_STAGE, as `cargo xtask test` does");
     }
     found
 }
