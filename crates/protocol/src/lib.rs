@@ -6,4 +6,7 @@ pub mod guest;
 pub mod oci_convert;
 pub mod ports;
 
+#[cfg(test)]
+mod tests;
+
 pub use generated::{agent, agent_ttrpc, csi, empty, health, health_ttrpc, kata, kata_ttrpc, oci, types};
