@@ -106,7 +106,8 @@ impl Prefix {
             let path = self.root.join(item.path);
             let (new, old) = (item.content.bytes()?, read(&path)?);
             let put = manifest.files.get(item.path);
-            if put.is_some() && old.as_ref() == Some(&new) {
+            if old.as_ref() == Some(&new) {
+                manifest.files.entry(item.path.to_owned()).or_insert_with(|| digest(&new));
                 continue;
             }
             if item.path == CONFIGURATION && old.is_some_and(|old| Some(&digest(&old)) != put) {
@@ -156,9 +157,10 @@ impl Prefix {
         Ok(report)
     }
 
-    /// Somebody else's runtime in the same place is not ours to overwrite.
+    /// Somebody else's runtime in the same place is not ours to overwrite. (A configuration is kept, not refused.)
     fn refuse_foreign(&self, items: &[Item], manifest: &Manifest) -> Result<()> {
         let foreign = items.iter().filter(|item| !manifest.files.contains_key(item.path));
+        let foreign = foreign.filter(|item| item.path != CONFIGURATION);
         let foreign: Vec<_> =
             foreign.map(|item| self.root.join(item.path)).filter(|path| path.exists()).collect();
         let Some(first) = foreign.first() else { return Ok(()) };

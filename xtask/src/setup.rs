@@ -69,12 +69,9 @@ fn configuration(template: &str, prefix: &Prefix) -> Result<String> {
     let shown = |path: PathBuf| path.display().to_string();
     let values = [
         ("@QEMU@", QEMU.to_owned()),
-        ("@QEMUPATH@", QEMU.to_owned()),
         ("@KERNEL@", shown(prefix.kernel())),
         ("@INITRD@", shown(prefix.initrd())),
         ("@VIRTIOFSD@", shown(prefix.root().join("libexec/virtiofsd"))),
-        ("@SHAREDIR@", shown(prefix.root().join("share/kata-containers"))),
-        ("@LIBEXECDIR@", shown(prefix.root().join("libexec"))),
     ];
     let filled = values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value));
     let placeholder = |line: &&str| {
@@ -94,8 +91,8 @@ mod tests {
     #[test]
     fn placeholders_are_filled_and_unknown_ones_refused() {
         let prefix = Prefix::new(Path::new("/opt/x")).unwrap();
-        let text = configuration("kernel = \"@SHAREDIR@/x\"\nmail = \"a@b\"\n", &prefix).unwrap();
-        assert_eq!(text, "kernel = \"/opt/x/share/kata-containers/x\"\nmail = \"a@b\"\n");
+        let text = configuration("kernel = \"@KERNEL@\"\nmail = \"a@b\"\n", &prefix).unwrap();
+        assert_eq!(text, "kernel = \"/opt/x/share/kata-containers/vmlinux.container\"\nmail = \"a@b\"\n");
         assert!(configuration("path = \"@OTHER@/x\"\n", &prefix).is_err());
     }
 }

@@ -59,6 +59,11 @@ fn a_changed_configuration_is_kept() {
     fs::write(prefix.configuration(), "a = 3").unwrap();
     assert_eq!(prefix.put(&items("a = 4")).unwrap().kept, [prefix.configuration()]);
     assert_eq!(prefix.remove().unwrap().kept, [prefix.configuration()]);
+    assert_eq!(
+        prefix.put(&items("a = 5")).unwrap().kept,
+        [prefix.configuration()],
+        "also by a new installation"
+    );
     assert_eq!(fs::read_to_string(prefix.configuration()).unwrap(), "a = 3");
 }
 
