@@ -116,7 +116,7 @@ impl Site {
             return daemon_death(&**daemon, &how);
         }
         let before = before.map(|before| format!("{before}; ")).unwrap_or_default();
-        format!("{before}{exit} ({}){}", machine.program.display(), console::tail(&self.console))
+        format!("{before}{exit} ({}){}", machine.parts, console::tail(&self.console))
     }
 }
 

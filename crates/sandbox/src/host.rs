@@ -21,8 +21,8 @@ pub(crate) type BootError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Machine {
     /// The VM; its guest may still boot.
     pub(crate) vmm: Box<dyn Vmm>,
-    /// The VMM's executable.
-    pub(crate) program: PathBuf,
+    /// The VMM's executable and what it was given to boot, for errors.
+    pub(crate) parts: String,
     /// The daemon that shares files with it, if any.
     pub(crate) daemon: Option<Arc<dyn Daemon>>,
 }

@@ -126,8 +126,8 @@ impl Host for LocalHost {
         recorder.edit(|timeline| timeline.vmm = Some(vmm.kind().to_owned()));
         recorder.since(phase::VMM, begun);
         let way = prepared.into_way(&*vmm)?;
-        let program = self.spec.config.hypervisor.path.clone();
-        Ok((Machine { vmm, program, daemon: Some(Arc::new(daemon)) }, way))
+        let parts = boot_parts(&self.spec.config.hypervisor);
+        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)) }, way))
     }
 
     fn sandbox_storages(&self) -> Vec<Storage> {
@@ -198,4 +198,10 @@ fn set_root(spec: &mut Spec, path: PathBuf) -> std::result::Result<(), BootError
     let root = RootBuilder::default().path(path).readonly(readonly).build()?;
     spec.set_root(Some(root));
     Ok(())
+}
+
+/// What an error of the VMM may be about.
+fn boot_parts(vm: &kata_config::Hypervisor) -> String {
+    let initrd = vm.initrd.as_deref().unwrap_or(Path::new("none"));
+    format!("{} with kernel {} and initrd {}", vm.path.display(), vm.kernel.display(), initrd.display())
 }

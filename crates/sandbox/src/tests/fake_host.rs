@@ -156,7 +156,7 @@ impl Host for FakeHost {
         }
         let vmm = FakeVmm { levers: self.levers.clone(), events: Mutex::new(Some(receiver)) };
         let daemon: Arc<dyn Daemon> = Arc::new(FakeDaemon(self.levers.clone()));
-        let machine = Machine { vmm: Box::new(vmm), program: "/usr/bin/qemu".into(), daemon: Some(daemon) };
+        let machine = Machine { vmm: Box::new(vmm), parts: "/usr/bin/qemu".to_owned(), daemon: Some(daemon) };
         Ok((machine, Box::new(BySerial { dialer })))
     }
 

@@ -11,6 +11,10 @@ const ADVICE: &[(&str, &str)] = &[
         "`kernel` in the configuration is neither a bzImage nor a vmlinux with a PVH note",
     ),
     (
+        "linux kernel too old",
+        "`kernel` in the configuration is neither a bzImage nor a vmlinux with a PVH note",
+    ),
+    (
         "loading elf kernel",
         "`kernel` in the configuration is a damaged vmlinux: install the guest kernel again",
     ),

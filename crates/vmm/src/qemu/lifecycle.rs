@@ -22,9 +22,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::command_line::{CommandLine, Endpoints, build};
 use super::qmp::{self, Client, Connected, Cont, QmpError, QueryStatus, Quit, Stop};
-use super::{config, diagnosis, stderr};
+use super::{config, diagnosis, stderr, tsc};
 use crate::netns::{self, Failure};
-use crate::plan::{AgentChannel, VmPlan};
+use crate::plan::{Accelerator, AgentChannel, VmPlan};
 use crate::vmm::{Capabilities, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
 
 /// How long QEMU may take to answer on its control channel. It answers in milliseconds, but a loaded host may
@@ -58,8 +58,9 @@ enum Control {
 ///
 /// # Errors
 /// A file is missing, the plan makes no command line, or the process cannot be started.
-pub async fn launch(plan: VmPlan) -> Result<Qemu, VmmError> {
+pub async fn launch(mut plan: VmPlan) -> Result<Qemu, VmmError> {
     check_files(&plan)?;
+    tell_tsc_frequency(&mut plan);
     let (ours, qmp) = pair("control channel")?;
     let (agent_socket, agent) = match &plan.agent {
         AgentChannel::Serial => pair("agent port").map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
@@ -90,6 +91,17 @@ fn check_files(plan: &VmPlan) -> Result<(), VmmError> {
         found.map_err(|source| VmmError::BootFile { what, path: path.to_owned(), key, source })?;
     }
     Ok(())
+}
+
+/// Spares an emulated guest finding out its clock's frequency, unless the plan names one.
+fn tell_tsc_frequency(plan: &mut VmPlan) {
+    const NAME: &str = "tsc_early_khz=";
+    if plan.accelerator != Accelerator::Tcg || plan.kernel_params.iter().any(|param| param.starts_with(NAME))
+    {
+        return;
+    }
+    let khz = tsc::frequency_khz(Path::new("/proc/cpuinfo"));
+    plan.kernel_params.extend(khz.map(|khz| format!("{NAME}{khz}")));
 }
 
 fn pair(what: &'static str) -> Result<(OwnedFd, OwnedFd), VmmError> {

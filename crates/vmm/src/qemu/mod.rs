@@ -6,8 +6,10 @@ mod diagnosis;
 mod lifecycle;
 pub mod qmp;
 mod stderr;
+mod sys;
 #[cfg(test)]
 mod tests;
+mod tsc;
 mod version;
 
 pub use command_line::CommandLineError;
