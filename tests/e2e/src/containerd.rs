@@ -166,7 +166,6 @@ impl Containerd {
             }
         }
         fs::remove_dir_all(RUN).unwrap_or_else(|e| fail(format_args!("Cannot remove {RUN}: {e}")));
-        remove_namespace_cgroups(&self.host.mark);
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
@@ -184,6 +183,7 @@ impl Drop for Containerd {
         // Only after a failure is it still there.
         let _ = child.kill();
         let _ = child.wait();
+        remove_namespace_cgroups(&self.host.mark);
     }
 }
 
@@ -237,13 +237,22 @@ fn log_path(host: &Host) -> PathBuf {
 }
 
 /// runc makes a cgroup for the namespace in every hierarchy and leaves it to whoever owns the namespace.
+///
+/// After a failed test there may be containers' cgroups in it; [`crate::leftovers`] has looked at them before.
 fn remove_namespace_cgroups(mark: &str) {
-    let hierarchies =
-        fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-    for hierarchy in hierarchies.chain([PathBuf::from("/sys/fs/cgroup")]) {
-        // It is not there for a runtime that does not make it.
-        let _ = fs::remove_dir(hierarchy.join(mark));
+    let hierarchies = subdirectories(Path::new("/sys/fs/cgroup"));
+    for hierarchy in hierarchies.into_iter().chain([PathBuf::from("/sys/fs/cgroup")]) {
+        let namespace = hierarchy.join(mark);
+        for cgroup in subdirectories(&namespace).into_iter().chain([namespace]) {
+            // It is not there for a runtime that does not make it.
+            let _ = fs::remove_dir(cgroup);
+        }
     }
+}
+
+fn subdirectories(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|entry| entry.path()).collect()
 }
 
 /// Without CRI and without anything outside the test's directories; understood by containerd 1.6 to 2.x.
