@@ -47,8 +47,9 @@ const TCG: Profile = Profile {
     extra: &[],
     // The TSC is emulated from the host's clock: it never stops or drifts, so nothing has to watch it.
     // Mitigations guard a real CPU's speculation, of which emulation has none; patching lock prefixes and return
-    // thunks costs tens of milliseconds.
-    kernel_params: &["tsc=reliable", "no_timer_check", "mitigations=off", "noreplace-smp"],
+    // thunks costs tens of milliseconds. QEMU translates code again for every address it appears at: with fixed ones the
+    // agent's code is translated once. The agent turns randomisation on again before workloads run.
+    kernel_params: &["tsc=reliable", "no_timer_check", "mitigations=off", "noreplace-smp", "norandmaps"],
 };
 
 /// Kernel parameters for every accelerator. The plan's own win over these by name.
