@@ -151,7 +151,9 @@ impl<'c> Containers<'c> {
         let id = self.fresh_id();
         // The last `--runtime` counts.
         let mut ctr = self.containerd.ctr_run();
-        ctr.args(["--runtime", runtime, "--detach", "--null-io", self.image, &id, "sleep", "3600"]);
+        // A cgroup at the top: runc would leave one for the namespace behind.
+        ctr.args(["--runtime", runtime, "--cgroup", &id, "--detach", "--null-io"]);
+        ctr.args([self.image, &id, "sleep", "3600"]);
         process::output(&mut ctr)?;
         Ok(Idle { containerd: self.containerd, id })
     }
