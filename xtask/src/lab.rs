@@ -70,7 +70,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             } else {
                 names.iter().map(String::as_str).collect()
             };
-            script_of(&test_programs(&workspace, &progress)?, &names)
+            let programs = test_programs(&workspace, &progress)?;
+            let programs = programs.into_iter().map(listed).collect::<Result<Vec<_>>>()?;
+            script_of(&programs, &names)?
         }
         What::Run { command } => command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
     };
@@ -103,7 +105,9 @@ impl Lab {
         let stage = prefix.root().display();
         let cache = workspace.cache.display();
         // Inside, /tmp is the only place that can carry overlayfs.
-        let environment = format!("export KATA_TEST_STAGE='{stage}' KATA_TEST_CACHE='{cache}' TMPDIR=/tmp\n");
+        let mut environment =
+            format!("export KATA_TEST_STAGE='{stage}' KATA_TEST_CACHE='{cache}' TMPDIR=/tmp\n");
+        environment += &format!("export KATA_CONF_FILE='{}'\n", prefix.configuration().display());
         let file = out.join("inside.sh");
         let inside = format!("{environment}export PATH='{stage}/bin':$PATH\n{script}\n");
         fs::write(&file, inside).with_context(|| format!("Cannot write {}", file.display()))?;
@@ -117,15 +121,29 @@ impl Lab {
     }
 }
 
-/// Runs these tests of each program that has them; the verdict comes last.
-fn script_of(programs: &[PathBuf], names: &[&str]) -> String {
+/// Runs the tests of these names, each in the program that has it; the verdict comes last.
+fn script_of(programs: &[(PathBuf, Vec<String>)], names: &[&str]) -> Result<String> {
     let mut script = "kata-runtime check\nfailed=0\n".to_owned();
-    for program in programs {
-        let program = quoted(&program.display().to_string());
-        let names = names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(" ");
-        script += &format!("{program} --exact --test-threads=1 {names} || failed=1\n");
+    let known = |name: &&str| programs.iter().any(|(_, tests)| tests.iter().any(|test| test == name));
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
+        bail!("There is no end-to-end test {unknown:?}: `cargo test -p kata-e2e -- --list` shows all");
     }
-    script + "exit $failed"
+    for (program, tests) in programs {
+        let mine: Vec<_> =
+            names.iter().filter(|name| tests.iter().any(|t| t == *name)).map(|n| quoted(n)).collect();
+        if !mine.is_empty() {
+            let program = quoted(&program.display().to_string());
+            script += &format!("{program} --exact --test-threads=1 {} || failed=1\n", mine.join(" "));
+        }
+    }
+    Ok(script + "exit $failed")
+}
+
+/// The tests a program has, as it lists them itself.
+fn listed(program: PathBuf) -> Result<(PathBuf, Vec<String>)> {
+    let list = process::text(Command::new(&program).args(["--list", "--format", "terse"]))?;
+    let tests = list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect();
+    Ok((program, tests))
 }
 
 /// One line of what cargo says about a build.
@@ -178,10 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn every_program_gets_all_names() {
-        let script = script_of(&[PathBuf::from("/a"), PathBuf::from("/b c")], &["one", "two"]);
+    fn each_test_runs_in_the_programs_that_have_it() {
+        let program = |path: &str, tests: &[&str]| {
+            (PathBuf::from(path), tests.iter().map(|test| (*test).to_owned()).collect())
+        };
+        let programs =
+            [program("/a", &["one", "two"]), program("/b c", &["two", "three"]), program("/d", &["four"])];
+        let script = script_of(&programs, &["one", "two"]).unwrap();
         assert!(script.contains("'/a' --exact --test-threads=1 'one' 'two' || failed=1\n"));
-        assert!(script.contains("'/b c' --exact"));
-        assert!(script.ends_with("exit $failed"));
+        assert!(script.contains("'/b c' --exact --test-threads=1 'two' || failed=1\n"));
+        assert!(!script.contains("/d"));
+        assert!(script_of(&programs, &["five"]).is_err());
     }
 }
