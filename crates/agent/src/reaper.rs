@@ -100,6 +100,14 @@ impl Spawning {
     }
 }
 
+#[cfg(test)]
+impl Spawning {
+    /// As if process `pid` had been reaped.
+    pub(crate) fn ended(&self, pid: i32, code: ExitCode) {
+        self.0.record(pid, code);
+    }
+}
+
 impl Drop for Spawning {
     fn drop(&mut self) {
         let mut registry = self.0.registry();

@@ -10,12 +10,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::net::unix::pipe;
 
@@ -195,6 +194,7 @@ fn spawn(verb: &str, plan: &Plan, ends: ChildEnds) -> io::Result<(i32, OwnedFd)>
 async fn read_answer(answer: OwnedFd, mut jail: Exit) -> Result<Outcome> {
     let failed = |source| LaunchError::Io("read the jail's answer", source);
     set_nonblocking(&answer).map_err(failed)?;
+    let direct = answer.try_clone().map_err(failed)?;
     let reader = Reader::Pipe(pipe::Receiver::from_owned_fd(answer).map_err(failed)?);
     let mut line = Vec::new();
     let mut buffer = vec![0; 4096];
@@ -202,9 +202,11 @@ async fn read_answer(answer: OwnedFd, mut jail: Exit) -> Result<Outcome> {
         let read = tokio::select! {
             biased;
             read = reader.read(&mut buffer) => read.map_err(failed)?,
-            code = jail.wait() => match reader.read(&mut buffer).now_or_never() {
-                Some(read) => read.map_err(failed)?,
-                None => return Err(LaunchError::Silent { code }),
+            // What it wrote before it ended is there, even if the event loop has not been told yet.
+            code = jail.wait() => match rustix::io::read(&direct, &mut *buffer) {
+                Ok(read) => read,
+                Err(Errno::AGAIN) => return Err(LaunchError::Silent { code }),
+                Err(error) => return Err(failed(error.into())),
             },
         };
         if read == 0 {
@@ -250,5 +252,37 @@ impl Drop for Console {
     fn drop(&mut self) {
         // It lies on a file system that ends with the agent.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::{LaunchError, read_answer};
+    use crate::jail::plan::Outcome;
+    use crate::reaper::Reaper;
+
+    /// An exec among ten at once failed with "no answer": the jail had ended before the event loop saw its answer.
+    #[tokio::test]
+    async fn an_answer_is_found_although_the_jail_has_ended_and_the_event_loop_knows_nothing() {
+        let (answer, result) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let spawning = Reaper::default().expect();
+        let mut result = std::fs::File::from(result);
+        let said = Outcome::Failed { message: "x".to_owned() };
+        writeln!(result, "{}", serde_json::to_string(&said).unwrap()).unwrap();
+        let jail = spawning.claim(7);
+        spawning.ended(7, 0);
+        let outcome = read_answer(answer, jail).await.unwrap();
+        assert!(matches!(outcome, Outcome::Failed { message } if message == "x"));
+    }
+
+    #[tokio::test]
+    async fn a_jail_that_ends_without_an_answer_is_told() {
+        let (answer, _held_by_others) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let spawning = Reaper::default().expect();
+        let jail = spawning.claim(7);
+        spawning.ended(7, 3);
+        assert!(matches!(read_answer(answer, jail).await, Err(LaunchError::Silent { code: 3 })));
     }
 }
