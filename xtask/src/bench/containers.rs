@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -19,6 +20,8 @@ use crate::workspace::Workspace;
 
 const RUNC: &str = "io.containerd.runc.v2";
 const STATE: &str = "/run/kata";
+/// The request that starts the workload.
+const LAST_PHASE: &str = "container started";
 const STDOUT_BYTES: u64 = 1 << 30;
 
 /// Where the time of a start went, as the sandbox wrote it down.
@@ -70,12 +73,21 @@ impl<'c> Containers<'c> {
         Ok(begun.elapsed().as_secs_f64())
     }
 
-    /// The timeline of a new sandbox.
+    /// The timeline of a new sandbox; its last phase is written down shortly after `ctr` has returned.
     pub(crate) fn timeline(&self) -> Result<Timeline> {
         let idle = self.idle(RUNTIME)?;
         let file = Path::new(STATE).join(&idle.id).join("timeline.json");
-        let text = fs::read(&file).with_context(|| format!("Cannot read {}", file.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is not as expected", file.display()))
+        let (_clock, ticks) = mpsc::channel::<()>();
+        for _ in 0..100 {
+            let text = fs::read(&file).with_context(|| format!("Cannot read {}", file.display()))?;
+            let timeline: Timeline = serde_json::from_slice(&text)
+                .with_context(|| format!("{} is not as expected", file.display()))?;
+            if timeline.end_ms(LAST_PHASE).is_ok() {
+                return Ok(timeline);
+            }
+            let _ = ticks.recv_timeout(Duration::from_millis(20));
+        }
+        bail!("{} never tells of the phase {LAST_PHASE:?}", file.display())
     }
 
     /// Seconds that `ctr tasks exec` of `/bin/true` takes: ours and runc's, measured in turn.
