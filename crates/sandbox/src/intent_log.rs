@@ -154,9 +154,9 @@ fn parse(text: &str) -> BTreeMap<IntentId, Intent> {
 }
 
 fn has_living_owner(text: &str) -> bool {
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).any(|line| {
-        matches!(line, Line::Owner { pid, start_ticks } if processes::start_ticks(pid) == Some(start_ticks))
-    })
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .any(|line| matches!(line, Line::Owner { pid, start_ticks } if processes::lives_on(pid, start_ticks)))
 }
 
 fn next_id(text: &str) -> u64 {
@@ -210,6 +210,24 @@ pub(crate) mod tests {
         assert!(matches!(IntentLog::open(state.path()), Err(OpenError::Locked)));
         drop(log);
         IntentLog::open(state.path()).unwrap();
+    }
+
+    /// The clean-up of a killed shim found its sandbox in use: the connection was closed before the lock was free.
+    #[test]
+    fn an_owner_that_is_about_to_go_is_waited_for() {
+        let _alone = without_forks();
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        let mut owner = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let pid = owner.id();
+        let start_ticks = crate::processes::start_ticks(pid).unwrap();
+        log.write(&super::Line::Owner { pid, start_ticks }).unwrap();
+        let path = state.path().to_owned();
+        let other = std::thread::spawn(move || IntentLog::open(&path).map(drop).is_ok());
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        drop(log);
+        assert!(other.join().unwrap());
     }
 
     #[test]

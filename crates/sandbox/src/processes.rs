@@ -7,12 +7,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::time::Timespec;
 
 /// How long a killed process may take to go; it holds on only while the kernel finishes something for it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a process that was killed may take until it is seen as gone.
+const GOING: Duration = Duration::from_secs(2);
 
 /// Kills all processes of the executable `exe` that have an argument with `token` in it, and waits for their end.
 ///
@@ -93,15 +97,33 @@ fn kill(pid: Pid, still: impl FnOnce() -> bool) -> io::Result<()> {
         Err(Errno::SRCH) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
-    let timeout = Timespec { tv_sec: i64::try_from(PATIENCE.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    match ends_within(&handle, PATIENCE)? {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end although killed")),
+    }
+}
+
+/// Waits for the end of a process.
+fn ends_within(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
+    let timeout = Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
     loop {
-        match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)) {
+        match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&timeout)) {
             Err(Errno::INTR) => {}
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not end although killed")),
-            Ok(_) => return Ok(()),
+            Ok(ready) => return Ok(ready > 0),
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Whether the process with this number and start lives, and is not about to go: a killed process closes its
+/// sockets, which its peers act on, before its locks are free and it is seen as gone.
+pub(crate) fn lives_on(pid: u32, start: u64) -> bool {
+    let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    let Ok(handle) = pidfd_open(id, PidfdFlags::empty()) else { return false };
+    if start_ticks(pid) != Some(start) {
+        return false;
+    }
+    pid == std::process::id() || !ends_within(&handle, GOING).unwrap_or(false)
 }
 
 #[cfg(test)]
