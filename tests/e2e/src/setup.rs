@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::failure::fail;
 
 const KATA: &str = "io.containerd.kata.v2";
-const PROGRAMS: [&str; 7] = ["containerd", "ctr", "runc", "setsid", "tc", "ip", "qemu-system-x86_64"];
+const PROGRAMS: [&str; 9] =
+    ["containerd", "ctr", "flock", "getfattr", "ip", "qemu-system-x86_64", "runc", "setsid", "tc"];
 
 /// The installed runtime under test.
 #[derive(Clone, Debug)]
