@@ -28,7 +28,7 @@ use crate::error::Result;
 const BUFFER: usize = 128 * 1024;
 
 /// After an added process's end: how long nothing may come from the guest before its output counts as delivered.
-pub(crate) const QUIET: Duration = Duration::from_secs(1);
+pub(crate) const QUIET: Duration = Duration::from_secs(3);
 
 /// The same for a container's first process.
 pub(crate) const QUIET_CONTAINER: Duration = Duration::from_secs(10);
