@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use sha2::{Digest, Sha256};
 
 use crate::args::Identity;
@@ -14,6 +17,8 @@ use crate::args::Identity;
 /// Where containerd's shims keep their sockets; short, because a socket's path may have 107 bytes.
 pub(crate) const SOCKET_DIR: &str = "/run/containerd/s";
 const SCHEME: &str = "unix://";
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// The socket cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +49,11 @@ pub(crate) enum AddressError {
     },
 }
 
-/// Result of [`bind`].
+/// Result of [`listen`].
 #[derive(Debug)]
 pub(crate) enum Bound {
-    /// The socket is new and ours.
-    New(UnixListener),
+    /// The socket listens there now.
+    New,
     /// A living server listens there already.
     Alive,
 }
@@ -79,11 +84,19 @@ pub(crate) fn path_of(address: &str) -> PathBuf {
     PathBuf::from(address.strip_prefix(SCHEME).unwrap_or(address))
 }
 
-/// Listens on `path`, in the place of a dead server if there was one.
+/// A socket that listens nowhere yet.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn unbound() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Makes `socket` listen on `path`, in the place of a dead server if there was one.
 ///
 /// # Errors
 /// The system's, with the path.
-pub(crate) fn bind(path: &Path) -> Result<Bound, AddressError> {
+pub(crate) fn listen(socket: &OwnedFd, path: &Path) -> Result<Bound, AddressError> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     DirBuilder::new()
         .recursive(true)
@@ -91,18 +104,21 @@ pub(crate) fn bind(path: &Path) -> Result<Bound, AddressError> {
         .create(dir)
         .map_err(|source| AddressError::Directory { path: dir.to_owned(), source })?;
     let bind_error = |source| AddressError::Bind { path: path.to_owned(), source };
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+    let name = SocketAddrUnix::new(path).map_err(|error| bind_error(error.into()))?;
+    match net::bind(socket, &name) {
+        Err(Errno::ADDRINUSE) => {
             if alive(path) {
                 return Ok(Bound::Alive);
             }
             remove(path)?;
-            UnixListener::bind(path).map_err(bind_error)?
+            net::bind(socket, &name)
         }
-        other => other.map_err(bind_error)?,
-    };
+        other => other,
+    }
+    .map_err(|error| bind_error(error.into()))?;
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(bind_error)?;
-    Ok(Bound::New(listener))
+    net::listen(socket, BACKLOG).map_err(|error| bind_error(error.into()))?;
+    Ok(Bound::New)
 }
 
 /// Whether somebody listens on `path`.
@@ -129,7 +145,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
 
-    use super::{Bound, alive, bind, path_of, remove, socket_path, url};
+    use super::{Bound, alive, listen, path_of, remove, socket_path, unbound, url};
     use crate::args::Identity;
 
     #[test]
@@ -154,12 +170,13 @@ mod tests {
     fn a_living_socket_is_kept_and_a_stale_one_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s/socket");
-        let Bound::New(listener) = bind(&path).unwrap() else { panic!("not new") };
+        let listener = unbound().unwrap();
+        assert!(matches!(listen(&listener, &path).unwrap(), Bound::New));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&path).unwrap(), Bound::Alive));
+        assert!(matches!(listen(&unbound().unwrap(), &path).unwrap(), Bound::Alive));
         drop(listener);
         assert!(!alive(&path));
-        assert!(matches!(bind(&path).unwrap(), Bound::New(_)));
+        assert!(matches!(listen(&unbound().unwrap(), &path).unwrap(), Bound::New));
         remove(&path).unwrap();
         remove(&path).unwrap();
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use protobuf::CodedInputStream;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::Instrument;
 use ttrpc::r#async::{MethodHandler, Service, TtrpcContext};
@@ -21,21 +22,26 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 
 type Handler = Arc<dyn MethodHandler + Send + Sync>;
 
-/// The service under both names that containerd uses.
+/// The service under both names that containerd uses. `called` is notified at each request.
 #[must_use]
-pub(crate) fn services(task: &Arc<dyn Task + Send + Sync>) -> HashMap<String, Service> {
+pub(crate) fn services(task: &Arc<dyn Task + Send + Sync>, called: &Arc<Notify>) -> HashMap<String, Service> {
     [TASK_V2, TASK_V3]
         .into_iter()
         .flat_map(|name| {
             create_task(task.clone()).into_values().map(move |service| (name.to_owned(), service))
         })
-        .map(|(name, service)| (name, decorate(service)))
+        .map(|(name, service)| (name, decorate(service, called)))
         .collect()
 }
 
-fn decorate(service: Service) -> Service {
+fn decorate(service: Service, called: &Arc<Notify>) -> Service {
     let methods = service.methods.into_iter().map(|(name, handler)| {
-        let decorated = Decorated { limits: limits(&name), name: name.clone(), handler: Arc::from(handler) };
+        let decorated = Decorated {
+            limits: limits(&name),
+            name: name.clone(),
+            handler: Arc::from(handler),
+            called: called.clone(),
+        };
         (name, Box::new(decorated) as Box<dyn MethodHandler + Send + Sync>)
     });
     Service { methods: methods.collect(), streams: service.streams }
@@ -65,11 +71,13 @@ struct Decorated {
     name: String,
     limits: Limits,
     handler: Handler,
+    called: Arc<Notify>,
 }
 
 #[async_trait]
 impl MethodHandler for Decorated {
     async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
+        self.called.notify_one();
         let (container, exec) = subject(&self.name, &request.payload);
         let span = tracing::info_span!("rpc", rpc = self.name, container, exec = tracing::field::Empty);
         if !exec.is_empty() {
@@ -179,7 +187,12 @@ mod tests {
     }
 
     fn decorated(slow: &Arc<Slow>, limits: Limits) -> Decorated {
-        Decorated { name: "Create".into(), limits, handler: Arc::new(Method(slow.clone())) }
+        Decorated {
+            name: "Create".into(),
+            limits,
+            handler: Arc::new(Method(slow.clone())),
+            called: Arc::default(),
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod decorate;
 mod delete;
 mod environment;
 mod events;
+mod handover;
 mod info;
 mod kata;
 mod ledger;

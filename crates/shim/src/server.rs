@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::File;
+use std::future;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::shim_async::Task;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use ttrpc::r#async::Server;
@@ -21,14 +22,18 @@ use crate::address;
 use crate::args::Identity;
 use crate::decorate;
 use crate::environment::Environment;
+use crate::handover::Taker;
 use crate::kata::{self, Plan};
 use crate::ledger::Ledger;
 use crate::logging;
 use crate::publisher::{Publisher, Route};
 use crate::service::{Parts, Service};
 
-/// The one descriptor that `start` passes.
+/// The descriptor of the socket that `start` passes.
 const BIND_FD: &str = "0";
+/// containerd calls as soon as it has the address. A server that nobody ever calls belongs to a start that was
+/// killed between its last word and its end.
+const FIRST_CALL: Duration = Duration::from_secs(60);
 /// The last answer needs a moment to leave; the caller hangs up right after it.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// Threads for what blocks (waiting for a FIFO's reader, a container's root file system) end soon after.
@@ -103,9 +108,8 @@ async fn serve(
     route: Route,
     plan: Result<Plan, kata::PlanError>,
 ) -> Result<(), ServerError> {
-    let socket = listener.local_addr().map_err(ServerError::Inherit)?.as_pathname().map(Path::to_owned);
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServerError::Runtime)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServerError::Runtime)?;
+    let mut taker = Taker::from_stdout().map_err(ServerError::Inherit)?;
+    let mut signals = Signals::new().map_err(ServerError::Runtime)?;
     let publisher = Publisher::start(route, &identity.namespace);
     let ledger = Arc::new(Ledger::new(publisher.clone()));
     let end = Arc::new(Notify::new());
@@ -117,25 +121,72 @@ async fn serve(
         publisher,
         end: end.clone(),
     }));
-    let task: Arc<dyn Task + Send + Sync> = service.clone();
-    let listener = nonblocking(listener).map_err(ServerError::Inherit)?;
-    let mut server = Server::new().add_listener(listener).register_service(decorate::services(&task));
-    server.start().await.map_err(ServerError::Serve)?;
-    tracing::info!(pid = std::process::id(), version = crate::info::VERSION, "serving");
+    // The sandbox is on its way meanwhile. A failure here is `start`'s death, which is met again below.
+    let listens = taker.step().await.is_ok();
+    let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+    let called = Arc::new(Notify::new());
+    let served = if listens { answer(listener, &service, &called).await } else { Ok(Server::new()) };
     let told = tokio::select! {
         () = end.notified() => true,
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
+        () = signals.any() => false,
+        () = abandoned(taker, &called) => false,
+        // Nobody can call.
+        () = future::ready(()), if served.is_err() => false,
     };
     if !told {
-        tracing::info!("ending on a signal");
+        tracing::info!("ending without being told to");
         service.end_all().await;
     }
-    // What is still asked now is answered by the end of the connection.
-    let _ = timeout(LAST_ANSWER, server.shutdown()).await;
     remove(socket);
+    // What is still asked now is answered by the end of the connection.
+    let _ = timeout(LAST_ANSWER, served?.shutdown()).await;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Answers the task API on `listener` from now on.
+async fn answer(
+    listener: UnixListener,
+    service: &Arc<Service>,
+    called: &Arc<Notify>,
+) -> Result<Server, ServerError> {
+    let task: Arc<dyn Task + Send + Sync> = service.clone();
+    let listener = nonblocking(listener).map_err(ServerError::Inherit)?;
+    let mut server = Server::new().add_listener(listener).register_service(decorate::services(&task, called));
+    server.start().await.map_err(ServerError::Serve)?;
+    tracing::info!(pid = std::process::id(), version = crate::info::VERSION, "serving");
+    Ok(server)
+}
+
+/// The signals that ask for an orderly end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Returns when nobody will ever call: `start` has died before its answer, or right after it.
+async fn abandoned(mut taker: Taker, called: &Notify) {
+    if let Err(error) = taker.step().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "abandoned");
+        return;
+    }
+    if timeout(FIRST_CALL, called.notified()).await.is_ok() {
+        return future::pending().await;
+    }
+    tracing::warn!(seconds = FIRST_CALL.as_secs(), "abandoned: containerd has never called");
 }
 
 fn nonblocking(listener: UnixListener) -> io::Result<Listener> {

@@ -6,13 +6,13 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::address::{self, Bound};
 use crate::args::{BIND_FD_ENV, Identity};
 use crate::bootstrap::{self, Request};
+use crate::handover::Giver;
 use crate::pod::{self, Role};
 
 /// The file in the bundle that names the server's process.
@@ -22,7 +22,7 @@ pub(crate) const ADDRESS_FILE: &str = "address";
 /// containerd's own ttRPC socket, for events.
 pub(crate) const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
 
-/// `start` failed; nothing is left of it.
+/// `start` failed; nothing is left of it: a server that was started ends by itself.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     /// Standard input.
@@ -48,6 +48,9 @@ pub(crate) enum StartError {
     /// Starting ourselves as the server.
     #[error("Cannot start the server")]
     Spawn(#[source] io::Error),
+    /// The server died young.
+    #[error("The server ended right after its start; its log (journalctl -t kata) may say why")]
+    ServerGone(#[source] io::Error),
     /// A file in the bundle.
     #[error("Cannot write {}", path.display())]
     Write {
@@ -74,13 +77,16 @@ pub(crate) fn run(identity: &Identity) -> Result<(), StartError> {
         None => env::current_dir().map_err(StartError::Bundle)?,
     };
     let dir = request.socket_dir.as_deref().unwrap_or(Path::new(address::SOCKET_DIR));
-    let socket = match pod::role(&pod::annotations(&bundle)?)? {
-        Role::Member { sandbox } => join(dir, identity, sandbox)?,
+    let (socket, giver) = match pod::role(&pod::annotations(&bundle)?)? {
+        Role::Member { sandbox } => (join(dir, identity, sandbox)?, None),
         Role::Owner => own(dir, identity, &request, &bundle)?,
     };
     let url = address::url(&socket);
     write(&bundle.join(ADDRESS_FILE), &url)?;
-    io::stdout().write_all(&bootstrap::reply(&url, request.protobuf)).map_err(StartError::Answer)
+    let mut stdout = io::stdout();
+    let answer = bootstrap::reply(&url, request.protobuf);
+    stdout.write_all(&answer).and_then(|()| stdout.flush()).map_err(StartError::Answer)?;
+    giver.map_or(Ok(()), |mut giver| giver.step().map_err(StartError::ServerGone))
 }
 
 /// The socket of the pod's server, which must be there.
@@ -89,32 +95,38 @@ fn join(dir: &Path, identity: &Identity, sandbox: String) -> Result<PathBuf, Sta
     if address::alive(&socket) { Ok(socket) } else { Err(StartError::SandboxGone { sandbox, socket }) }
 }
 
-/// The socket of a server of our own, started unless it is there.
-fn own(dir: &Path, identity: &Identity, request: &Request, bundle: &Path) -> Result<PathBuf, StartError> {
-    let socket = address::socket_path(dir, identity, &identity.id);
-    let Bound::New(listener) = address::bind(&socket)? else { return Ok(socket) };
-    let started =
-        spawn(listener, identity, request, bundle).map_err(StartError::Spawn).and_then(|mut child| {
-            let recorded = write(&bundle.join(PID_FILE), &child.id().to_string());
-            if recorded.is_err() {
-                // It dies of this for certain, and nobody is left to tell if it should not.
-                let _ = child.kill();
-            }
-            adjust_oom_score(child.id());
-            recorded
-        });
-    match started {
-        Ok(()) => Ok(socket),
-        Err(error) => {
-            let _ = address::remove(&socket);
-            Err(error)
-        }
+/// The socket of a server of our own, started unless it is there. The socket gets its name after the server
+/// has been started, so that there is always somebody to remove it. Dropping the giver ends the server.
+fn own(
+    dir: &Path,
+    identity: &Identity,
+    request: &Request,
+    bundle: &Path,
+) -> Result<(PathBuf, Option<Giver>), StartError> {
+    let path = address::socket_path(dir, identity, &identity.id);
+    if address::alive(&path) {
+        return Ok((path, None));
     }
+    let socket = address::unbound().map_err(StartError::Spawn)?;
+    let (mut giver, progress) = Giver::new().map_err(StartError::Spawn)?;
+    let listener = socket.try_clone().map_err(StartError::Spawn)?;
+    let streams = Streams { listener, progress: progress.into() };
+    let child = spawn(streams, identity, request, bundle).map_err(StartError::Spawn)?;
+    let Bound::New = address::listen(&socket, &path)? else { return Ok((path, None)) };
+    write(&bundle.join(PID_FILE), &child.id().to_string())?;
+    adjust_oom_score(child.id());
+    giver.step().map_err(StartError::ServerGone)?;
+    Ok((path, Some(giver)))
 }
 
-/// Starts this program once more as the server. The listening socket is its standard input: the one
-/// descriptor that a child gets without any help.
-fn spawn(listener: UnixListener, identity: &Identity, request: &Request, bundle: &Path) -> io::Result<Child> {
+/// What the server gets, as its standard input and output: the descriptors that a child gets without any help.
+struct Streams {
+    listener: OwnedFd,
+    progress: OwnedFd,
+}
+
+/// Starts this program once more as the server.
+fn spawn(streams: Streams, identity: &Identity, request: &Request, bundle: &Path) -> io::Result<Child> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["-namespace", &identity.namespace, "-id", &identity.id, "-address", &identity.address]);
     command.args(["-publish-binary", &identity.publish_binary]);
@@ -129,7 +141,7 @@ fn spawn(listener: UnixListener, identity: &Identity, request: &Request, bundle:
         command.env(TTRPC_ADDRESS_ENV, address);
     }
     command.env(BIND_FD_ENV, "0").current_dir(bundle);
-    command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdin(Stdio::from(streams.listener)).stdout(Stdio::from(streams.progress)).stderr(Stdio::null());
     command.spawn()
 }
 

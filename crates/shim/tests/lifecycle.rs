@@ -40,8 +40,9 @@ impl Bundle {
         self.dir.path()
     }
 
-    fn run(&self, action: &str, input: &[u8]) -> Output {
-        let mut child = Command::new(PROGRAM)
+    fn command(&self, action: &str) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
             .args([
                 "-namespace",
                 "ns",
@@ -54,7 +55,13 @@ impl Bundle {
             ])
             .arg(action)
             .current_dir(self.path())
-            .env("KATA_CONF_FILE", "/no/such/configuration.toml")
+            .env("KATA_CONF_FILE", "/no/such/configuration.toml");
+        command
+    }
+
+    fn run(&self, action: &str, input: &[u8]) -> Output {
+        let mut child = self
+            .command(action)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -239,6 +246,38 @@ async fn a_container_of_a_pod_gets_its_sandboxs_address_and_delete_spares_it() {
     Client::connect(&address).await.expect("the pod's server must live on");
     assert!(pod.run("delete", b"").status.success());
     gone(&pod.server()).await;
+}
+
+/// Regression: containerd kills `start` when its client goes away, and never calls `delete` then; the server
+/// lived on.
+#[tokio::test]
+async fn a_server_whose_start_was_killed_before_its_answer_ends_by_itself() {
+    let bundle = Bundle::new("");
+    let (pipe, blocked) = std::io::pipe().unwrap();
+    fill(&blocked);
+    let mut start = bundle.command("start").stdin(Stdio::null()).stdout(blocked).spawn().unwrap();
+    let server = loop {
+        // `start` has written its files and hangs in its answer: nobody reads it.
+        match fs::read_to_string(bundle.path().join("address")) {
+            Ok(_) => break bundle.server(),
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let address = fs::read_to_string(bundle.path().join("address")).unwrap();
+    assert!(socket(&address).exists());
+    start.kill().unwrap();
+    start.wait().unwrap();
+    gone(&server).await;
+    assert!(!socket(&address).exists());
+    drop(pipe);
+}
+
+/// Fills a pipe, so that the next to write to it waits.
+fn fill(mut pipe: &std::io::PipeWriter) {
+    rustix::io::ioctl_fionbio(pipe, true).unwrap();
+    while pipe.write(&[0; 4096]).is_ok() {}
+    while pipe.write(&[0]).is_ok() {}
+    rustix::io::ioctl_fionbio(pipe, false).unwrap();
 }
 
 #[test]

@@ -142,7 +142,6 @@ fn kill_during_start(containerd: &Containerd, program: &str) {
 }
 
 #[test]
-#[ignore = "known bug: about one start in twenty whose shim is killed leaves a process until the next `delete`"]
 fn a_shim_killed_during_the_start_leaves_nothing() {
     kata_test(|containerd| kill_during_start(containerd, SHIM));
 }
@@ -171,7 +170,6 @@ fn a_qemu_killed_during_the_start_is_the_cause_in_the_error() {
 }
 
 #[test]
-#[ignore = "known bug: the same race as above, on a host under load"]
 fn a_ctr_killed_during_the_start_leaves_nothing_after_removal() {
     test(|containerd| {
         let (container, start) = containerd.container().command(["/bin/sleep", "1000"]).start_in_background();

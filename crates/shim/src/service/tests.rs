@@ -149,8 +149,10 @@ impl Bench {
         };
         let task: Arc<dyn Task + Send + Sync> = Arc::new(Service::from(parts));
         let address = format!("unix://{}", dir.path().join("socket").display());
-        let mut server =
-            Server::new().bind(&address).unwrap().register_service(crate::decorate::services(&task));
+        let mut server = Server::new()
+            .bind(&address)
+            .unwrap()
+            .register_service(crate::decorate::services(&task, &Arc::default()));
         server.start().await.unwrap();
         let client = Client::connect(&address).await.unwrap();
         Self { dir, task: TaskClient::new(client.clone()), client, items, end, _server: server }
