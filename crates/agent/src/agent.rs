@@ -5,18 +5,18 @@ mod oom;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kata_protocol::agent::{CreateSandboxRequest, Storage};
-use oci_spec::runtime::Spec;
+use kata_protocol::oci::{Process, Spec};
 use rustix::fs::{Mode, OFlags, open};
 use tokio::sync::Notify;
 
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::clock::Stopwatch;
-use crate::container::launch::Launcher;
+use crate::container::launch::{LaunchError, Launcher, Start};
 use crate::container::spec::{self, GuestSysctls, Surroundings};
 use crate::container::{Container, ContainerError, Made, Parts};
 use crate::id::ContainerId;
@@ -85,8 +85,6 @@ pub(crate) struct NewContainer {
 pub(crate) struct Setup {
     /// The agent is PID 1: the whole guest is the sandbox's.
     pub(crate) owns_guest: bool,
-    /// Where the agent keeps its files.
-    pub(crate) run_dir: PathBuf,
     /// Bytes that a stdio pipe holds.
     pub(crate) pipe_size: usize,
     /// Where cgroups are.
@@ -102,7 +100,6 @@ pub(crate) struct Setup {
 pub(crate) struct Agent {
     pub(crate) owns_guest: bool,
     pub(crate) oom: OomEvents,
-    bundles: PathBuf,
     pipe_size: usize,
     hierarchy: Option<Hierarchy>,
     launcher: Arc<Launcher>,
@@ -122,23 +119,19 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Agent {
     /// An empty sandbox.
-    pub(crate) fn new(setup: Setup) -> io::Result<Self> {
-        let cgroup_root = setup.hierarchy.as_ref().and_then(Hierarchy::unusual_root);
-        let bundles = setup.run_dir.join("bundles");
-        fs::create_dir_all(&bundles)?;
-        Ok(Self {
+    pub(crate) fn new(setup: Setup) -> Self {
+        Self {
             owns_guest: setup.owns_guest,
             oom: OomEvents::default(),
-            bundles,
             pipe_size: setup.pipe_size,
             hierarchy: setup.hierarchy,
-            launcher: Arc::new(Launcher::new(setup.reaper, &setup.run_dir, cgroup_root)?),
+            launcher: Arc::new(Launcher::new(setup.reaper)),
             ports: setup.ports,
             containers: Mutex::default(),
             mounts: Mutex::default(),
             pid_namespace: Mutex::default(),
             power_off: Notify::new(),
-        })
+        }
     }
 
     /// Configures the sandbox as a whole.
@@ -208,7 +201,7 @@ impl Agent {
         &self,
         id: &ContainerId,
         exec: crate::id::ExecId,
-        process: oci_spec::runtime::Process,
+        process: Process,
         request: Request,
     ) -> Result<i32> {
         let container = self.container(id)?;
@@ -256,13 +249,11 @@ impl Agent {
         let mut mounts = Mounts::of(std::mem::take(&mut new.storages)).await?;
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());
-        let bundle = self.bundles.join(new.id.as_str());
-        let made = self.make_process(&mut new, hierarchy, &bundle, watch).await;
-        let init = match made {
-            Ok(init) => init,
+        let made = self.make_process(&mut new, hierarchy, &cgroup, watch).await;
+        let (init, start) = match made {
+            Ok(made) => made,
             Err(error) => {
                 mounts.undo().await;
-                self.discard(&new.id, &cgroup, &bundle).await;
                 return Err(error);
             }
         };
@@ -272,7 +263,7 @@ impl Agent {
             self.hold_pid_namespace(&new.id, pid);
         }
         let launcher = Arc::clone(&self.launcher);
-        let parts = Parts { id: new.id, cgroup, mounts, bundle, launcher, owns_guest: self.owns_guest };
+        let parts = Parts { id: new.id, cgroup, mounts, launcher, start: Some(start) };
         Ok((Container::new(parts, init), pid))
     }
 
@@ -280,47 +271,45 @@ impl Agent {
         &self,
         new: &mut NewContainer,
         hierarchy: &Hierarchy,
-        bundle: &Path,
+        cgroup: &Cgroup,
         watch: &mut Stopwatch,
-    ) -> Result<Made> {
-        let surroundings = Surroundings {
-            owns_guest: self.owns_guest,
-            hierarchy,
-            pid_namespace: self.shared_pid_namespace(new.shares_pids),
-            terminal: new.stdio.terminal,
-        };
+    ) -> Result<(Made, Start)> {
+        let surroundings =
+            Surroundings { owns_guest: self.owns_guest, hierarchy, terminal: new.stdio.terminal };
         let sysctls = spec::adapt(&mut new.spec, &new.id, &surroundings)?;
         write_sysctls(&sysctls)?;
-        write_config(bundle, &new.spec).map_err(|source| SandboxError::Setting {
-            what: "the container's configuration".into(),
-            source,
-        })?;
         let (prepared, ends) = self.prepare(new.stdio).await?;
+        cgroup.create(&new.spec.Linux.Resources).map_err(ContainerError::from)?;
         watch.lap("prepare container");
-        let launched = self.launcher.create(&new.id, bundle.to_owned(), &new.spec, ends).await;
-        let launched = launched.map_err(ContainerError::from)?;
+        let made = self.launch(new, cgroup, (prepared, ends), watch).await;
+        if made.is_err()
+            && let Err(error) = cgroup.remove().await
+        {
+            tracing::warn!(container = %new.id, error = crate::report::chain(&error), "A cgroup is left");
+        }
+        Ok(made?)
+    }
+
+    async fn launch(
+        &self,
+        new: &NewContainer,
+        cgroup: &Cgroup,
+        (prepared, ends): (Prepared, ChildEnds),
+        watch: &mut Stopwatch,
+    ) -> std::result::Result<(Made, Start), ContainerError> {
+        let pid_namespace = self.shared_pid_namespace(new.shares_pids)?;
+        let (launched, start) = self.launcher.create(&new.spec, cgroup, pid_namespace, ends).await?;
         watch.lap_until("start jail", launched.began);
-        let size = new.spec.process().as_ref().and_then(|process| process.console_size());
-        let stdio = prepared.connect(launched.terminal, size).map_err(ContainerError::from)?;
+        let size = new.spec.Process.ConsoleSize.clone().into_option();
+        let stdio = prepared.connect(launched.terminal, size)?;
         watch.lap("make container");
-        Ok((launched.pid, launched.exit, stdio))
+        Ok(((launched.pid, launched.exit, stdio), start))
     }
 
-    /// Takes away what a failed creation may have left.
-    async fn discard(&self, id: &ContainerId, cgroup: &Cgroup, bundle: &Path) {
-        if let Err(error) = cgroup.remove().await {
-            tracing::warn!(container = %id, error = crate::report::chain(&error), "A cgroup is left");
-        }
-        for folder in [bundle, &self.launcher.state_of(id)] {
-            // Usually not there, and named after the container if it is.
-            let _ = fs::remove_dir_all(folder);
-        }
-    }
-
-    fn shared_pid_namespace(&self, wanted: bool) -> Option<PathBuf> {
+    fn shared_pid_namespace(&self, wanted: bool) -> std::result::Result<Option<OwnedFd>, LaunchError> {
         let held = locked(&self.pid_namespace);
-        let (_, namespace) = held.as_ref().filter(|_| wanted)?;
-        Some(format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()).into())
+        let namespace = held.as_ref().filter(|_| wanted).map(|(_, namespace)| namespace.try_clone());
+        namespace.transpose().map_err(|source| LaunchError::Io("pass the sandbox's pid namespace on", source))
     }
 
     fn hold_pid_namespace(&self, id: &ContainerId, pid: i32) {
@@ -332,11 +321,6 @@ impl Agent {
             }
         }
     }
-}
-
-fn write_config(bundle: &Path, spec: &Spec) -> io::Result<()> {
-    fs::create_dir_all(bundle)?;
-    fs::write(bundle.join("config.json"), serde_json::to_vec(spec)?)
 }
 
 fn write_below(path: &Path, content: &str) -> io::Result<()> {

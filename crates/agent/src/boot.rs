@@ -44,7 +44,7 @@ pub(crate) fn set_up() -> Result<()> {
 }
 
 /// On an emulated CPU the host boots with `norandmaps`, so that the agent lies at the addresses of its own helper
-/// (see [`crate::jail::executor::fix_addresses_of_children`]). That must not hold for the workloads.
+/// (see [`crate::jail::workload::fix_addresses_of_children`]). That must not hold for the workloads.
 fn randomize_addresses() {
     if let Err(error) = std::fs::write("/proc/sys/kernel/randomize_va_space", "2") {
         tracing::warn!(%error, "The addresses of processes may not be random");

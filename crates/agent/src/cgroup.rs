@@ -1,5 +1,6 @@
 //! The guest's cgroup v2 hierarchy and the cgroups of containers in it.
 
+mod limits;
 pub(crate) mod stats;
 
 use std::fs::{self, File};
@@ -8,10 +9,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use kata_protocol::oci::LinuxResources;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, Mode, OFlags, access, open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -65,11 +67,6 @@ impl Hierarchy {
         self.controllers.iter().any(|name| name == controller)
     }
 
-    /// What to tell the jail: the root, unless it is the standard one.
-    pub(crate) fn unusual_root(&self) -> Option<PathBuf> {
-        (self.root != Path::new(CGROUP_MOUNT)).then(|| self.root.clone())
-    }
-
     /// The cgroup of a container.
     pub(crate) fn container(&self, id: &str) -> Cgroup {
         Cgroup { path: self.root.join(id) }
@@ -97,6 +94,18 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
+    /// Makes it, with these limits. One that is there already is somebody else's.
+    pub(crate) fn create(&self, limits: &LinuxResources) -> Result<()> {
+        let made = fs::create_dir(&self.path);
+        made.map_err(|source| CgroupError::File { path: self.path.clone(), source })?;
+        limits::settings(limits).iter().try_for_each(|(file, value)| self.write(file, value))
+    }
+
+    /// Its folder, to make processes in.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        Ok(open(&self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
     /// Stops all processes, and waits until the last one stands still.
     pub(crate) async fn freeze(&self) -> Result<()> {
         self.write("cgroup.freeze", "1")?;

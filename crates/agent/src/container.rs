@@ -8,8 +8,8 @@ pub(crate) mod spec;
 use std::sync::Arc;
 
 use kata_protocol::kata;
+use kata_protocol::oci::Process;
 use nix::sys::signal::Signal;
-use oci_spec::runtime::Process;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::{self, Cgroup};
@@ -168,15 +168,13 @@ enum Command {
 pub(crate) struct Container {
     commands: mpsc::Sender<Command>,
     cgroup: Cgroup,
-    owns_guest: bool,
 }
 
 impl Container {
     /// Takes charge of a container that the jail has made.
     pub(crate) fn new(parts: Parts, init: Made) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE);
-        let container =
-            Self { commands: commands.clone(), cgroup: parts.cgroup.clone(), owns_guest: parts.owns_guest };
+        let container = Self { commands: commands.clone(), cgroup: parts.cgroup.clone() };
         tokio::spawn(actor::run(parts, init, queue, commands));
         container
     }
@@ -194,8 +192,8 @@ impl Container {
         request: Request,
         stdio: (Prepared, stdio::ChildEnds),
     ) -> Result<i32> {
-        process.set_terminal(Some(request.terminal));
-        spec::adapt_process(&mut process, self.owns_guest);
+        process.Terminal = request.terminal;
+        spec::adapt_process(&mut process);
         let (process, stdio) = (Box::new(process), Box::new(stdio));
         self.ask(|reply| Command::Exec { exec, process, stdio, reply }).await
     }

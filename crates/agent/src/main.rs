@@ -25,7 +25,7 @@ use options::{Options, ServerAddress};
 
 fn main() -> ExitCode {
     match env::args().nth(1).as_deref() {
-        Some("container") => jail::main(env::args().skip(3)),
+        Some("container") => jail::main(env::args().skip(2)),
         Some("version" | "--version") => {
             println!("kata-agent {}", rpc::VERSION);
             ExitCode::SUCCESS

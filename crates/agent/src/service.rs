@@ -1,7 +1,7 @@
 //! The life of the agent: from its transport to its end.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::agent::{Agent, Setup};
 use crate::boot;
 use crate::cgroup::Hierarchy;
-use crate::jail::executor::fix_addresses_of_children;
+use crate::jail::workload::fix_addresses_of_children;
 use crate::options::{Options, ServerAddress};
 use crate::reaper::Reaper;
 use crate::rpc;
@@ -91,18 +91,14 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
         tracing::debug!(%errno, "Processes start slower on an emulated CPU");
     }
     let reaper = start_reaper(owns_guest).map_err(|source| ServiceError::Start("reap processes", source))?;
-    let run_dir = run_dir(owns_guest);
     let ports = StdioPorts::default();
     let hierarchy = Hierarchy::find(options.cgroup_root.as_deref());
     if hierarchy.as_ref().is_none_or(|found| !found.has("memory")) {
         tracing::warn!("Containers run without limits: the cgroup v2 controllers are not there");
     }
     let pipe_size = options.pipe_size;
-    let setup =
-        Setup { owns_guest, run_dir: run_dir.clone(), pipe_size, hierarchy, reaper, ports: ports.clone() };
-    let agent = Arc::new(
-        Agent::new(setup).map_err(|source| ServiceError::Start("make the agent's folders", source))?,
-    );
+    let setup = Setup { owns_guest, pipe_size, hierarchy, reaper, ports: ports.clone() };
+    let agent = Arc::new(Agent::new(setup));
 
     let listener = listen(&options.server).await?;
     tokio::spawn(ports.serve(listener.bind(ports::STDIO).await?));
@@ -115,7 +111,7 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
         () = agent.power_off_requested(), if owns_guest => last_words(server).await,
     }
     if !owns_guest {
-        remove_files(&run_dir, &options.server);
+        remove_files(&options.server);
     }
     Ok(())
 }
@@ -127,13 +123,6 @@ fn start_reaper(owns_guest: bool) -> io::Result<Reaper> {
     let reaper = Reaper::default();
     tokio::spawn(reaper.clone().run(signal(SignalKind::child())?));
     Ok(reaper)
-}
-
-fn run_dir(owns_guest: bool) -> PathBuf {
-    if owns_guest {
-        return "/run/kata-agent".into();
-    }
-    format!("/run/kata-agent-{}", std::process::id()).into()
 }
 
 async fn listen(server: &ServerAddress) -> Result<Listener> {
@@ -166,17 +155,10 @@ async fn last_words(mut server: ttrpc::asynchronous::Server) {
     let _ = tokio::time::timeout(LAST_WORDS, server.shutdown()).await;
 }
 
-fn remove_files(run_dir: &Path, server: &ServerAddress) {
-    let mut leftovers = Vec::new();
-    if let ServerAddress::Unix(path) = server {
-        leftovers.push(path.clone());
-        leftovers.push(PathBuf::from(format!("{}.{}", path.display(), ports::STDIO)));
-    }
-    for file in leftovers {
+fn remove_files(server: &ServerAddress) {
+    let ServerAddress::Unix(path) = server else { return };
+    for file in [path.clone(), PathBuf::from(format!("{}.{}", path.display(), ports::STDIO))] {
         // Not there if it was removed by the one who made its folder.
         let _ = std::fs::remove_file(file);
-    }
-    if let Err(error) = std::fs::remove_dir_all(run_dir) {
-        tracing::warn!(folder = %run_dir.display(), %error, "A folder is left");
     }
 }

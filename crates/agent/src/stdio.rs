@@ -7,8 +7,8 @@ pub(crate) mod ports;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use kata_protocol::oci::Box as ConsoleSize;
 use kata_transport::Stream;
-use oci_spec::runtime::Box as ConsoleSize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
@@ -176,8 +176,8 @@ impl Prepared {
 
 fn sized(master: OwnedFd, size: Option<ConsoleSize>) -> std::io::Result<Pty> {
     if let Some(size) = size {
-        let clamp = |cells: u64| u16::try_from(cells).unwrap_or(u16::MAX);
-        ends::resize(&master, clamp(size.height()), clamp(size.width()))?;
+        let clamp = |cells: u32| u16::try_from(cells).unwrap_or(u16::MAX);
+        ends::resize(&master, clamp(size.Height), clamp(size.Width))?;
     }
     Pty::new(master)
 }

@@ -8,7 +8,6 @@ use kata_protocol::agent::{
     ReadStreamRequest, ResumeContainerRequest, Storage, WriteStreamRequest,
 };
 use kata_protocol::kata::{ContainerRequest, PidsRequest, StatsRequest};
-use kata_protocol::oci_convert::spec_to_grpc;
 use protobuf::MessageField;
 
 /// Runs a test with an agent, where that is possible.
@@ -146,7 +145,7 @@ agent_test!(containers_that_share_pids_see_each_other, |guest| {
         let (streams, stdio) = guest.streams().await;
         let request = ContainerRequest {
             container_id: id.into(),
-            oci_spec: serde_json::to_vec(&guest.spec(arguments)).expect("is JSON"),
+            oci: guest::as_message(&guest.spec(arguments)),
             stdio: MessageField::some(stdio),
             sandbox_pidns: true,
             ..Default::default()
@@ -367,11 +366,10 @@ agent_test!(statistics_are_there, |guest| {
 });
 
 agent_test!(a_foreign_runtime_polls_the_streams, |guest| {
-    let spec =
-        serde_json::from_value(guest.spec(&["sh", "-c", "cat; echo err >&2"])).expect("is a specification");
+    let spec = guest.spec(&["sh", "-c", "cat; echo err >&2"]);
     let request = CreateContainerRequest {
         container_id: "c".into(),
-        OCI: MessageField::some(spec_to_grpc(&spec)),
+        OCI: guest::as_message(&spec),
         ..Default::default()
     };
     guest.agent.create_container(guest::limit(), &request).await.expect("created");
@@ -405,7 +403,7 @@ agent_test!(storages_are_mounted_and_unmounted_with_their_container, |guest| {
     let (mut streams, stdio) = guest.streams().await;
     let request = ContainerRequest {
         container_id: "c".into(),
-        oci_spec: serde_json::to_vec(&spec).expect("is JSON"),
+        oci: guest::as_message(&spec),
         storages: vec![storage],
         stdio: MessageField::some(stdio),
         ..Default::default()

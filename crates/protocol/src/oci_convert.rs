@@ -14,6 +14,18 @@ use serde_json::Value;
 
 use crate::oci;
 
+/// Parts of the specification (JSON pointers) that have no field in the protocol, or that no agent honours yet.
+const UNSUPPORTED: [&str; 8] = [
+    "/process/scheduler",
+    "/process/ioPriority",
+    "/process/execCPUAffinity",
+    "/linux/uidMappings",
+    "/linux/gidMappings",
+    "/linux/timeOffsets",
+    "/linux/personality",
+    "/linux/netDevices",
+];
+
 /// A message that is not a valid OCI specification.
 #[derive(Debug, thiserror::Error)]
 #[error("The {part} sent over the agent protocol is not valid OCI; correct it in the caller")]
@@ -66,6 +78,25 @@ pub fn process_to_grpc(process: &runtime::Process) -> oci::Process {
 #[must_use]
 pub fn resources_to_grpc(resources: &runtime::LinuxResources) -> oci::LinuxResources {
     from_json::resources(from_json::Node(&as_json(resources)))
+}
+
+/// What `spec` asks for and the message cannot hold; nothing of it may be lost in silence.
+#[must_use]
+pub fn unsupported(spec: &runtime::Spec) -> Option<String> {
+    let json = as_json(spec);
+    let is_set = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(Value::Object(fields)) => !fields.is_empty(),
+        Some(_) => true,
+    };
+    let part = UNSUPPORTED.iter().find(|pointer| is_set(json.pointer(pointer)));
+    if let Some(part) = part {
+        return Some(part.trim_start_matches('/').replace('/', "."));
+    }
+    let mapped = |mount: &&Value| is_set(mount.get("uidMappings")) || is_set(mount.get("gidMappings"));
+    let mount = json["mounts"].as_array()?.iter().find(mapped)?;
+    Some(format!("id mappings of the mount {}", mount["destination"].as_str().unwrap_or_default()))
 }
 
 fn as_json<T: serde::Serialize>(value: &T) -> Value {

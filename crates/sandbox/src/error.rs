@@ -121,13 +121,13 @@ pub enum SandboxError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A container's or process's description could not be written as JSON.
-    #[error("Cannot write the description of {id} as JSON")]
-    Describe {
-        /// The container or process.
+    /// The specification asks for what no guest can do yet.
+    #[error("The container {id} asks for {part}, which is not supported yet; remove it from its config.json")]
+    Specification {
+        /// The container.
         id: String,
-        /// Why.
-        source: serde_json::Error,
+        /// Where it stands in the specification.
+        part: String,
     },
     /// The sandbox's directory or log could not be made or read.
     #[error("Cannot use {} for the sandbox's state; is /run writable?", path.display())]
@@ -166,8 +166,7 @@ impl SandboxError {
             Self::NotAllowed { .. } => ErrorKind::FailedPrecondition,
             Self::Agent { kind, .. } => *kind,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
-            Self::Unsupported { .. } => ErrorKind::Unimplemented,
-            Self::Describe { .. } => ErrorKind::InvalidArgument,
+            Self::Unsupported { .. } | Self::Specification { .. } => ErrorKind::Unimplemented,
             Self::Files { .. } | Self::State { .. } | Self::Left { .. } => ErrorKind::Unknown,
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kata_protocol::agent as grpc;
 use kata_protocol::kata;
+use kata_protocol::oci_convert;
 use kata_transport::Dialer;
 use protobuf::MessageField;
 use tokio::sync::{OnceCell, mpsc, watch};
@@ -146,12 +147,13 @@ impl Site {
         queue: &Queue,
     ) -> Result<(Pumps, Agent)> {
         let Prepared { id, files, stdio } = container;
-        let oci_spec = serde_json::to_vec(&files.spec)
-            .map_err(|source| Error::Describe { id: id.to_string(), source })?;
+        if let Some(part) = oci_convert::unsupported(&files.spec) {
+            return Err(Error::Specification { id: id.to_string(), part });
+        }
         let streams = self.gone.unless(Streams::open(&reach.dialer, (&stdio).into())).await??;
         let request = kata::ContainerRequest {
             container_id: id.to_string(),
-            oci_spec,
+            oci: MessageField::some(oci_convert::spec_to_grpc(&files.spec)),
             storages: files.storages,
             stdio: MessageField::some(streams.names().clone()),
             ..Default::default()
@@ -217,13 +219,11 @@ impl Site {
 
     /// Starts an added process.
     pub(crate) async fn exec(self, key: &Key, spec: ExecSpec, reach: &Reach) -> Result<Pumps> {
-        let oci_process = serde_json::to_vec(&spec.process)
-            .map_err(|source| Error::Describe { id: key.to_string(), source })?;
         let streams = self.gone.unless(Streams::open(&reach.dialer, (&spec.stdio).into())).await??;
         let request = kata::ExecRequest {
             container_id: key.container.to_string(),
             exec_id: spec.id.to_string(),
-            oci_process,
+            process: MessageField::some(oci_convert::process_to_grpc(&spec.process)),
             stdio: MessageField::some(streams.names().clone()),
             ..Default::default()
         };

@@ -1,20 +1,13 @@
 //! The task that owns a container: which request is allowed in which state, and what it does.
 
-use std::io;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kata_protocol::kata;
+use kata_protocol::{kata, oci};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use oci_spec::runtime;
-use rustix::fs::{Mode, OFlags};
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use super::launch::{Launched, Launcher};
+use super::launch::{Launched, Launcher, Start};
 use super::process::{Process, Table};
 use super::{Command, ContainerError, ProcessId, Reply, Result, State, Target};
 use crate::cgroup::Cgroup;
@@ -22,10 +15,6 @@ use crate::id::{ContainerId, ExecId};
 use crate::reaper::Exit;
 use crate::stdio::{ChildEnds, Prepared, Stdio};
 use crate::storage::Mounts;
-
-/// The socket in a container's state folder on which `libcontainer` waits for the start, and what it expects there.
-const NOTIFY_SOCKET: &str = "notify.sock";
-const START_MESSAGE: &[u8] = b"start container";
 
 /// A container that the jail has made, before it is started.
 #[derive(Debug)]
@@ -36,12 +25,10 @@ pub(crate) struct Parts {
     pub(crate) cgroup: Cgroup,
     /// What was mounted for it.
     pub(crate) mounts: Mounts,
-    /// The folder with its `config.json`.
-    pub(crate) bundle: PathBuf,
     /// Makes further processes.
     pub(crate) launcher: Arc<Launcher>,
-    /// The agent is PID 1.
-    pub(crate) owns_guest: bool,
+    /// Starts it; taken when that has been done.
+    pub(crate) start: Option<Start>,
 }
 
 /// A process that has been made: its id in the guest, its end, its streams.
@@ -99,7 +86,7 @@ fn answer<T>(reply: Reply<T>, result: Result<T>) {
 impl Actor {
     async fn handle(&mut self, command: Command) {
         match command {
-            Command::Start(reply) => answer(reply, self.start().await),
+            Command::Start(reply) => answer(reply, self.start()),
             Command::Exec { exec, process, stdio, reply } => self.exec(exec, *process, *stdio, reply),
             Command::ExecMade { exec, made, reply } => {
                 answer(reply, self.exec_made(&exec, made));
@@ -152,24 +139,19 @@ impl Actor {
         self.processes.get(process).ok_or_else(missing)
     }
 
-    async fn start(&mut self) -> Result<()> {
+    fn start(&mut self) -> Result<()> {
         self.allow("start", &[State::Created])?;
-        let folder = self.parts.launcher.state_of(&self.parts.id);
         let pid = self.processes.init().pid;
-        release(&folder).await.map_err(|source| ContainerError::System { verb: "start", pid, source })?;
+        if let Some(start) = self.parts.start.take() {
+            start.go().map_err(|source| ContainerError::System { verb: "start", pid, source })?;
+        }
         self.state = State::Running;
         tracing::debug!(container = %self.parts.id, pid, "Started");
         Ok(())
     }
 
     /// Begins an exec; the actor stays free meanwhile, so that many can be made at once.
-    fn exec(
-        &mut self,
-        exec: ExecId,
-        process: runtime::Process,
-        stdio: (Prepared, ChildEnds),
-        reply: Reply<i32>,
-    ) {
+    fn exec(&mut self, exec: ExecId, process: oci::Process, stdio: (Prepared, ChildEnds), reply: Reply<i32>) {
         if let Err(error) = self.allow("run a process in", &[State::Running]) {
             return answer(reply, Err(error));
         }
@@ -178,9 +160,10 @@ impl Actor {
             return answer(reply, Err(ContainerError::ProcessExists { container, exec }));
         }
         let launcher = Arc::clone(&self.parts.launcher);
-        let (container, commands) = (self.parts.id.clone(), self.commands.clone());
+        let place = (self.processes.init().pid, self.parts.cgroup.clone());
+        let commands = self.commands.clone();
         tokio::spawn(async move {
-            let made = make_exec(&launcher, &container, process, stdio).await;
+            let made = make_exec(&launcher, place, process, stdio).await;
             if let Some(commands) = commands.upgrade() {
                 // If the container is gone, so is the process.
                 let _ = commands.send(Command::ExecMade { exec, made, reply }).await;
@@ -292,13 +275,6 @@ impl Actor {
     async fn remove(&mut self) -> Result<()> {
         self.parts.cgroup.remove().await?;
         self.parts.mounts.undo().await;
-        for folder in [self.parts.launcher.state_of(&self.parts.id), self.parts.bundle.clone()] {
-            if let Err(error) = std::fs::remove_dir_all(&folder)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(folder = %folder.display(), %error, "A folder is left");
-            }
-        }
         tracing::debug!(container = %self.parts.id, "Removed");
         Ok(())
     }
@@ -306,20 +282,11 @@ impl Actor {
 
 async fn make_exec(
     launcher: &Launcher,
-    container: &ContainerId,
-    process: runtime::Process,
+    (init, cgroup): (i32, Cgroup),
+    process: oci::Process,
     (prepared, ends): (Prepared, ChildEnds),
 ) -> Result<Made> {
-    let size = process.console_size();
-    let Launched { pid, exit, terminal, .. } = launcher.exec(container, process, ends).await?;
+    let size = process.ConsoleSize.clone().into_option();
+    let Launched { pid, exit, terminal, .. } = launcher.exec(&process, (init, &cgroup), ends).await?;
     Ok((pid, exit, prepared.connect(terminal, size)?))
-}
-
-/// Tells the container's first process to go on. The folder's path may be longer than a socket's address can be.
-async fn release(folder: &Path) -> io::Result<()> {
-    let folder = rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let path = format!("/proc/self/fd/{}/{NOTIFY_SOCKET}", folder.as_raw_fd());
-    let mut socket = UnixStream::connect(path).await?;
-    socket.write_all(START_MESSAGE).await?;
-    socket.shutdown().await
 }

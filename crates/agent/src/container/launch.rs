@@ -1,26 +1,29 @@
 //! Starting the jail and understanding its answer.
 
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use kata_protocol::oci::{Process, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use oci_spec::runtime::{Process, Spec};
+use protobuf::Message;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg,
+    socketpair,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 
-use crate::id::ContainerId;
-use crate::jail::plan::{Create, Exec, Outcome, Place, Plan};
-use crate::reaper::{Exit, Reaper};
+use crate::cgroup::Cgroup;
+use crate::jail::plan::{Answer, Descriptors};
+use crate::reaper::{Exit, Reaper, Spawning};
 use crate::stdio::ChildEnds;
 use crate::stdio::ends::{Reader, set_nonblocking};
 
@@ -33,15 +36,15 @@ pub(crate) enum LaunchError {
     /// The jail could not be started or talked to.
     #[error("Cannot {0}")]
     Io(&'static str, #[source] io::Error),
+    /// The message could not be written.
+    #[error("Cannot describe the process to the one that makes it")]
+    Describe(#[from] protobuf::Error),
     /// The jail says why.
     #[error("{message}")]
     Refused { message: String },
     /// The jail ended without a word.
     #[error("The process that makes containers ended with status {code} and no answer; see the guest's log")]
     Silent { code: i32 },
-    /// The jail answered nonsense.
-    #[error("The answer of the process that makes containers is not understood")]
-    Answer(#[source] serde_json::Error),
     /// The jail took too long.
     #[error("The process was not made in {} s; is one of the container's file systems hung?", DEADLINE.as_secs())]
     Deadline,
@@ -62,227 +65,233 @@ pub(crate) struct Launched {
     pub(crate) began: u64,
 }
 
+/// Lets the first process of a container become the workload. Dropping it ends that process instead.
+#[derive(Debug)]
+pub(crate) struct Start(OwnedFd);
+
+impl Start {
+    /// Says so.
+    pub(crate) fn go(self) -> io::Result<()> {
+        rustix::io::write(&self.0, b".")?;
+        Ok(())
+    }
+}
+
 /// Starts jails.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     reaper: Reaper,
-    /// Where `libcontainer` keeps its state.
-    state_dir: PathBuf,
-    console_dir: PathBuf,
-    cgroup_root: Option<PathBuf>,
-    consoles: AtomicU64,
 }
 
 impl Launcher {
-    /// Keeps everything below `run_dir`, which must exist and be the agent's own.
-    pub(crate) fn new(
-        reaper: Reaper,
-        run_dir: &std::path::Path,
-        cgroup_root: Option<PathBuf>,
-    ) -> io::Result<Self> {
-        let state_dir = run_dir.join("state");
-        let console_dir = run_dir.join("console");
-        std::fs::create_dir_all(&state_dir)?;
-        std::fs::create_dir_all(&console_dir)?;
-        Ok(Self { reaper, state_dir, console_dir, cgroup_root, consoles: AtomicU64::new(0) })
+    /// Processes are known to `reaper` from their first moment.
+    pub(crate) fn new(reaper: Reaper) -> Self {
+        Self { reaper }
     }
 
-    /// Where the state of a container is kept.
-    pub(crate) fn state_of(&self, id: &ContainerId) -> PathBuf {
-        self.state_dir.join(id.as_str())
-    }
-
-    /// Makes the container of `spec`, which is also the `config.json` in `bundle`.
+    /// Makes the container of `spec`, in `cgroup`, which is there; with the pid namespace that is to be joined, if any.
     pub(crate) async fn create(
         &self,
-        id: &ContainerId,
-        bundle: PathBuf,
         spec: &Spec,
+        cgroup: &Cgroup,
+        pid_namespace: Option<OwnedFd>,
         ends: ChildEnds,
-    ) -> Result<Launched> {
-        let process = spec.process().as_ref();
-        let console = self.console(process.and_then(Process::terminal).unwrap_or(false))?;
-        let plan = Plan::Create(Create {
-            place: self.place(id, console.as_ref()),
-            bundle,
-            root: spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default(),
-            cwd: process.map(|process| process.cwd().clone()).unwrap_or_default(),
-        });
-        self.launch("create", &plan, ends, console).await
+    ) -> Result<(Launched, Start)> {
+        let (wait, start) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|errno| LaunchError::Io("make a pipe", errno.into()))?;
+        let job = Job { verb: "create", cgroup, other: wait, pid_namespace, terminal: spec.Process.Terminal };
+        let launched = self.launch(job, &spec.write_to_bytes()?, ends).await?;
+        Ok((launched, Start(start)))
     }
 
-    /// Makes a process in a container.
-    pub(crate) async fn exec(&self, id: &ContainerId, process: Process, ends: ChildEnds) -> Result<Launched> {
-        let console = self.console(process.terminal().unwrap_or(false))?;
-        let plan = Plan::Exec(Box::new(Exec { place: self.place(id, console.as_ref()), process }));
-        self.launch("exec", &plan, ends, console).await
-    }
-
-    fn console(&self, wanted: bool) -> Result<Option<Console>> {
-        if !wanted {
-            return Ok(None);
-        }
-        let number = self.consoles.fetch_add(1, Ordering::Relaxed);
-        let path = self.console_dir.join(format!("{number}.sock"));
-        Console::listen(path).map(Some).map_err(|source| LaunchError::Io("listen for the terminal", source))
-    }
-
-    fn place(&self, id: &ContainerId, console: Option<&Console>) -> Place {
-        Place {
-            container_id: id.as_str().to_owned(),
-            state_dir: self.state_dir.clone(),
-            console: console.map(|console| console.path.clone()),
-            cgroup_root: self.cgroup_root.clone(),
-        }
-    }
-
-    async fn launch(
+    /// Makes a process in the container whose first process is `init`.
+    pub(crate) async fn exec(
         &self,
-        verb: &str,
-        plan: &Plan,
+        process: &Process,
+        (init, cgroup): (i32, &Cgroup),
         ends: ChildEnds,
-        console: Option<Console>,
     ) -> Result<Launched> {
-        tracing::trace!(verb, "Starting the jail");
+        let failed = |error| LaunchError::Io("find the container's first process", error);
+        let pid = rustix::process::Pid::from_raw(init).ok_or_else(|| failed(Errno::SRCH.into()))?;
+        let init = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+        let job = Job { verb: "exec", cgroup, other: init, pid_namespace: None, terminal: process.Terminal };
+        self.launch(job, &process.write_to_bytes()?, ends).await
+    }
+
+    async fn launch(&self, job: Job<'_>, message: &[u8], ends: ChildEnds) -> Result<Launched> {
         let spawning = self.reaper.expect();
-        let (pid, answer) =
-            spawn(verb, plan, ends).map_err(|source| LaunchError::Io("start the jail", source))?;
+        let (terminal, verb) = (job.terminal, job.verb);
+        let Started { pid, answer, console } =
+            job.start(message, ends).map_err(|source| LaunchError::Io("start the jail", source))?;
         let jail = spawning.claim(pid);
-        tracing::trace!(verb, jail = pid, "Jail started");
-        let outcome = match tokio::time::timeout(DEADLINE, read_answer(answer, jail)).await {
-            Ok(outcome) => outcome?,
-            Err(_) => {
-                // Gone already: then the deadline was met by a hair, and the process is an orphan that is reaped.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                return Err(LaunchError::Deadline);
-            }
+        let (made, began) =
+            match tokio::time::timeout(DEADLINE, read_answer(answer, jail, &spawning, verb)).await {
+                Ok(outcome) => outcome?,
+                Err(_) => {
+                    // Gone already: then the deadline was met by a hair, and the process is an orphan that is reaped.
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    return Err(LaunchError::Deadline);
+                }
+            };
+        let (pid, exit) = made;
+        let received = console.filter(|_| terminal).map(|console| receive(&console)).transpose();
+        let terminal = received.map_err(|source| LaunchError::Io("receive the terminal", source))?;
+        Ok(Launched { pid, exit, terminal, began })
+    }
+}
+
+/// What one jail is to do.
+struct Job<'a> {
+    verb: &'static str,
+    cgroup: &'a Cgroup,
+    other: OwnedFd,
+    pid_namespace: Option<OwnedFd>,
+    terminal: bool,
+}
+
+/// A jail that has been started.
+struct Started {
+    pid: i32,
+    answer: OwnedFd,
+    console: Option<OwnedFd>,
+}
+
+impl Job<'_> {
+    /// Without code between fork and exec the child needs no copy of the agent's memory. Its descriptors are passed
+    /// on by their numbers: nothing else is started meanwhile, as only this thread starts processes.
+    fn start(self, message: &[u8], ends: ChildEnds) -> io::Result<Started> {
+        let plan = memfd_create("plan", MemfdFlags::CLOEXEC)?;
+        rustix::io::write(&plan, message)
+            .and_then(|length| if length == message.len() { Ok(()) } else { Err(Errno::NOSPC) })?;
+        let (answer, result) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (ours, theirs) = if self.terminal {
+            let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+            (Some(pair.0), Some(pair.1))
+        } else {
+            (None, None)
         };
-        match outcome {
-            Outcome::Failed { message } => Err(LaunchError::Refused { message }),
-            Outcome::Started { pid, began } => {
-                let exit = spawning.claim(pid);
-                let terminal = console.map(|console| console.receive());
-                let terminal =
-                    terminal.transpose().map_err(|source| LaunchError::Io("receive the terminal", source))?;
-                Ok(Launched { pid, exit, terminal, began })
-            }
-        }
+        let cgroup = self.cgroup.open()?;
+        let passed = Descriptors {
+            plan: pass(plan.as_fd())?,
+            answer: pass(result.as_fd())?,
+            cgroup: pass(cgroup.as_fd())?,
+            other: pass(self.other.as_fd())?,
+            console: theirs.as_ref().map(|end| pass(end.as_fd())).transpose()?,
+            pid_namespace: self.pid_namespace.as_ref().map(|end| pass(end.as_fd())).transpose()?,
+        };
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("kata-agent").args(["container", self.verb]).args(passed.to_arguments()).env_clear();
+        command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr);
+        let child = command.spawn()?;
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        Ok(Started { pid, answer, console: ours })
     }
 }
 
-/// Starts the jail; its id, and where its answer comes.
-///
-/// Without code between fork and exec the child needs no copy of the agent's memory. Its two descriptors are passed
-/// on by their numbers: nothing else is started meanwhile, as only this thread starts processes.
-fn spawn(verb: &str, plan: &Plan, ends: ChildEnds) -> io::Result<(i32, OwnedFd)> {
-    let mut memory = std::fs::File::from(memfd_create("plan", MemfdFlags::CLOEXEC)?);
-    memory.write_all(&serde_json::to_vec(plan)?)?;
-    let (answer, result) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("kata-agent").args(["container", verb]).env_clear();
-    for passed in [memory.as_fd(), result.as_fd()] {
-        fcntl_setfd(passed, FdFlags::empty())?;
-        command.arg(passed.as_raw_fd().to_string());
-    }
-    command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr);
-    let child = command.spawn()?;
-    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    Ok((pid, answer))
+fn pass(fd: BorrowedFd<'_>) -> io::Result<RawFd> {
+    fcntl_setfd(fd, FdFlags::empty())?;
+    Ok(fd.as_raw_fd())
 }
 
-/// The line that the jail writes. The pipe stays open beyond it: the new process has it until it is started.
-async fn read_answer(answer: OwnedFd, mut jail: Exit) -> Result<Outcome> {
+/// A process that has been made, and when its jail began.
+type Made = ((i32, Exit), u64);
+
+/// Waits until the process has been made: it is ready to be started (create), or has become the workload (exec), which
+/// closed the pipe. A process that died on the way is told by the pipe's end, too: if nothing says that it is ready, the
+/// jail or the process has ended without a word.
+async fn read_answer(answer: OwnedFd, mut jail: Exit, spawning: &Spawning, verb: &str) -> Result<Made> {
     let failed = |source| LaunchError::Io("read the jail's answer", source);
     set_nonblocking(&answer).map_err(failed)?;
-    let direct = answer.try_clone().map_err(failed)?;
     let reader = Reader::Pipe(pipe::Receiver::from_owned_fd(answer).map_err(failed)?);
-    let mut line = Vec::new();
+    let mut text = Vec::new();
     let mut buffer = vec![0; 4096];
-    while !line.ends_with(b"\n") {
-        let read = tokio::select! {
-            biased;
-            read = reader.read(&mut buffer) => read.map_err(failed)?,
-            // What it wrote before it ended is there, even if the event loop has not been told yet.
-            code = jail.wait() => match rustix::io::read(&direct, &mut *buffer) {
-                Ok(read) => read,
-                Err(Errno::AGAIN) => return Err(LaunchError::Silent { code }),
-                Err(error) => return Err(failed(error.into())),
-            },
-        };
-        if read == 0 {
-            return Err(LaunchError::Silent { code: jail.wait().await });
+    loop {
+        let read = reader.read(&mut buffer).await.map_err(failed)?;
+        text.extend_from_slice(&buffer[..read]);
+        let (mut began, mut made, mut ready) = (0, None, read == 0 && verb == "exec");
+        for line in Answer::read(&String::from_utf8_lossy(&text), read == 0) {
+            match line {
+                Answer::Began(time) => began = time,
+                Answer::Made(pid) => made = Some(pid),
+                Answer::Ready => ready = true,
+                Answer::Failed(message) => return Err(LaunchError::Refused { message }),
+            }
         }
-        line.extend_from_slice(&buffer[..read]);
-    }
-    tracing::trace!("Jail answered");
-    serde_json::from_slice(&line).map_err(LaunchError::Answer)
-}
-
-/// A socket that a process sends its terminal to.
-#[derive(Debug)]
-struct Console {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Console {
-    fn listen(path: PathBuf) -> io::Result<Self> {
-        let listener = UnixListener::bind(&path)?;
-        // The process has sent before the jail answers, so nothing is waited for.
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener, path })
-    }
-
-    fn receive(&self) -> io::Result<OwnedFd> {
-        let (stream, _) = self.listener.accept()?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut name = [0; 64];
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        recvmsg(&stream, &mut [IoSliceMut::new(&mut name)], &mut control, flags)?;
-        let mut received = control.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        received.next().ok_or_else(|| io::Error::other("no descriptor came with the message"))
+        match (made, ready) {
+            (Some(pid), true) => return Ok(((pid, spawning.claim(pid)), began)),
+            (Some(pid), false) if read == 0 => {
+                return Err(LaunchError::Silent { code: spawning.claim(pid).wait().await });
+            }
+            (None, _) if read == 0 => return Err(LaunchError::Silent { code: jail.wait().await }),
+            _ => {}
+        }
     }
 }
 
-impl Drop for Console {
-    fn drop(&mut self) {
-        // It lies on a file system that ends with the agent.
-        let _ = std::fs::remove_file(&self.path);
-    }
+fn receive(console: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut name = [0; 64];
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    recvmsg(console, &mut [IoSliceMut::new(&mut name)], &mut control, flags)?;
+    let mut received = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    received.next().ok_or_else(|| io::Error::other("no descriptor came with the message"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::fd::OwnedFd;
 
     use super::{LaunchError, read_answer};
-    use crate::jail::plan::Outcome;
-    use crate::reaper::Reaper;
+    use crate::reaper::{Exit, Reaper, Spawning};
 
-    /// An exec among ten at once failed with "no answer": the jail had ended before the event loop saw its answer.
-    #[tokio::test]
-    async fn an_answer_is_found_although_the_jail_has_ended_and_the_event_loop_knows_nothing() {
+    /// What a jail with id 7 that has ended with `code` leaves in the pipe.
+    fn said(text: &str, code: i32) -> (OwnedFd, Exit, Spawning) {
         let (answer, result) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let spawning = Reaper::default().expect();
-        let mut result = std::fs::File::from(result);
-        let said = Outcome::Failed { message: "x".to_owned() };
-        writeln!(result, "{}", serde_json::to_string(&said).unwrap()).unwrap();
+        std::fs::File::from(result).write_all(text.as_bytes()).unwrap();
         let jail = spawning.claim(7);
-        spawning.ended(7, 0);
-        let outcome = read_answer(answer, jail).await.unwrap();
-        assert!(matches!(outcome, Outcome::Failed { message } if message == "x"));
+        spawning.ended(7, code);
+        (answer, jail, spawning)
+    }
+
+    #[tokio::test]
+    async fn a_container_that_is_ready_is_made() {
+        let (answer, jail, spawning) = said("began 3\nready\nmade 8\n", 0);
+        let ((pid, _), began) = read_answer(answer, jail, &spawning, "create").await.unwrap();
+        assert_eq!((pid, began), (8, 3));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_became_the_workload_says_nothing_more() {
+        let (answer, jail, spawning) = said("began 3\nmade 8\n", 0);
+        let ((pid, _), _) = read_answer(answer, jail, &spawning, "exec").await.unwrap();
+        assert_eq!(pid, 8);
+    }
+
+    #[tokio::test]
+    async fn a_reason_is_passed_on() {
+        let (answer, jail, spawning) = said("began 3\nmade 8\nfailed Cannot fly", 0);
+        let error = read_answer(answer, jail, &spawning, "exec").await.unwrap_err();
+        assert_eq!(error.to_string(), "Cannot fly");
     }
 
     #[tokio::test]
     async fn a_jail_that_ends_without_an_answer_is_told() {
-        let (answer, _held_by_others) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        let spawning = Reaper::default().expect();
-        let jail = spawning.claim(7);
-        spawning.ended(7, 3);
-        assert!(matches!(read_answer(answer, jail).await, Err(LaunchError::Silent { code: 3 })));
+        let (answer, jail, spawning) = said("began 3\n", 3);
+        let error = read_answer(answer, jail, &spawning, "create").await.unwrap_err();
+        assert!(matches!(error, LaunchError::Silent { code: 3 }));
+    }
+
+    #[tokio::test]
+    async fn a_container_that_dies_before_it_is_ready_is_told() {
+        let (answer, jail, spawning) = said("began 3\nmade 8\n", 0);
+        spawning.ended(8, 137);
+        let error = read_answer(answer, jail, &spawning, "create").await.unwrap_err();
+        assert!(matches!(error, LaunchError::Silent { code: 137 }));
     }
 }

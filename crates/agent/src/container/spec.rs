@@ -1,13 +1,12 @@
 //! From the host's specification of a container to one that holds inside the guest.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxResources, Process, Spec};
+use kata_protocol::oci::{Linux, LinuxResources, Process, Spec};
+use protobuf::MessageField;
 
 use crate::cgroup::Hierarchy;
 use crate::id::ContainerId;
-use crate::jail::executor::HOME;
 
 /// A specification that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +25,6 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) owns_guest: bool,
     /// Where cgroups are.
     pub(crate) hierarchy: &'a Hierarchy,
-    /// The pid namespace to join.
-    pub(crate) pid_namespace: Option<PathBuf>,
     /// The process has a terminal.
     pub(crate) terminal: bool,
 }
@@ -44,93 +41,70 @@ pub(crate) fn adapt(
     id: &ContainerId,
     surroundings: &Surroundings<'_>,
 ) -> Result<GuestSysctls> {
-    spec.set_hooks(None);
-    let mut process = spec.process().clone().ok_or(SpecError::Missing { part: "process" })?;
-    if process.args().as_ref().is_none_or(Vec::is_empty) {
+    spec.Hooks = MessageField::none();
+    let process = spec.Process.as_mut().ok_or(SpecError::Missing { part: "process" })?;
+    if process.Args.is_empty() {
         return Err(SpecError::Missing { part: "process.args" });
     }
-    process.set_terminal(Some(surroundings.terminal));
-    adapt_process(&mut process, surroundings.owns_guest);
-    spec.set_process(Some(process));
-    if !spec.root().as_ref().is_some_and(|root| root.path().is_absolute()) {
+    process.Terminal = surroundings.terminal;
+    adapt_process(process);
+    if !spec.Root.as_ref().is_some_and(|root| root.Path.starts_with('/')) {
         return Err(SpecError::Missing { part: "root with an absolute path" });
     }
-    let mut linux = spec.linux().clone().ok_or(SpecError::Missing { part: "linux section" })?;
-    let sysctls = adapt_linux(&mut linux, id, surroundings);
-    spec.set_linux(Some(linux));
-    Ok(sysctls)
+    let linux = spec.Linux.as_mut().ok_or(SpecError::Missing { part: "linux section" })?;
+    Ok(adapt_linux(linux, id, surroundings))
 }
 
 /// Rewrites a process; also one that is added later.
-pub(crate) fn adapt_process(process: &mut Process, owns_guest: bool) {
-    process.set_apparmor_profile(None).set_selinux_label(None);
-    if process.cwd().as_os_str().is_empty() {
-        process.set_cwd("/".into());
-    }
-    let mut variables = process.env().clone().unwrap_or_default();
-    if !variables.iter().any(|variable| variable.starts_with(HOME)) {
-        variables.push(HOME.to_owned());
-        process.set_env(Some(variables));
-    }
-    // The agent protects itself from the OOM killer; its children must not inherit that.
-    if owns_guest && process.oom_score_adj().is_none() {
-        process.set_oom_score_adj(Some(0));
+pub(crate) fn adapt_process(process: &mut Process) {
+    process.ApparmorProfile.clear();
+    process.SelinuxLabel.clear();
+    if process.Cwd.is_empty() {
+        "/".clone_into(&mut process.Cwd);
     }
 }
 
 fn adapt_linux(linux: &mut Linux, id: &ContainerId, surroundings: &Surroundings<'_>) -> GuestSysctls {
-    if linux.seccomp().is_some() {
+    if linux.Seccomp.is_some() {
         tracing::debug!(container = %id, "The container runs without its seccomp profile");
     }
-    linux.set_seccomp(None).set_intel_rdt(None).set_mount_label(None);
-    linux.set_cgroups_path(Some(Path::new("/").join(id.as_str())));
-    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-    namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
-    for namespace in &mut namespaces {
-        // Paths are the host's.
-        let joined = (namespace.typ() == LinuxNamespaceType::Pid)
-            .then(|| surroundings.pid_namespace.clone())
-            .flatten();
-        namespace.set_path(joined);
-    }
-    linux.set_namespaces(Some(namespaces));
-    if let Some(resources) = linux.resources().clone() {
-        linux.set_resources(Some(limit_to(surroundings, resources)));
+    linux.Seccomp = MessageField::none();
+    linux.IntelRdt = MessageField::none();
+    linux.MountLabel.clear();
+    // The network is the guest's, and paths are the host's.
+    linux.Namespaces.retain(|namespace| namespace.Type != "network");
+    if let Some(resources) = linux.Resources.as_mut().filter(|_| !surroundings.owns_guest) {
+        limit_to(surroundings.hierarchy, resources);
     }
     if surroundings.owns_guest { take_guest_sysctls(linux) } else { GuestSysctls::new() }
 }
 
 /// Outside a VM some controllers may be in other hands; the container then runs without their limits.
-fn limit_to(surroundings: &Surroundings<'_>, mut resources: LinuxResources) -> LinuxResources {
-    if surroundings.owns_guest {
-        return resources;
+fn limit_to(hierarchy: &Hierarchy, resources: &mut LinuxResources) {
+    if !hierarchy.has("memory") {
+        resources.Memory = MessageField::none();
     }
-    let has = |controller: &str| surroundings.hierarchy.has(controller);
-    if !has("memory") {
-        resources.set_memory(None);
+    if !hierarchy.has("cpu") || !hierarchy.has("cpuset") {
+        resources.CPU = MessageField::none();
     }
-    if !has("cpu") || !has("cpuset") {
-        resources.set_cpu(None);
+    if !hierarchy.has("pids") {
+        resources.Pids = MessageField::none();
     }
-    if !has("pids") {
-        resources.set_pids(None);
+    if !hierarchy.has("io") {
+        resources.BlockIO = MessageField::none();
     }
-    if !has("io") {
-        resources.set_block_io(None);
+    if !hierarchy.has("hugetlb") {
+        resources.HugepageLimits.clear();
     }
-    if !has("hugetlb") {
-        resources.set_hugepage_limits(None);
-    }
-    resources.set_unified(None);
-    resources
+    resources.Unified.clear();
 }
 
 /// Settings without a namespace of their own (the network's is the guest's): harmless here, as the guest is the sandbox.
 fn take_guest_sysctls(linux: &mut Linux) -> GuestSysctls {
-    let Some(all) = linux.sysctl().clone() else { return GuestSysctls::new() };
+    let all = std::mem::take(&mut linux.Sysctl);
     let (own, guest): (GuestSysctls, GuestSysctls) =
         all.into_iter().partition(|(name, _)| is_containers_own(name));
-    linux.set_sysctl(Some(own));
+    linux.Sysctl = own;
     guest
 }
 

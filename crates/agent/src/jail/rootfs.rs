@@ -1,59 +1,85 @@
-//! What must be there in a container's root file system before it is entered.
+//! Paths inside a container's root, which the container's maker may have filled with links to anywhere: all of them are
+//! resolved by the kernel as if the root were `/` (`openat2` with `RESOLVE_IN_ROOT`), and used through descriptors.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
 use rustix::io::Errno;
 
-/// The root file system cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RootError {
-    /// It is not there.
-    #[error("The container's root file system {} is not there in the guest; was it shared?", path.display())]
-    Missing { path: PathBuf, source: io::Error },
-    /// The working folder cannot be had.
-    #[error("Cannot use the working folder {} of the container's process", path.display())]
-    WorkingFolder { path: PathBuf, source: io::Error },
-}
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Opens the root and makes the working folder, as runc does, if it is not there.
-pub(super) fn prepare(root: &Path, cwd: &Path) -> Result<(), RootError> {
-    let missing = |errno: Errno| RootError::Missing { path: root.to_owned(), source: errno.into() };
-    let folder =
-        open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(missing)?;
-    match make_folder(&folder, cwd) {
-        // It may appear with a mount, and if not, entering it says what is wrong.
-        Ok(()) | Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => Ok(()),
-        Err(errno) => Err(RootError::WorkingFolder { path: cwd.to_owned(), source: errno.into() }),
-    }
-}
+/// A root, by descriptor.
+#[derive(Debug)]
+pub(super) struct Root(OwnedFd);
 
-/// Like `mkdir -p`, with links followed as if `root` were `/`.
-fn make_folder(root: &OwnedFd, path: &Path) -> Result<(), Errno> {
-    if open_in(root, path).is_ok() {
-        return Ok(());
+impl Root {
+    /// The root that `folder` is.
+    pub(super) fn new(folder: OwnedFd) -> Self {
+        Self(folder)
     }
-    let mut parent = open_in(root, Path::new("/"))?;
-    let mut so_far = PathBuf::from("/");
-    for component in path.components() {
-        let Component::Normal(name) = component else { continue };
-        so_far.push(name);
-        parent = match open_in(root, &so_far) {
-            Err(Errno::NOENT) => {
-                mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
-                open_in(root, &so_far)?
-            }
-            found => found?,
+
+    /// Opens what is at `path`.
+    pub(super) fn open(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        Ok(openat2(&self.0, path, flags | OFlags::CLOEXEC, mode, resolve)?)
+    }
+
+    /// What is at `path`, to be mounted on, or passed on.
+    pub(super) fn find(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.open(path, OFlags::PATH, Mode::empty())
+    }
+
+    /// Like `mkdir -p`; the folder.
+    pub(super) fn make_folder(&self, path: &Path) -> io::Result<OwnedFd> {
+        match self.open(path, FOLDER, Mode::empty()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found,
+        }
+        let mut so_far = std::path::PathBuf::from("/");
+        let mut folder = self.open(&so_far, FOLDER, Mode::empty())?;
+        for component in path.components() {
+            let Component::Normal(name) = component else { continue };
+            so_far.push(name);
+            folder = match self.open(&so_far, FOLDER, Mode::empty()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    match mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                    self.open(&so_far, FOLDER, Mode::empty())?
+                }
+                found => found?,
+            };
+        }
+        Ok(folder)
+    }
+
+    /// The folder that `path` lies in, made if it is not there, and the last part of `path`.
+    pub(super) fn make_parent<'a>(&self, path: &'a Path) -> io::Result<(OwnedFd, &'a std::ffi::OsStr)> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
         };
+        Ok((self.make_folder(parent)?, name))
     }
-    Ok(())
+
+    /// What is at `path`, or an empty file that is made there.
+    pub(super) fn make_file(&self, path: &Path) -> io::Result<OwnedFd> {
+        match self.find(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found,
+        }
+        self.make_parent(path)?;
+        self.open(path, OFlags::WRONLY | OFlags::CREATE, Mode::from_raw_mode(0o755))?;
+        self.find(path)
+    }
 }
 
-fn open_in(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+impl AsFd for Root {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 #[cfg(test)]
@@ -61,38 +87,49 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    use rustix::fs::{OFlags, open};
+
     use super::*;
 
-    #[test]
-    fn a_missing_root_is_named() {
-        let error = prepare(Path::new("/no/such/root"), Path::new("/")).expect_err("no root");
-        assert!(error.to_string().contains("/no/such/root"));
+    fn root(folder: &Path) -> Root {
+        Root::new(open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("is there"))
     }
 
     #[test]
-    fn a_missing_working_folder_is_made() {
-        let root = tempfile::tempdir().expect("temporary folder");
-        prepare(root.path(), Path::new("/srv/app")).expect("made");
-        assert!(root.path().join("srv/app").is_dir());
+    fn missing_folders_are_made() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        root(folder.path()).make_folder(Path::new("/a/b/c")).expect("made");
+        assert!(folder.path().join("a/b/c").is_dir());
     }
 
     #[test]
-    fn a_link_does_not_lead_out_of_the_root() {
-        let root = tempfile::tempdir().expect("temporary folder");
-        let outside = tempfile::tempdir().expect("temporary folder");
-        fs::create_dir(root.path().join("inside")).expect("folder");
-        symlink(outside.path(), root.path().join("escape")).expect("link");
-        symlink("/inside", root.path().join("link")).expect("link");
-        assert!(prepare(root.path(), Path::new("/escape/app")).is_err());
-        assert!(!outside.path().join("app").exists());
-        prepare(root.path(), Path::new("/link/app")).expect("made");
-        assert!(root.path().join("inside/app").is_dir());
+    fn a_missing_file_is_made_with_its_folders() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        root(folder.path()).make_file(Path::new("/etc/resolv.conf")).expect("made");
+        assert!(folder.path().join("etc/resolv.conf").is_file());
     }
 
     #[test]
-    fn a_file_is_no_working_folder() {
-        let root = tempfile::tempdir().expect("temporary folder");
-        fs::write(root.path().join("file"), "").expect("file");
-        assert!(matches!(prepare(root.path(), Path::new("/file")), Err(RootError::WorkingFolder { .. })));
+    fn links_do_not_lead_out_of_the_root() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (inside, outside) = (folder.path().join("root"), folder.path().join("outside"));
+        fs::create_dir_all(&inside).expect("folder");
+        fs::create_dir(&outside).expect("folder");
+        symlink(&outside, inside.join("absolute")).expect("link");
+        symlink("../../outside", inside.join("relative")).expect("link");
+        let root = root(&inside);
+        for link in ["absolute", "relative"] {
+            // The link's target is looked for inside, where it is not; nothing is made in its place outside.
+            let _ = root.make_folder(&Path::new("/").join(link).join("made"));
+            let _ = root.make_file(&Path::new("/").join(link).join("file"));
+        }
+        assert_eq!(fs::read_dir(&outside).expect("is there").count(), 0);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_an_error() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        fs::write(folder.path().join("file"), "").expect("file");
+        root(folder.path()).make_folder(Path::new("/file/below")).expect_err("a file is no folder");
     }
 }

@@ -1,5 +1,8 @@
-//! The one system call of the jail that has no safe wrapper.
-#![expect(unsafe_code, reason = "changing a signal's disposition is unsafe in general; the default never is")]
+//! The system calls of the jail that have no safe wrapper.
+#![expect(unsafe_code, reason = "clone3, mount_setattr, inherited descriptors, a signal's disposition")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -8,4 +11,109 @@ pub(super) fn restore_sigpipe() -> nix::Result<()> {
     let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: no handler is installed, so no code can run in signal context.
     unsafe { sigaction(Signal::SIGPIPE, &action) }.map(|_| ())
+}
+
+/// A descriptor that the agent passed, to be taken over once.
+pub(super) fn inherited(fd: RawFd) -> OwnedFd {
+    // SAFETY: the agent opened it for this process and told its number on the command line; nothing else here has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// From linux/sched.h; `libc` has it in a type that is too narrow.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which of the two processes this is, after [`clone_into`].
+#[derive(Debug)]
+pub(super) enum Side {
+    /// The one that called; the new one's id.
+    Parent(i32),
+    /// The new one.
+    Child,
+}
+
+/// `clone3`: makes a process with new namespaces (`CLONE_NEW*`) that is a member of `cgroup` from its first moment,
+/// and a child of this process's parent.
+///
+/// # Errors
+/// The system's; EBUSY or EOPNOTSUPP if the cgroup takes no processes.
+pub(super) fn clone_into(namespaces: libc::c_int, cgroup: &OwnedFd) -> io::Result<Side> {
+    let flags = namespaces | libc::CLONE_PARENT;
+    // SAFETY: zero is a valid value of every field.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from(flags.cast_unsigned()) | CLONE_INTO_CGROUP;
+    arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    // SAFETY: no memory is shared and the stack is the copy of this one, as with fork; and this process has only one
+    // thread, so everything that a lock guards is whole in the copy.
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    match result {
+        0 => Ok(Side::Child),
+        pid if pid > 0 => Ok(Side::Parent(i32::try_from(pid).map_err(io::Error::other)?)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A change of a mount's attributes (`MOUNT_ATTR_*`) and propagation (`MS_SHARED`, …; 0 leaves it).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct MountChange {
+    pub(super) set: u64,
+    pub(super) clear: u64,
+    pub(super) propagation: u64,
+}
+
+/// `mount_setattr` on the mount that `mount` is the root of, and with `recursive` on all below it.
+///
+/// # Errors
+/// The system's.
+pub(super) fn change_mount(mount: impl AsFd, change: MountChange, recursive: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: change.set,
+        attr_clr: change.clear,
+        propagation: change.propagation,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path and the structure outlive the call, which only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets no descriptor but standard input, output and error survive `execve`.
+///
+/// # Errors
+/// The system's.
+pub(super) fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: only flags of descriptors change.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes a terminal the one that controls this session.
+///
+/// # Errors
+/// The system's.
+pub(super) fn control_terminal(terminal: impl AsFd) -> io::Result<()> {
+    // SAFETY: takes a number, no pointer.
+    let result = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Moves this process into namespaces of its own (`CLONE_NEW*`).
+///
+/// # Errors
+/// The system's.
+pub(super) fn unshare(namespaces: libc::c_int) -> io::Result<()> {
+    // SAFETY: namespaces do not touch memory, and descriptors stay shared with nobody.
+    let result = unsafe { libc::unshare(namespaces) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -111,7 +111,7 @@ async fn create(agent: &Agent, request: ContainerRequest) -> Result<ContainerRes
     let mut watch = Stopwatch::start();
     let new = NewContainer {
         id: request.container_id.parse()?,
-        spec: serde_json::from_slice(&request.oci_spec).map_err(|error| Failure::invalid(&error))?,
+        spec: request.oci.unwrap_or_default(),
         storages: request.storages,
         stdio: streams(request.stdio.get_or_default()),
         shares_pids: request.sandbox_pidns,
@@ -121,7 +121,7 @@ async fn create(agent: &Agent, request: ContainerRequest) -> Result<ContainerRes
 }
 
 async fn exec(agent: &Agent, request: ExecRequest) -> Result<ExecResponse, Failure> {
-    let process = serde_json::from_slice(&request.oci_process).map_err(|error| Failure::invalid(&error))?;
+    let process = request.process.unwrap_or_default();
     let (id, exec) = (request.container_id.parse()?, request.exec_id.parse()?);
     let pid = agent.exec(&id, exec, process, streams(request.stdio.get_or_default())).await?;
     Ok(ExecResponse { pid, ..Default::default() })

@@ -13,7 +13,6 @@ use kata_protocol::agent::{
 };
 use kata_protocol::agent_ttrpc::AgentService;
 use kata_protocol::empty::Empty;
-use kata_protocol::oci_convert::{grpc_to_process, grpc_to_spec};
 use nix::sys::signal::Signal;
 use protobuf::MessageField;
 use ttrpc::asynchronous::TtrpcContext;
@@ -106,8 +105,8 @@ async fn create(agent: &Agent, request: CreateContainerRequest) -> Answer<()> {
             "Passing devices to containers is not supported by this agent; leave them out",
         ));
     }
-    let spec = grpc_to_spec(&request.OCI).map_err(|error| Failure::invalid(&error))?;
-    let terminal = request.OCI.Process.Terminal;
+    let spec = request.OCI.unwrap_or_default();
+    let terminal = spec.Process.Terminal;
     let stdio = streams(terminal, [request.stdin_port, request.stdout_port, request.stderr_port]);
     let new = NewContainer {
         id: request.container_id.parse()?,
@@ -121,7 +120,7 @@ async fn create(agent: &Agent, request: CreateContainerRequest) -> Answer<()> {
 }
 
 async fn exec(agent: &Agent, request: ExecProcessRequest) -> Answer<()> {
-    let process = grpc_to_process(&request.process).map_err(|error| Failure::invalid(&error))?;
+    let process = request.process.clone().unwrap_or_default();
     let stdio =
         streams(request.process.Terminal, [request.stdin_port, request.stdout_port, request.stderr_port]);
     let (id, exec) = (request.container_id.parse()?, request.exec_id.parse()?);

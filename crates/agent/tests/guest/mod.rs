@@ -14,6 +14,8 @@ use kata_protocol::agent::{
 use kata_protocol::agent_ttrpc::AgentServiceClient;
 use kata_protocol::kata::{ContainerRequest, ExecRequest, Stdio};
 use kata_protocol::kata_ttrpc::SandboxClient;
+use kata_protocol::oci;
+use kata_protocol::oci_convert::{process_to_grpc, spec_to_grpc};
 use kata_protocol::ports;
 use kata_transport::{Dialer, Stream};
 use protobuf::MessageField;
@@ -67,6 +69,11 @@ fn cgroup2() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
     line.split(' ').nth(4).map(PathBuf::from)
+}
+
+/// A specification as the protocol has it.
+pub(crate) fn as_message(spec: &Value) -> MessageField<oci::Spec> {
+    MessageField::some(spec_to_grpc(&serde_json::from_value(spec.clone()).expect("is a specification")))
 }
 
 impl Guest {
@@ -128,7 +135,7 @@ impl Guest {
         let (streams, stdio) = Streams::open(&self.dialer, terminal).await;
         let request = ContainerRequest {
             container_id: id.into(),
-            oci_spec: serde_json::to_vec(spec).expect("is JSON"),
+            oci: as_message(spec),
             stdio: MessageField::some(stdio),
             ..Default::default()
         };
@@ -159,7 +166,9 @@ impl Guest {
         let request = ExecRequest {
             container_id: id.into(),
             exec_id: exec.into(),
-            oci_process: serde_json::to_vec(process).expect("is JSON"),
+            process: MessageField::some(process_to_grpc(
+                &serde_json::from_value(process.clone()).expect("is a process"),
+            )),
             stdio: MessageField::some(stdio),
             ..Default::default()
         };

@@ -74,6 +74,7 @@ pub(super) fn spec(node: Node<'_>) -> oci::Spec {
             ..Default::default()
         }),
         Hostname: node.text("hostname"),
+        Domainname: node.text("domainname"),
         Mounts: node.list("mounts", mount),
         Hooks: node.message("hooks", hooks),
         Annotations: node.map("annotations"),
@@ -97,6 +98,7 @@ pub(super) fn process(node: Node<'_>) -> oci::Process {
                 gid.0.as_u64().and_then(|gid| u32::try_from(gid).ok()).unwrap_or(0)
             }),
             Username: user.text("username"),
+            Umask: user.0["umask"].as_u64().and_then(|mask| u32::try_from(mask).ok()),
             ..Default::default()
         }),
         Args: node.strings("args"),
@@ -226,6 +228,7 @@ pub(super) fn resources(node: Node<'_>) -> oci::LinuxResources {
             }),
             ..Default::default()
         }),
+        Unified: node.map("unified"),
         ..Default::default()
     }
 }
@@ -263,6 +266,8 @@ fn cpu(node: Node<'_>) -> oci::LinuxCPU {
         RealtimePeriod: node.unsigned("realtimePeriod"),
         Cpus: node.text("cpus"),
         Mems: node.text("mems"),
+        Burst: node.unsigned("burst"),
+        Idle: node.0["idle"].as_i64(),
         ..Default::default()
     }
 }

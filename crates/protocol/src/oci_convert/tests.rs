@@ -4,7 +4,7 @@
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use protobuf::MessageField;
 
-use super::{grpc_to_process, grpc_to_spec, spec_to_grpc};
+use super::{grpc_to_process, grpc_to_spec, spec_to_grpc, unsupported};
 use crate::oci;
 
 fn text() -> impl Strategy<Value = String> {
@@ -231,4 +231,19 @@ fn a_rule_for_all_devices_has_no_numbers() {
         let rules = converted.devices().as_ref().expect("one rule");
         assert_eq!((rules[0].major(), rules[0].minor()), (None, None));
     }
+}
+
+#[test]
+fn what_would_be_lost_is_named() {
+    let of =
+        |json: serde_json::Value| unsupported(&serde_json::from_value(json).expect("is a specification"));
+    let plain = serde_json::json!({ "ociVersion": "1.2.0", "linux": { "uidMappings": [] }, "mounts": [
+        { "destination": "/data", "type": "bind", "source": "/srv" } ] });
+    assert_eq!(of(plain), None);
+    let mapping = serde_json::json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]);
+    let users = serde_json::json!({ "ociVersion": "1.2.0", "linux": { "uidMappings": mapping } });
+    assert_eq!(of(users).as_deref(), Some("linux.uidMappings"));
+    let mount = serde_json::json!({ "ociVersion": "1.2.0", "mounts": [
+        { "destination": "/data", "type": "bind", "source": "/srv", "uidMappings": mapping } ] });
+    assert_eq!(of(mount).as_deref(), Some("id mappings of the mount /data"));
 }

@@ -1,13 +1,11 @@
 //! The same requests to an agent that has only upstream's: one by one, with polled streams.
 
 use kata_protocol::agent as grpc;
-use kata_protocol::{kata, oci_convert};
-use oci_spec::runtime::{Process, Spec};
-use protobuf::MessageField;
+use kata_protocol::kata;
 
 use super::{Agent, Started, answers, exec_id, within};
 use crate::command::{Key, Stats};
-use crate::error::{Result, SandboxError as Error};
+use crate::error::Result;
 
 /// Bytes of a polled stream per request; ttRPC messages end at 4 MiB.
 const CHUNK: u32 = 128 * 1024;
@@ -41,13 +39,11 @@ impl Agent {
 
     pub(super) async fn create_upstream(&self, request: &kata::ContainerRequest) -> Result<()> {
         let id = &request.container_id;
-        let spec: Spec = serde_json::from_slice(&request.oci_spec)
-            .map_err(|source| Error::Describe { id: id.clone(), source })?;
         let request = grpc::CreateContainerRequest {
             container_id: id.clone(),
             exec_id: id.clone(),
             storages: request.storages.clone(),
-            OCI: MessageField::some(oci_convert::spec_to_grpc(&spec)),
+            OCI: request.oci.clone(),
             sandbox_pidns: request.sandbox_pidns,
             ..Default::default()
         };
@@ -57,12 +53,10 @@ impl Agent {
     }
 
     pub(super) async fn exec_upstream(&self, request: &kata::ExecRequest) -> Result<()> {
-        let process: Process = serde_json::from_slice(&request.oci_process)
-            .map_err(|source| Error::Describe { id: request.exec_id.clone(), source })?;
         let request = grpc::ExecProcessRequest {
             container_id: request.container_id.clone(),
             exec_id: request.exec_id.clone(),
-            process: MessageField::some(oci_convert::process_to_grpc(&process)),
+            process: request.process.clone(),
             ..Default::default()
         };
         let deadline = self.deadlines.request;

@@ -1,93 +1,61 @@
-//! The last step in the workload's process: finding the executable and becoming it.
+//! The last step in the workload's process: finding the executable and becoming it, with the messages that users know
+//! from runc.
 
-use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::CString;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use kata_protocol::oci::Process;
 use nix::errno::Errno;
 use nix::sys::personality::{self, Persona};
 use nix::sys::signal::SigSet;
 use nix::unistd::execve;
-use oci_spec::runtime::Spec;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use super::failure::Failures;
 use super::sys;
 
 /// Where executables are looked for when the process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// An empty value asks for the home of the process's user; so `libcontainer` does not look for it.
-pub(crate) const HOME: &str = "HOME=";
+const HOME: &str = "HOME=";
 
 /// Exit statuses of a shell for a command that is not there, and for one that cannot be run.
 const NOT_FOUND: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
-/// Runs the workload with the messages that users know from runc.
-#[derive(Clone)]
-pub(super) struct WorkloadExecutor {
-    failures: Failures,
-    /// The container's first process: nobody waits for an error once it has been started.
-    init: bool,
+/// Why the executable cannot be run, and the exit status that says so.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unrunnable {
+    pub(super) message: String,
+    pub(super) status: i32,
 }
 
-impl WorkloadExecutor {
-    pub(super) fn for_init(failures: &Failures) -> Self {
-        Self { failures: failures.clone(), init: true }
-    }
-
-    pub(super) fn for_exec(failures: &Failures) -> Self {
-        Self { failures: failures.clone(), init: false }
-    }
+/// Whether the executable is there, before anybody waits for it.
+pub(super) fn check(process: &Process) -> Result<(), Unrunnable> {
+    let found = arguments(process).and_then(|arguments| find(&arguments[0], &search_path(process)));
+    found.map(drop).map_err(not_found)
 }
 
-impl Executor for WorkloadExecutor {
-    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let checked = arguments(spec).and_then(|arguments| find(&arguments[0], &search_path(spec)));
-        checked.map(|_| ()).map_err(|message| {
-            self.failures.conclude(&message);
-            ExecutorValidationError::ArgValidationError(message)
-        })
-    }
-
-    /// The environment is given to the workload, not to this process.
-    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        Ok(())
-    }
-
-    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let (message, status) = match become_workload(spec) {
-            Ok(never) => match never {},
-            Err(failure) => failure,
-        };
-        if self.init {
-            // The console of the container is the only place left to say it.
-            let _ = io::stderr().write_all(format!("{message}\n").as_bytes());
-            std::process::exit(status);
-        }
-        self.failures.conclude(&message);
-        Err(ExecutorError::Other(message))
-    }
-}
-
-fn become_workload(spec: &Spec) -> Result<std::convert::Infallible, (String, i32)> {
-    let refuse = |message: String| (message, NOT_FOUND);
-    let arguments = arguments(spec).map_err(refuse)?;
-    let path = find(&arguments[0], &search_path(spec)).map_err(refuse)?;
+/// Becomes the workload.
+pub(super) fn become_workload(process: &Process) -> Result<Infallible, Unrunnable> {
+    let arguments = arguments(process).map_err(not_found)?;
+    let path = find(&arguments[0], &search_path(process)).map_err(not_found)?;
     let failed = |errno: Errno| {
         let status = if errno == Errno::ENOENT { NOT_FOUND } else { NOT_EXECUTABLE };
-        (format!("exec {}: {}", path.display(), lower(errno.desc())), status)
+        let message = format!("exec {}: {}", path.display(), lower(errno.desc()));
+        Unrunnable { message, status }
     };
-    let executable = c_string(path.as_os_str().as_encoded_bytes()).map_err(refuse)?;
-    let arguments = c_strings(arguments).map_err(refuse)?;
-    let environment = c_strings(&environment(spec)).map_err(refuse)?;
+    let executable = c_string(path.as_os_str().as_encoded_bytes()).map_err(not_found)?;
+    let arguments = c_strings(arguments).map_err(not_found)?;
+    let environment = c_strings(&environment(process)).map_err(not_found)?;
     sys::restore_sigpipe().map_err(failed)?;
     SigSet::empty().thread_set_mask().map_err(failed)?;
     randomize_addresses().map_err(failed)?;
     execve(&executable, &arguments, &environment).map_err(failed)
+}
+
+fn not_found(message: String) -> Unrunnable {
+    Unrunnable { message, status: NOT_FOUND }
 }
 
 /// The workload's addresses are random again; see [`fix_addresses_of_children`].
@@ -111,24 +79,22 @@ fn c_string(bytes: &[u8]) -> Result<CString, String> {
     CString::new(bytes).map_err(|_| "exec: an argument contains a NUL byte".to_owned())
 }
 
-fn arguments(spec: &Spec) -> Result<&[String], String> {
-    let process = spec.process().as_ref();
-    let arguments = process.and_then(|process| process.args().as_deref()).unwrap_or_default();
-    match arguments.first() {
+fn arguments(process: &Process) -> Result<&[String], String> {
+    match process.Args.first() {
         None => Err("exec: the process has no arguments; set process.args".to_owned()),
         Some(name) if name.is_empty() => Err("exec: \"\": executable file not found in $PATH".to_owned()),
-        Some(_) => Ok(arguments),
+        Some(_) => Ok(&process.Args),
     }
 }
 
 /// The process's variables, with a home.
-fn environment(spec: &Spec) -> Vec<String> {
-    let Some(process) = spec.process() else { return Vec::new() };
-    let mut variables = process.env().clone().unwrap_or_default();
+fn environment(process: &Process) -> Vec<String> {
+    let mut variables = process.Env.clone();
     if !variables.iter().any(|variable| variable.len() > HOME.len() && variable.starts_with(HOME)) {
         variables.retain(|variable| variable != HOME);
         let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        variables.push(format!("{HOME}{}", home(&users, process.user().uid())));
+        let uid = process.User.get_or_default().UID;
+        variables.push(format!("{HOME}{}", home(&users, uid)));
     }
     variables
 }
@@ -141,17 +107,15 @@ fn home(users: &str, uid: u32) -> &str {
     entry.and_then(|mut fields| fields.nth(5)).filter(|home| !home.is_empty()).unwrap_or("/")
 }
 
-fn search_path(spec: &Spec) -> String {
-    let process = spec.process().as_ref();
-    let environment = process.and_then(|process| process.env().as_deref()).unwrap_or_default();
-    let path = environment.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
+fn search_path(process: &Process) -> String {
+    let path = process.Env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
     path.unwrap_or(DEFAULT_PATH).to_owned()
 }
 
 /// The file that `name` stands for.
 fn find(name: &str, search_path: &str) -> Result<PathBuf, String> {
     if name.contains('/') {
-        return match check(Path::new(name)) {
+        return match executable(Path::new(name)) {
             Ok(()) => Ok(name.into()),
             Err(Errno::ENOENT) => Err(format!("exec: {name:?}: stat {name}: no such file or directory")),
             Err(errno) => Err(format!("exec: {name:?}: {}", lower(errno.desc()))),
@@ -160,7 +124,7 @@ fn find(name: &str, search_path: &str) -> Result<PathBuf, String> {
     let mut denied = None;
     for directory in search_path.split(':') {
         let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
-        match check(&candidate) {
+        match executable(&candidate) {
             Ok(()) => return Ok(candidate),
             Err(errno @ (Errno::EACCES | Errno::EISDIR)) => denied = denied.or(Some(errno)),
             Err(_) => {}
@@ -172,7 +136,7 @@ fn find(name: &str, search_path: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn check(path: &Path) -> Result<(), Errno> {
+fn executable(path: &Path) -> Result<(), Errno> {
     let metadata = std::fs::metadata(path).map_err(|error| errno_of(&error))?;
     if metadata.is_dir() {
         return Err(Errno::EISDIR);

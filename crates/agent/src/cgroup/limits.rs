@@ -1,0 +1,179 @@
+//! Limits of the OCI runtime specification (`config-linux.md`, "Control groups") as files of cgroup v2.
+
+use kata_protocol::oci::{LinuxBlockIO, LinuxCPU, LinuxMemory, LinuxResources};
+
+/// The period of a CPU quota that has none, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
+/// cgroup v1's range of CPU shares, and v2's of weights.
+const SHARES: (u64, u64) = (2, 262_144);
+const WEIGHTS: (u64, u64) = (1, 10_000);
+
+/// A file and what is written to it.
+type Setting = (String, String);
+
+/// The settings in the order in which they are written. Zero stands for "not given", and a negative limit for none.
+pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    if let Some(cpu) = resources.CPU.as_ref() {
+        add_cpu(&mut settings, cpu);
+    }
+    if let Some(memory) = resources.Memory.as_ref() {
+        add_memory(&mut settings, memory);
+    }
+    if let Some(pids) = resources.Pids.as_ref().filter(|pids| pids.Limit != 0) {
+        add(&mut settings, "pids.max", maximum(pids.Limit));
+    }
+    if let Some(io) = resources.BlockIO.as_ref() {
+        add_io(&mut settings, io);
+    }
+    for limit in &resources.HugepageLimits {
+        add(&mut settings, &format!("hugetlb.{}.max", limit.Pagesize), limit.Limit.to_string());
+    }
+    // What is said in v2's own words comes last, and so wins.
+    for (file, value) in &resources.Unified {
+        add(&mut settings, file, value.clone());
+    }
+    settings
+}
+
+fn add(settings: &mut Vec<Setting>, file: &str, value: String) {
+    settings.push((file.to_owned(), value));
+}
+
+fn maximum(limit: i64) -> String {
+    if limit < 0 { "max".to_owned() } else { limit.to_string() }
+}
+
+fn add_cpu(settings: &mut Vec<Setting>, cpu: &LinuxCPU) {
+    if let Some(idle) = cpu.Idle {
+        add(settings, "cpu.idle", idle.to_string());
+    }
+    if cpu.Shares != 0 {
+        add(settings, "cpu.weight", weight(cpu.Shares).to_string());
+    }
+    if cpu.Quota != 0 || cpu.Period != 0 {
+        let period = if cpu.Period == 0 { CPU_PERIOD } else { cpu.Period };
+        let quota = if cpu.Quota > 0 { cpu.Quota.to_string() } else { "max".to_owned() };
+        add(settings, "cpu.max", format!("{quota} {period}"));
+    }
+    if cpu.Burst != 0 {
+        add(settings, "cpu.max.burst", cpu.Burst.to_string());
+    }
+    for (file, set) in [("cpuset.cpus", &cpu.Cpus), ("cpuset.mems", &cpu.Mems)] {
+        if !set.is_empty() {
+            add(settings, file, set.clone());
+        }
+    }
+}
+
+/// Shares to weight, linearly, as Kubernetes (KEP-2254) has it.
+fn weight(shares: u64) -> u64 {
+    let above = shares.clamp(SHARES.0, SHARES.1) - SHARES.0;
+    WEIGHTS.0 + above * (WEIGHTS.1 - WEIGHTS.0) / (SHARES.1 - SHARES.0)
+}
+
+/// v1's swap limit counts memory and swap together, v2's swap only.
+fn add_memory(settings: &mut Vec<Setting>, memory: &LinuxMemory) {
+    if memory.Limit != 0 {
+        add(settings, "memory.max", maximum(memory.Limit));
+    }
+    if memory.Reservation != 0 {
+        add(settings, "memory.low", maximum(memory.Reservation));
+    }
+    if memory.Swap != 0 {
+        let swap = if memory.Swap < 0 { -1 } else { (memory.Swap - memory.Limit.max(0)).max(0) };
+        add(settings, "memory.swap.max", maximum(swap));
+    }
+}
+
+fn add_io(settings: &mut Vec<Setting>, io: &LinuxBlockIO) {
+    if io.Weight != 0 {
+        // v1 counts from 10 to 1,000.
+        let weight = 1 + u64::from(io.Weight.clamp(10, 1000) - 10) * 9_999 / 990;
+        add(settings, "io.weight", format!("default {weight}"));
+    }
+    let throttles = [
+        ("rbps", &io.ThrottleReadBpsDevice),
+        ("wbps", &io.ThrottleWriteBpsDevice),
+        ("riops", &io.ThrottleReadIOPSDevice),
+        ("wiops", &io.ThrottleWriteIOPSDevice),
+    ];
+    for (key, devices) in throttles {
+        for device in devices {
+            let value = format!("{}:{} {key}={}", device.Major, device.Minor, device.Rate);
+            add(settings, "io.max", value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kata_protocol::oci::{LinuxPids, LinuxThrottleDevice};
+    use protobuf::MessageField;
+
+    use super::*;
+
+    fn of(resources: &LinuxResources) -> Vec<(String, String)> {
+        settings(resources)
+    }
+
+    fn one(file: &str, value: &str) -> Vec<(String, String)> {
+        vec![(file.to_owned(), value.to_owned())]
+    }
+
+    #[test]
+    fn nothing_given_is_nothing_written() {
+        let resources = LinuxResources {
+            CPU: MessageField::some(LinuxCPU::default()),
+            Memory: MessageField::some(LinuxMemory::default()),
+            Pids: MessageField::some(LinuxPids::default()),
+            ..Default::default()
+        };
+        assert_eq!(of(&resources), []);
+    }
+
+    #[test]
+    fn shares_become_a_weight() {
+        assert_eq!((weight(2), weight(1024), weight(262_144), weight(1)), (1, 39, 10_000, 1));
+    }
+
+    #[test]
+    fn a_quota_has_a_period() {
+        let cpu = |quota, period| LinuxResources {
+            CPU: MessageField::some(LinuxCPU { Quota: quota, Period: period, ..Default::default() }),
+            ..Default::default()
+        };
+        assert_eq!(of(&cpu(50_000, 0)), one("cpu.max", "50000 100000"));
+        assert_eq!(of(&cpu(-1, 20_000)), one("cpu.max", "max 20000"));
+    }
+
+    #[test]
+    fn the_swap_limit_is_without_memory() {
+        let memory = |limit, swap| LinuxResources {
+            Memory: MessageField::some(LinuxMemory { Limit: limit, Swap: swap, ..Default::default() }),
+            ..Default::default()
+        };
+        let written = |value: &str| {
+            [("memory.max", "100"), ("memory.swap.max", value)].map(|(f, v)| (f.to_owned(), v.to_owned()))
+        };
+        assert_eq!(of(&memory(100, 150)), written("50"));
+        assert_eq!(of(&memory(100, -1)), written("max"));
+        assert_eq!(of(&memory(-1, 0)), one("memory.max", "max"));
+    }
+
+    #[test]
+    fn throttles_name_their_device() {
+        let device = LinuxThrottleDevice { Major: 8, Minor: 16, Rate: 1024, ..Default::default() };
+        let io = LinuxBlockIO { ThrottleReadBpsDevice: vec![device], ..Default::default() };
+        let resources = LinuxResources { BlockIO: MessageField::some(io), ..Default::default() };
+        assert_eq!(of(&resources), one("io.max", "8:16 rbps=1024"));
+    }
+
+    #[test]
+    fn version_2s_own_words_come_last() {
+        let mut resources = LinuxResources::default();
+        resources.Pids = MessageField::some(LinuxPids { Limit: 5, ..Default::default() });
+        resources.Unified.insert("pids.max".to_owned(), "7".to_owned());
+        assert_eq!(of(&resources).last(), one("pids.max", "7").last());
+    }
+}

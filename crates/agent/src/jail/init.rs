@@ -1,0 +1,220 @@
+//! Making a container: from its specification to its first process, which waits to be started.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use kata_protocol::oci;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{chdir, fchdir, getcwd, pivot_root, setsid, umask};
+use rustix::system::{setdomainname, sethostname};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::error::{JailError, Named, Result};
+use super::plan::{Answer, Descriptors};
+use super::rootfs::Root;
+use super::sys::{self, MountChange};
+use super::{FAILED, console, devices, identity, mounts, protect, read_plan, spawn, workload};
+
+/// Namespaces by their names in the specification.
+const NAMESPACES: [(&str, libc::c_int); 4] = [
+    ("mount", libc::CLONE_NEWNS),
+    ("pid", libc::CLONE_NEWPID),
+    ("ipc", libc::CLONE_NEWIPC),
+    ("uts", libc::CLONE_NEWUTS),
+];
+
+/// Propagation of the container's root by its names in the specification.
+const PROPAGATION: [(&str, u64); 8] = [
+    ("shared", libc::MS_SHARED),
+    ("rshared", libc::MS_SHARED),
+    ("slave", libc::MS_SLAVE),
+    ("rslave", libc::MS_SLAVE),
+    ("private", libc::MS_PRIVATE),
+    ("rprivate", libc::MS_PRIVATE),
+    ("unbindable", libc::MS_UNBINDABLE),
+    ("runbindable", libc::MS_UNBINDABLE),
+];
+
+/// Makes the first process; its id.
+pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
+    let Descriptors { plan, answer, cgroup, other: start, console, pid_namespace } = fds;
+    let spec: oci::Spec = read_plan(plan)?;
+    let mut namespaces = new_namespaces(&spec)?;
+    if let Some(joined) = pid_namespace {
+        namespaces &= !libc::CLONE_NEWPID;
+        move_into_thread_name_spaces(joined.as_fd(), ThreadNameSpaceType::PROCESS_ID)
+            .step("join the sandbox's pid namespace")?;
+    }
+    let init = Init { spec: &spec, cgroup: &cgroup, console: console.as_ref() };
+    spawn(namespaces, &cgroup, || init.run(File::from(answer), File::from(start)))
+}
+
+fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
+    let mut flags = libc::CLONE_NEWNS;
+    for namespace in &spec.Linux.Namespaces {
+        let kind = namespace.Type.as_str();
+        match NAMESPACES.iter().find(|(name, _)| *name == kind) {
+            Some((_, flag)) => flags |= flag,
+            // Made by the new process itself: it must be in its cgroup for that.
+            None if kind == "cgroup" => {}
+            None => {
+                let text = format!("A {kind} namespace is not supported; remove it from linux.namespaces");
+                return Err(JailError::Refused(text));
+            }
+        }
+    }
+    Ok(flags)
+}
+
+/// The new process.
+struct Init<'a> {
+    spec: &'a oci::Spec,
+    cgroup: &'a OwnedFd,
+    console: Option<&'a OwnedFd>,
+}
+
+impl Init<'_> {
+    /// All of it; returns an exit status if it did not become the workload.
+    fn run(&self, answer: File, mut start: File) -> i32 {
+        match self.prepare() {
+            Ok(()) => {}
+            Err(error) => {
+                let _ = Answer::Failed(crate::report::chain(&error)).send(&answer);
+                return FAILED;
+            }
+        }
+        if Answer::Ready.send(&answer).is_err() {
+            return FAILED;
+        }
+        drop(answer);
+        // The end without a byte: the container is removed before it was started.
+        if start.read_exact(&mut [0]).is_err() {
+            return FAILED;
+        }
+        drop(start);
+        let Err(failure) = workload::become_workload(&self.spec.Process);
+        // The output of the container is the only place left to say it.
+        let _ = io::stderr().write_all(format!("{}\n", failure.message).as_bytes());
+        failure.status
+    }
+
+    /// The steps, in their order.
+    fn prepare(&self) -> Result<()> {
+        let (spec, process) = (self.spec, &*self.spec.Process);
+        // The mask would take bits from devices and folders.
+        umask(Mode::empty());
+        setsid().step("make a session")?;
+        identity::score(process)?;
+        identity::limit(process)?;
+        self.enter_cgroup_namespace()?;
+        let null = mounts::guest_path("/dev/null").step("open /dev/null")?;
+        let root = self.take_root()?;
+        mounts::mount_all(&root, &spec.Mounts, self.cgroup)?;
+        devices::make_all(&root, spec)?;
+        if let Some(agent) = self.console {
+            console::set_up(&root, agent, true, process.User.get_or_default().UID)?;
+        }
+        self.name_host()?;
+        protect::write_settings(&spec.Linux.Sysctl)?;
+        protect::make_read_only(&root, &spec.Linux.ReadonlyPaths)?;
+        protect::mask(&root, &spec.Linux.MaskedPaths, &null)?;
+        self.enter(&root)?;
+        drop(root);
+        enter_folder(&process.Cwd)?;
+        identity::assume(process)?;
+        workload::check(process).map_err(|failure| JailError::Refused(failure.message))
+    }
+
+    fn enter_cgroup_namespace(&self) -> Result<()> {
+        let wanted = self.spec.Linux.Namespaces.iter().any(|namespace| namespace.Type == "cgroup");
+        if wanted { sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace") } else { Ok(()) }
+    }
+
+    /// The root as a mount of its own, which nothing passes out of. Mounts of the guest still come in where the
+    /// specification wants that.
+    fn take_root(&self) -> Result<Root> {
+        let path = Path::new(&self.spec.Root.Path);
+        let everything = mounts::guest_path("/").step("open the guest's root")?;
+        let inwards = MountChange { propagation: libc::MS_SLAVE, ..MountChange::default() };
+        sys::change_mount(&everything, inwards, true).step("keep mounts inside")?;
+        let open = || openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let missing = |source: Errno| JailError::Root { path: path.to_owned(), source: source.into() };
+        let place = open().map_err(missing)?;
+        let mount = mounts::copy(CWD, path, true).at("copy the mount", path)?;
+        mounts::attach(&mount, place).at("mount", path)?;
+        let root = Root::new(open().map_err(missing)?);
+        self.make_working_folder(&root)?;
+        Ok(root)
+    }
+
+    /// As runc does, if it is not there; it may also appear with a mount, and if not, entering it says what is wrong.
+    fn make_working_folder(&self, root: &Root) -> Result<()> {
+        let cwd = &self.spec.Process.Cwd;
+        match root.make_folder(Path::new(cwd)) {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                Err(error).at("use the working folder", cwd)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Without a namespace of its own the names are the guest's.
+    fn name_host(&self) -> Result<()> {
+        let (host, domain) = (self.spec.Hostname.as_bytes(), self.spec.Domainname.as_bytes());
+        if !self.spec.Linux.Namespaces.iter().any(|namespace| namespace.Type == "uts") {
+            return Ok(());
+        }
+        if !host.is_empty() {
+            sethostname(host).step("set the host name")?;
+        }
+        if !domain.is_empty() {
+            setdomainname(domain).step("set the domain name")?;
+        }
+        Ok(())
+    }
+
+    /// Makes the root the one of this process, and leaves the guest's behind.
+    fn enter(&self, root: &Root) -> Result<()> {
+        let name = self.spec.Linux.RootfsPropagation.as_str();
+        if self.spec.Root.Readonly {
+            let read_only = MountChange { set: libc::MOUNT_ATTR_RDONLY, ..MountChange::default() };
+            sys::change_mount(root, read_only, false).step("make the root read-only")?;
+        }
+        fchdir(root)
+            .and_then(|()| pivot_root(".", "."))
+            .and_then(|()| unmount(".", UnmountFlags::DETACH))
+            .and_then(|()| chdir("/"))
+            .step("enter the container's root")?;
+        if name.is_empty() {
+            return Ok(());
+        }
+        let Some((_, propagation)) = PROPAGATION.iter().find(|(known, _)| *known == name) else {
+            let text = format!("There is no propagation {name:?}; correct linux.rootfsPropagation");
+            return Err(JailError::Refused(text));
+        };
+        let change = MountChange { propagation: *propagation, ..MountChange::default() };
+        sys::change_mount(root, change, name.starts_with('r')).step("set the root's propagation")
+    }
+}
+
+/// Enters the working folder, which must lie inside the root: a descriptor of the guest's could be named by
+/// `/proc/self/fd`.
+pub(super) fn enter_folder(path: &str) -> Result<()> {
+    chdir(path).at("enter the working folder", path)?;
+    let inside = getcwd(Vec::new()).is_ok_and(|folder| folder.as_bytes().starts_with(b"/"));
+    if inside {
+        return Ok(());
+    }
+    Err(JailError::Refused(format!(
+        "The working folder {path} lies outside the container's root; choose another"
+    )))
+}
