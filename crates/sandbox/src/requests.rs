@@ -192,13 +192,16 @@ impl Driver {
     }
 
     fn resize(&mut self, key: &Key, width: u32, height: u32, reply: Reply<()>) {
-        if let Ok(process) = self.containers.allowing(key, Verb::Resize)
-            && key.exec.is_some()
-            && matches!(process.phase, Phase::Created | Phase::Starting)
-        {
-            process.size = Some((width, height));
-            reply.send(Ok(())).ok();
-            return;
+        if let Ok(process) = self.containers.allowing(key, Verb::Resize) {
+            let is_later = key.exec.is_some() && matches!(process.phase, Phase::Created | Phase::Starting);
+            if is_later {
+                process.size = Some((width, height));
+            }
+            // Whoever resizes a terminal cannot know that its last process has just ended.
+            if is_later || process.phase == Phase::Stopped {
+                reply.send(Ok(())).ok();
+                return;
+            }
         }
         self.ask(key, Verb::Resize, reply, async move |key, reach| {
             reach.agent.resize(&key, width, height).await

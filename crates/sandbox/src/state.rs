@@ -54,7 +54,7 @@ const ALLOWED: [(Verb, &[Phase]); 10] = [
     (Verb::Delete, &[Phase::Created, Phase::Stopped]),
     (Verb::Pause, &[Phase::Running]),
     (Verb::Resume, &[Phase::Paused]),
-    (Verb::Resize, &[Phase::Created, Phase::Starting, Phase::Running, Phase::Paused]),
+    (Verb::Resize, &[Phase::Created, Phase::Starting, Phase::Running, Phase::Paused, Phase::Stopped]),
     (Verb::CloseIo, &[Phase::Created, Phase::Starting, Phase::Running, Phase::Paused, Phase::Stopped]),
     (Verb::Pids, &[Phase::Created, Phase::Running, Phase::Paused]),
     (Verb::Stats, &[Phase::Created, Phase::Running, Phase::Paused]),

@@ -45,6 +45,15 @@ async fn a_container_lives_and_leaves() {
     scene.no_event().await;
 }
 
+/// Regression: `ctr run -t` of a short command complained that its terminal could not be resized.
+#[tokio::test]
+async fn resizing_the_terminal_of_what_has_just_ended_is_no_error() {
+    let mut scene = Scene::running().await;
+    scene.agent.exit("c", 0);
+    assert_eq!(scene.exit_of("c", None).await, 0);
+    scene.sandbox.resize_pty(&cid("c"), None, 80, 24).await.unwrap();
+}
+
 #[tokio::test]
 async fn signals_go_to_one_or_to_all() {
     let mut scene = Scene::running().await;
