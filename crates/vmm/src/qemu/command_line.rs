@@ -104,7 +104,7 @@ pub(super) fn build(plan: VmPlan, endpoints: Endpoints) -> Result<CommandLine, C
     line.machine(&plan, profile);
     line.processors(&plan, profile)?;
     line.memory(&plan)?;
-    line.boot(&plan, profile)?;
+    line.boot(&plan)?;
     line.control(endpoints.qmp);
     line.serial_bus();
     line.console(endpoints.console);
@@ -178,7 +178,7 @@ impl CommandLine {
     }
 
     /// Kernel, initrd and firmware. A `vmlinux` is entered through its PVH note, without decompression.
-    fn boot(&mut self, plan: &VmPlan, profile: &Profile) -> Result<(), CommandLineError> {
+    fn boot(&mut self, plan: &VmPlan) -> Result<(), CommandLineError> {
         if let Some(parameter) = plan.kernel_params.iter().find(|param| param.contains(char::is_control)) {
             return Err(CommandLineError::KernelParam { parameter: parameter.clone() });
         }
@@ -189,7 +189,7 @@ impl CommandLine {
         self.option("-kernel", &plan.kernel);
         self.option("-initrd", &plan.initrd);
         self.option("-append", params);
-        if let Some(firmware) = plan.firmware.as_deref().or(profile.firmware.map(Path::new)) {
+        if let Some(firmware) = &plan.firmware {
             self.option("-bios", firmware);
         }
         Ok(())

@@ -61,6 +61,7 @@ enum Control {
 pub async fn launch(mut plan: VmPlan) -> Result<Qemu, VmmError> {
     check_files(&plan)?;
     tell_tsc_frequency(&mut plan);
+    plan.firmware = plan.firmware.or_else(|| config::small_firmware(&plan.binary));
     let (ours, qmp) = pair("control channel")?;
     let (agent_socket, agent) = match &plan.agent {
         AgentChannel::Serial => pair("agent port").map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
