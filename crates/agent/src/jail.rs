@@ -27,6 +27,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use protobuf::Message;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use error::{JailError, Named, Result};
 use plan::{Answer, Descriptors};
@@ -57,7 +58,7 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> ExitCode {
     };
     // If nobody listens any more, the agent is gone, and the guest with it.
     let _ = Answer::Began(began).send(&answer);
-    let made = sys::close_others_on_exec().step("close descriptors").and_then(|()| match verb.as_str() {
+    let made = guard().and_then(|()| match verb.as_str() {
         "create" => init::make(fds),
         _ => exec::make(fds),
     });
@@ -66,6 +67,12 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> ExitCode {
         Err(error) => Answer::Failed(crate::report::chain(&error)).send(&answer),
     };
     ExitCode::SUCCESS
+}
+
+/// Keeps what this process has open from the container, whose processes see it before it has become the workload.
+fn guard() -> Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("keep others out of this process")?;
+    sys::close_others_on_exec().step("close descriptors")
 }
 
 /// The message in a memory file.
@@ -78,9 +85,11 @@ fn read_plan<M: Message>(file: OwnedFd) -> Result<M> {
         .map_err(|error| JailError::Refused(format!("The plan is not understood: {error}")))
 }
 
-/// Makes the process, which does `work` and never comes back; its id.
-fn spawn(namespaces: libc::c_int, cgroup: &OwnedFd, work: impl FnOnce() -> i32) -> Result<i32> {
-    match sys::clone_into(namespaces, cgroup).step("make the process; can its cgroup take any?")? {
+/// Makes the process, which does `work` and never comes back; its id. It does not keep the cgroup.
+fn spawn(namespaces: libc::c_int, cgroup: OwnedFd, work: impl FnOnce() -> i32) -> Result<i32> {
+    let side = sys::clone_into(namespaces, &cgroup);
+    drop(cgroup);
+    match side.step("make the process; can its cgroup take any?")? {
         Side::Parent(pid) => Ok(pid),
         Side::Child => std::process::exit(work()),
     }

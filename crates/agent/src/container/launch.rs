@@ -209,7 +209,7 @@ async fn read_answer(answer: OwnedFd, mut jail: Exit, spawning: &Spawning, verb:
         let read = reader.read(&mut buffer).await.map_err(failed)?;
         text.extend_from_slice(&buffer[..read]);
         let (mut began, mut made, mut ready) = (0, None, read == 0 && verb == "exec");
-        for line in Answer::read(&String::from_utf8_lossy(&text), read == 0) {
+        for line in Answer::read(&text) {
             match line {
                 Answer::Began(time) => began = time,
                 Answer::Made(pid) => made = Some(pid),
@@ -261,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_container_that_is_ready_is_made() {
-        let (answer, jail, spawning) = said("began 3\nready\nmade 8\n", 0);
+        let (answer, jail, spawning) = said("began 3\nready 1\nmade 8\n", 0);
         let ((pid, _), began) = read_answer(answer, jail, &spawning, "create").await.unwrap();
         assert_eq!((pid, began), (8, 3));
     }
@@ -275,7 +275,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reason_is_passed_on() {
-        let (answer, jail, spawning) = said("began 3\nmade 8\nfailed Cannot fly", 0);
+        let (answer, jail, spawning) = said("began 3\nmade 8\nfailed 10\nCannot fly", 0);
         let error = read_answer(answer, jail, &spawning, "exec").await.unwrap_err();
         assert_eq!(error.to_string(), "Cannot fly");
     }

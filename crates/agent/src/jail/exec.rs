@@ -25,7 +25,8 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::CONTROL_GROUP;
     move_into_thread_name_spaces(init.as_fd(), all).step("enter the container; has it ended?")?;
-    spawn(0, &cgroup, || run(&process, console.as_ref(), &File::from(answer)))
+    drop(init);
+    spawn(0, cgroup, || run(&process, console.as_ref(), &File::from(answer)))
 }
 
 fn run(process: &Process, console: Option<&OwnedFd>, answer: &File) -> i32 {

@@ -49,8 +49,10 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
         move_into_thread_name_spaces(joined.as_fd(), ThreadNameSpaceType::PROCESS_ID)
             .step("join the sandbox's pid namespace")?;
     }
-    let init = Init { spec: &spec, cgroup: &cgroup, console: console.as_ref() };
-    spawn(namespaces, &cgroup, || init.run(File::from(answer), File::from(start)))
+    // Before the mount namespace changes: a mount of another one cannot be copied.
+    let cgroup_mount = mounts::copy(&cgroup, Path::new(""), false).step("copy the mount of the cgroup")?;
+    let init = Init { spec: &spec, cgroup_mount, console: console.as_ref() };
+    spawn(namespaces, cgroup, || init.run(File::from(answer), File::from(start)))
 }
 
 fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
@@ -73,7 +75,7 @@ fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
 /// The new process.
 struct Init<'a> {
     spec: &'a oci::Spec,
-    cgroup: &'a OwnedFd,
+    cgroup_mount: OwnedFd,
     console: Option<&'a OwnedFd>,
 }
 
@@ -113,7 +115,7 @@ impl Init<'_> {
         self.enter_cgroup_namespace()?;
         let null = mounts::guest_path("/dev/null").step("open /dev/null")?;
         let root = self.take_root()?;
-        mounts::mount_all(&root, &spec.Mounts, self.cgroup)?;
+        mounts::mount_all(&root, &spec.Mounts, &self.cgroup_mount)?;
         devices::make_all(&root, spec)?;
         if let Some(agent) = self.console {
             console::set_up(&root, agent, true, process.User.get_or_default().UID)?;

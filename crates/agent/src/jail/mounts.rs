@@ -22,7 +22,8 @@ use options::Options;
 /// File systems of the kernel itself, which no attribute of a device can concern.
 const VIRTUAL: [&str; 6] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2"];
 
-/// Makes the mounts of a specification, in their order.
+/// Makes the mounts of a specification, in their order. `cgroup` is a mount of the container's own cgroup, for the place
+/// where the specification wants cgroups.
 pub(super) fn mount_all(root: &Root, mounts: &[oci::Mount], cgroup: &OwnedFd) -> Result<()> {
     mounts.iter().try_for_each(|mount| make(root, mount, cgroup))
 }
@@ -94,7 +95,7 @@ fn make(root: &Root, mount: &oci::Mount, cgroup: &OwnedFd) -> Result<()> {
             (made, place)
         }
         (None, "cgroup" | "cgroup2") => {
-            let made = copy(cgroup, Path::new(""), false).step("mount the container's cgroup")?;
+            let made = cgroup.try_clone().step("mount the container's cgroup")?;
             (made, root.make_folder(to).at("make the place to mount on,", to)?)
         }
         (None, kind) => {

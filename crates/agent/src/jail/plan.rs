@@ -60,8 +60,9 @@ impl Descriptors<RawFd> {
     }
 }
 
-/// One line of the answer. The pipe's end without [`Answer::Ready`] means that the process became the workload (exec)
-/// or died (create).
+/// One part of the answer: a line, and for a reason the text behind it. The jail and the process it has made both write
+/// to the pipe, each part at once and in any order. The pipe's end without [`Answer::Ready`] means that the process
+/// became the workload (exec) or died (create).
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// When the jail began, in microseconds since the guest's kernel started.
@@ -70,49 +71,44 @@ pub(crate) enum Answer {
     Made(i32),
     /// It waits to become the workload.
     Ready,
-    /// It was not made; why, for people. The last line, with all that follows it.
+    /// It was not made; why, for people.
     Failed(String),
 }
 
 impl Answer {
-    /// Writes the line.
+    /// Writes it.
     pub(crate) fn send(&self, mut pipe: impl Write) -> io::Result<()> {
         let line = match self {
             Self::Began(time) => format!("began {time}\n"),
             Self::Made(pid) => format!("made {pid}\n"),
-            Self::Ready => "ready\n".to_owned(),
-            Self::Failed(reason) => format!("failed {reason}"),
+            Self::Ready => "ready 1\n".to_owned(),
+            Self::Failed(reason) => format!("failed {}\n{reason}", reason.len()),
         };
         pipe.write_all(line.as_bytes())
     }
 
-    /// All lines of what has come so far, the last one only if it is complete, or if `ended`.
-    pub(crate) fn read(text: &str, ended: bool) -> Vec<Self> {
+    /// All complete parts of what has come so far.
+    pub(crate) fn read(mut bytes: &[u8]) -> Vec<Self> {
         let mut found = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            if let Some(reason) = rest.strip_prefix("failed ") {
-                if ended {
-                    found.push(Self::Failed(reason.to_owned()));
-                }
-                break;
-            }
-            let Some((line, next)) = rest.split_once('\n') else { break };
-            rest = next;
-            found.extend(Self::of(line));
+        while let Some((answer, rest)) = Self::first(bytes) {
+            found.push(answer);
+            bytes = rest;
         }
         found
     }
 
-    fn of(line: &str) -> Option<Self> {
-        if line == "ready" {
-            return Some(Self::Ready);
-        }
+    fn first(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let (line, rest) = (std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]);
         let (word, number) = line.split_once(' ')?;
         match word {
-            "began" => number.parse().ok().map(Self::Began),
-            "made" => number.parse().ok().map(Self::Made),
-            _ => None,
+            "began" => Some((Self::Began(number.parse().ok()?), rest)),
+            "made" => Some((Self::Made(number.parse().ok()?), rest)),
+            "ready" => Some((Self::Ready, rest)),
+            _ => {
+                let (reason, rest) = rest.split_at_checked(number.parse().ok()?)?;
+                Some((Self::Failed(String::from_utf8_lossy(reason).into_owned()), rest))
+            }
         }
     }
 }
@@ -133,23 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_lines() {
+    fn answers_are_read_as_they_come() {
         let mut pipe = Vec::new();
         for answer in [Answer::Began(7), Answer::Made(8), Answer::Ready] {
             answer.send(&mut pipe).expect("a vector takes all");
         }
-        let text = String::from_utf8(pipe).expect("is text");
-        assert_eq!(Answer::read(&text, false), [Answer::Began(7), Answer::Made(8), Answer::Ready]);
-        assert_eq!(Answer::read("began 7\nmade", false), [Answer::Began(7)]);
+        assert_eq!(Answer::read(&pipe), [Answer::Began(7), Answer::Made(8), Answer::Ready]);
+        assert_eq!(Answer::read(b"began 7\nmade"), [Answer::Began(7)]);
     }
 
+    /// The new process may fail before the jail has said its id: the reason then had that in it.
     #[test]
-    fn a_reason_may_have_several_lines_and_is_complete_at_the_end() {
-        let text = "made 8\nfailed Cannot mount:\nno";
-        assert_eq!(Answer::read(text, false), [Answer::Made(8)]);
-        assert_eq!(
-            Answer::read(text, true),
-            [Answer::Made(8), Answer::Failed("Cannot mount:\nno".to_owned())]
-        );
+    fn a_reason_may_have_lines_and_come_between_others() {
+        let failed = || Answer::Failed("Cannot mount:\nno".to_owned());
+        let mut pipe = Vec::new();
+        for answer in [failed(), Answer::Made(8)] {
+            answer.send(&mut pipe).expect("a vector takes all");
+        }
+        assert_eq!(Answer::read(&pipe), [failed(), Answer::Made(8)]);
+        assert_eq!(Answer::read(&pipe[..12]), []);
     }
 }

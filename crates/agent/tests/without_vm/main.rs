@@ -25,6 +25,8 @@ macro_rules! agent_test {
     };
 }
 
+mod jail;
+
 agent_test!(a_container_exits_with_the_code_of_its_process, |guest| {
     guest.run("c", &["sh", "-c", "exit 7"]).await;
     assert_eq!(guest.wait("c", "").await.expect("ended"), 7);
