@@ -1,6 +1,6 @@
 //! Whole-system tests through a real containerd, and the harness they are written with.
 //!
-//! Each test is one call of [`test`] (or [`kata_test`], where the behaviour exists only with a VM): it gets a containerd
+//! Each test is one call of [`test()`] (or [`kata_test`], where the behaviour exists only with a VM): it gets a containerd
 //! of its own in private mount and network namespaces with an empty `/run`, and when its body is done, the host must
 //! be as it was: no process, mount, link, tc rule, cgroup, socket, file or directory may be left.
 //!

@@ -23,7 +23,7 @@ pub fn test(body: impl FnOnce(&Containerd) + Send) {
     }
 }
 
-/// As [`test`], for what only a VM has: it does nothing when another runtime is under test.
+/// As [`test()`], for what only a VM has: it does nothing when another runtime is under test.
 pub fn kata_test(body: impl FnOnce(&Containerd) + Send) {
     match Stage::find() {
         Some(stage) if stage.is_kata() => in_a_corner_of_the_host(stage, body),

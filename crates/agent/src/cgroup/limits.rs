@@ -171,8 +171,8 @@ mod tests {
 
     #[test]
     fn version_2s_own_words_come_last() {
-        let mut resources = LinuxResources::default();
-        resources.Pids = MessageField::some(LinuxPids { Limit: 5, ..Default::default() });
+        let pids = MessageField::some(LinuxPids { Limit: 5, ..Default::default() });
+        let mut resources = LinuxResources { Pids: pids, ..Default::default() };
         resources.Unified.insert("pids.max".to_owned(), "7".to_owned());
         assert_eq!(of(&resources).last(), one("pids.max", "7").last());
     }
