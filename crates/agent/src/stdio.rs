@@ -262,20 +262,25 @@ async fn pump_in(mut stream: Stream, writer: Writer) {
 
 /// Process to host. The end-of-file is passed on; when the host is gone, the process learns it as a broken pipe.
 async fn pump_out(reader: Reader, mut stream: Stream) {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        match reader.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(length) => {
-                if stream.write_all(&buffer[..length]).await.is_err() {
-                    return;
-                }
-            }
-        }
+    let sent = match &reader {
+        Reader::Pipe(pipe) => stream.send_pipe(pipe).await,
+        Reader::Pty(_) => copy_out(&reader, &mut stream).await,
+    };
+    if sent.is_err() {
+        return;
     }
     if let Err(error) = stream.shutdown().await {
         tracing::debug!(%error, "The host left a stream before its end");
     }
+}
+
+async fn copy_out(reader: &Reader, stream: &mut Stream) -> std::io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    // A terminal that cannot be read any more has ended.
+    while let Ok(length @ 1..) = reader.read(&mut buffer).await {
+        stream.write_all(&buffer[..length]).await?;
+    }
+    Ok(())
 }
 
 async fn drain(reader: Reader) {

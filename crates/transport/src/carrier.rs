@@ -1,34 +1,24 @@
-//! The bytes under the multiplexer: buffering, the guest's greeting, and pings.
-//!
-//! - A virtio-serial port makes one virtqueue entry and one exit of each `write`, so a frame's header and
-//!   body leave in one piece, and reads are large.
-//! - The guest begins with a [`GREETING`]: it tells the host when the port was opened, and lets the guest
-//!   wait in the kernel until the host's side is connected (see `device.rs`).
-//! - yamux stops reading while an answer to a ping waits to be written. If both ends did that at once with
-//!   both directions full, neither would ever read again. So the guest's pings are not sent: the host never
-//!   has one to answer, and always reads. (The guest's receive windows then stay at yamux's default of
-//!   256 KiB, for they grow by measured round-trip times only.)
+//! A multiplexer over an asynchronous byte stream: one task reads, one writes.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 
-use futures::io::{AsyncRead as FuturesRead, AsyncWrite as FuturesWrite};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
-/// What the guest writes before the first frame.
-pub(crate) const GREETING: [u8; 8] = *b"kata/1\r\n";
+use crate::frame::{Breach, GREETING};
+use crate::header::StreamHeader;
+use crate::mux::{Inbound, Mux, MuxStream};
 
-/// Size of each buffer in bytes; a frame of [`MAX_BODY`] fills the outgoing one exactly, and the guest
-/// kernel's limit of 32 KiB per write divides it.
-const BUFFER: usize = 64 * 1024;
+/// The buffer for headers and small frames, which each connection has.
+const BUFFER: usize = 8 * 1024;
 
-/// Length of a frame's header, from the yamux specification.
-const FRAME_HEADER: usize = 12;
-
-/// The largest body of a frame, so that it leaves together with its header.
-pub(crate) const MAX_BODY: usize = BUFFER - FRAME_HEADER;
+/// Larger bodies are read in chunks of this size straight to where their reader finds them; the chunks exist only
+/// as long as they hold bytes.
+const CHUNK: usize = 64 * 1024;
 
 /// How far the carrier has got, as seen by the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,167 +29,129 @@ pub(crate) enum Phase {
     Open,
 }
 
-/// Which end this is.
-#[derive(Debug)]
-enum End {
-    /// Expects the greeting; `seen` bytes of it have arrived.
-    Host { seen: usize, phase: watch::Sender<Phase> },
-    /// Sends no pings; `body_left` bytes of the frame being written are still to come.
-    Guest { body_left: usize },
+/// Drives the host's end with two tasks, until the carrier closes. `phase` is dropped then.
+pub(crate) fn spawn_host(socket: UnixStream, mux: &Arc<Mux>, phase: watch::Sender<Phase>) {
+    let (input, output) = socket.into_split();
+    let writer = tokio::spawn(write_host(output, Arc::clone(mux))).abort_handle();
+    let mux = Arc::clone(mux);
+    tokio::spawn(async move {
+        read_host(input, &mux, &phase).await;
+        mux.close();
+        // A guest that was given up need not be waited for.
+        writer.abort();
+    });
 }
 
-/// A byte stream with large buffers both ways.
-#[derive(Debug)]
-pub(crate) struct Carrier<T> {
-    io: T,
-    end: End,
-    inbox: Box<[u8]>,
-    /// The part of `inbox` that is filled and not read.
-    unread: std::ops::Range<usize>,
-    outbox: Vec<u8>,
-    sent: usize,
+async fn read_host(mut input: OwnedReadHalf, mux: &Arc<Mux>, phase: &watch::Sender<Phase>) {
+    let result = async {
+        hear_greeting(&mut input).await?;
+        phase.send_replace(Phase::Open);
+        receive(&mut input, mux, &mut |_, _| ()).await
+    }
+    .await;
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "The connection to the guest was ended: it does not keep to the protocol");
+        }
+        result => tracing::debug!(?result, "The connection to the guest has ended"),
+    }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Carrier<T> {
-    /// The host's end; `phase` turns to [`Phase::Open`] with the greeting, and is dropped with the carrier.
-    pub(crate) fn host(io: T, phase: watch::Sender<Phase>) -> Self {
-        Self::new(io, End::Host { seen: 0, phase })
+async fn write_host(mut output: OwnedWriteHalf, mux: Arc<Mux>) {
+    if let Err(error) = transmit(&mut output, &mux).await {
+        tracing::debug!(%error, "The guest takes no more");
+        mux.close();
     }
+}
 
-    /// The guest's end. The greeting has been sent already.
-    pub(crate) fn guest(io: T) -> Self {
-        Self::new(io, End::Guest { body_left: 0 })
+/// Ends the tasks that drive a connection.
+#[derive(Debug)]
+pub(crate) struct Tasks([AbortHandle; 2]);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
     }
+}
 
-    fn new(io: T, end: End) -> Self {
-        Self {
-            io,
-            end,
-            inbox: vec![0; BUFFER].into_boxed_slice(),
-            unread: 0..0,
-            outbox: Vec::with_capacity(BUFFER),
-            sent: 0,
+/// Drives the guest's end with two tasks. The greeting has been sent already. `found` gets each stream that the
+/// host opens, and is dropped when the carrier closes.
+pub(crate) fn spawn_guest<T>(
+    stream: T,
+    mux: &Arc<Mux>,
+    mut found: impl FnMut(MuxStream, StreamHeader) + Send + 'static,
+) -> Tasks
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (mut input, mut output) = tokio::io::split(stream);
+    let (reading, writing) = (Arc::clone(mux), Arc::clone(mux));
+    let reader = tokio::spawn(async move {
+        let result = receive(&mut input, &reading, &mut found).await;
+        tracing::debug!(?result, "The connection to the host has ended");
+        reading.close();
+    });
+    let writer = tokio::spawn(async move {
+        if transmit(&mut output, &writing).await.is_err() {
+            writing.close();
+        }
+    });
+    Tasks([reader.abort_handle(), writer.abort_handle()])
+}
+
+/// Takes the greeting out of the incoming bytes; the first byte that differs ends it.
+async fn hear_greeting(input: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut heard = [0; GREETING.len()];
+    let mut seen = 0;
+    while seen < heard.len() {
+        match input.read(&mut heard[seen..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => seen += n,
+        }
+        if heard[..seen] != GREETING[..seen] {
+            return Err(breach(Breach::Greeting));
         }
     }
+    Ok(())
+}
 
-    /// Reads what there is into `inbox`, which must have been read out. Leaves it empty at end-of-file.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut buffer = ReadBuf::new(&mut self.inbox);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
-        self.unread = 0..buffer.filled().len();
-        Poll::Ready(Ok(()))
-    }
+fn breach(breach: Breach) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, breach)
+}
 
-    /// Takes the greeting out of the incoming bytes.
-    fn poll_greeting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let End::Host { seen, phase } = &mut self.end else { return Poll::Ready(Ok(())) };
-            let missing = &GREETING[*seen..];
-            if missing.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            let here = &self.inbox[self.unread.clone()];
-            let take = here.len().min(missing.len());
-            if here[..take] != missing[..take] {
-                let message =
-                    "The guest's end speaks another protocol; is the agent the one of this release?";
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, message)));
-            }
-            *seen += take;
-            self.unread.start += take;
-            if *seen == GREETING.len() {
-                phase.send_replace(Phase::Open);
-            } else {
-                ready!(self.poll_fill(cx))?;
-                if self.unread.is_empty() {
-                    return Poll::Ready(Ok(())); // end of file: the caller reads it again
+/// Reads until the carrier ends. Never waits for anything but bytes.
+async fn receive(
+    input: &mut (impl AsyncRead + Unpin),
+    mux: &Arc<Mux>,
+    found: &mut (dyn FnMut(MuxStream, StreamHeader) + Send),
+) -> io::Result<()> {
+    let mut inbound = Inbound::new(Arc::clone(mux));
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = inbound.body_left().min(CHUNK);
+        if length > BUFFER {
+            let mut chunk = Vec::with_capacity(length);
+            while chunk.len() < length {
+                let left = (length - chunk.len()) as u64;
+                if (&mut *input).take(left).read_buf(&mut chunk).await? == 0 {
+                    return Ok(());
                 }
             }
+            inbound.land(chunk);
+            continue;
         }
-    }
-
-    /// Writes the outgoing buffer out.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.outbox.len() {
-            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.outbox[self.sent..]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.sent += n;
-        }
-        self.outbox.clear();
-        self.sent = 0;
-        Poll::Ready(Ok(()))
-    }
-
-    /// Follows the frames that are written: returns whether `bytes` is a ping that must not be sent.
-    fn is_own_ping(&mut self, bytes: &[u8]) -> bool {
-        const PING: u8 = 2;
-        const FLAG_SYN: u8 = 1;
-        match &mut self.end {
-            End::Guest { body_left: 0 } if bytes.len() == FRAME_HEADER => {
-                bytes[1] == PING && bytes[3] & FLAG_SYN != 0
-            }
-            _ => false,
-        }
-    }
-
-    /// Notes that `bytes` were taken over.
-    fn follow(&mut self, bytes: &[u8]) {
-        const DATA: u8 = 0;
-        let End::Guest { body_left } = &mut self.end else { return };
-        if *body_left > 0 {
-            *body_left -= bytes.len();
-        } else if let [_, DATA, _, _, _, _, _, _, a, b, c, d] = *bytes {
-            *body_left = u32::from_be_bytes([a, b, c, d]) as usize;
+        match input.read(&mut buffer).await? {
+            0 => return Ok(()),
+            n => inbound.feed(&buffer[..n], found).map_err(breach)?,
         }
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> FuturesRead for Carrier<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        ready!(this.poll_greeting(cx))?;
-        if this.unread.is_empty() {
-            if buf.len() >= BUFFER / 2 {
-                let mut direct = ReadBuf::new(buf);
-                ready!(Pin::new(&mut this.io).poll_read(cx, &mut direct))?;
-                return Poll::Ready(Ok(direct.filled().len()));
-            }
-            ready!(this.poll_fill(cx))?;
-        }
-        let n = this.unread.len().min(buf.len());
-        buf[..n].copy_from_slice(&this.inbox[this.unread.start..this.unread.start + n]);
-        this.unread.start += n;
-        Poll::Ready(Ok(n))
+/// Writes until the connection is closed and nothing is left to be written.
+async fn transmit(output: &mut (impl AsyncWrite + Unpin), mux: &Mux) -> io::Result<()> {
+    while let Some(turn) = std::future::poll_fn(|cx| mux.poll_turn(cx)).await {
+        output.write_all(&turn.bytes).await?;
+        output.flush().await?;
     }
-}
-
-impl<T: AsyncRead + AsyncWrite + Unpin> FuturesWrite for Carrier<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        if this.is_own_ping(buf) {
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let mut room = BUFFER - this.outbox.len();
-        // A header is taken over whole, so that its frame can be followed.
-        if room < buf.len().min(FRAME_HEADER) {
-            ready!(this.poll_drain(cx))?;
-            room = BUFFER;
-        }
-        let taken = &buf[..room.min(buf.len())];
-        this.outbox.extend_from_slice(taken);
-        this.follow(taken);
-        Poll::Ready(Ok(taken.len()))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    Ok(())
 }

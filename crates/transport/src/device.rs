@@ -1,57 +1,41 @@
-//! A virtio-serial port of the guest as an asynchronous byte stream.
+//! A virtio-serial port of the guest as a multiplexer's carrier.
 //!
 //! A port gives at most one page per read and takes at most 32 KiB per write, so reads and writes are nearly always
 //! partial. tokio's types for pipes and sockets take a partial read for the end of what is there and wait for the
 //! next edge of `epoll`, which a port does not raise for what it holds already: such a port stops for ever. Waiting
 //! in `epoll` also costs a round through the whole event loop per piece. So two threads do blocking reads and
-//! writes, and channels of a few pieces join them to the asynchronous side.
+//! writes, and serve the multiplexer themselves.
+//!
+//! What a workload has written to a pipe goes from the pipe through one buffer to the port: two copies, large pieces,
+//! no other thread. `splice` would spare the copies, but was measured to be no faster: it hands the VMM single pages,
+//! and QEMU makes a system call, and often wakes the shim, for each of them. (And a part of a pipe must not be spliced
+//! at all: `port_fops_splice_write` of Linux 6.12 sizes its list of pages by the whole pipe, virtio walks all of the
+//! list, and the device breaks.)
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Builder, Thread};
 
 use rustix::fs::{Mode, OFlags, open};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::mpsc;
-use tokio_util::sync::PollSender;
+use rustix::io::Errno;
 
-use crate::carrier::GREETING;
-
-/// Pieces read and not asked for yet: 64 KiB of pages.
-const PIECES_IN: usize = 16;
-
-/// Pieces written and not taken by the port yet; each is up to a frame of 64 KiB.
-const PIECES_OUT: usize = 2;
+use crate::frame::{Frame, GREETING, HEADER, Kind};
+use crate::header::StreamHeader;
+use crate::mux::{Inbound, Mux, MuxStream, PipeTurn, Turn};
 
 /// The most that one read returns, with room for a kernel that gives more than a page.
-const READ: usize = 32 * 1024;
+const READ: usize = 16 * 1024;
 
-/// An open `/dev/vport<N>p<M>`.
-///
-/// Dropping it does not close the port at once: its reading thread may sleep in the kernel until the host sends
-/// something. A guest has one for its whole life.
-#[derive(Debug)]
-pub(crate) struct PortDevice {
-    incoming: mpsc::Receiver<io::Result<Vec<u8>>>,
-    /// The piece being read out, and how far.
-    piece: (Vec<u8>, usize),
-    outgoing: PollSender<Vec<u8>>,
-}
+/// The frame that carries a pipe's bytes, with its header: a few full writes to the port.
+const FRAME: usize = 128 * 1024;
 
-impl PortDevice {
-    /// Opens the port, waits until the host's side is connected, and greets it.
-    pub(crate) async fn open(device: &Path) -> io::Result<Self> {
-        let device = device.to_owned();
-        let port = tokio::task::spawn_blocking(move || greet(&device)).await??;
-        let (reader, writer) = (port.try_clone()?, port);
-        let (to_us, incoming) = mpsc::channel(PIECES_IN);
-        let (outgoing, from_us) = mpsc::channel(PIECES_OUT);
-        std::thread::Builder::new().name("port-in".to_owned()).spawn(move || read_all(reader, &to_us))?;
-        std::thread::Builder::new().name("port-out".to_owned()).spawn(move || write_all(writer, from_us))?;
-        Ok(Self { incoming, piece: (Vec::new(), 0), outgoing: PollSender::new(outgoing) })
-    }
+/// Opens the port, waits until the host's side is connected, and greets it.
+pub(crate) async fn open_port(device: &Path) -> io::Result<File> {
+    let device = device.to_owned();
+    tokio::task::spawn_blocking(move || greet(&device)).await?
 }
 
 /// Until the host is connected a port reads as ended; a write waits for the host in the kernel.
@@ -62,130 +46,115 @@ fn greet(device: &Path) -> io::Result<File> {
     Ok(port)
 }
 
-/// Reads until the host is gone, or nobody wants it any more.
-fn read_all(mut port: File, to_us: &mpsc::Sender<io::Result<Vec<u8>>>) {
-    let mut buffer = vec![0; READ];
-    loop {
-        let piece = match port.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(n) => Ok(buffer[..n].to_vec()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => Err(error),
-        };
-        let failed = piece.is_err();
-        if to_us.blocking_send(piece).is_err() || failed {
-            return;
-        }
-    }
-}
-
-/// Writes until there will be no more, or the port fails; then the channel's other end finds it closed.
-fn write_all(mut port: File, mut from_us: mpsc::Receiver<Vec<u8>>) {
-    while let Some(piece) = from_us.blocking_recv() {
-        if let Err(error) = port.write_all(&piece) {
+/// Drives the guest's end with two threads, until the host is gone or the multiplexer is closed. `found` gets each
+/// stream that the host opens, and is dropped at the end.
+///
+/// Closing the multiplexer does not close the port at once: its reading thread may sleep in the kernel until the
+/// host sends something. A guest has one port for its whole life.
+pub(crate) fn spawn_threads(
+    port: File,
+    mux: &Arc<Mux>,
+    mut found: impl FnMut(MuxStream, StreamHeader) + Send + 'static,
+) -> io::Result<()> {
+    let reader = port.try_clone()?;
+    let (reading, writing) = (Arc::clone(mux), Arc::clone(mux));
+    Builder::new().name("port-in".to_owned()).spawn(move || {
+        let result = read_all(reader, &reading, &mut found);
+        tracing::debug!(?result, "The port gives no more");
+        reading.close();
+    })?;
+    Builder::new().name("port-out".to_owned()).spawn(move || {
+        if let Err(error) = write_all(port, &writing) {
             tracing::debug!(%error, "The port takes no more");
-            return;
+            writing.close();
+        }
+    })?;
+    Ok(())
+}
+
+/// Reads until the host is gone, or nobody wants it any more. Never waits for anything but bytes.
+fn read_all(
+    mut port: File,
+    mux: &Arc<Mux>,
+    found: &mut dyn FnMut(MuxStream, StreamHeader),
+) -> io::Result<()> {
+    let mut inbound = Inbound::new(Arc::clone(mux));
+    let mut buffer = vec![0; READ];
+    while !mux.is_closed() {
+        match port.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => inbound.feed(&buffer[..n], found).map_err(io::Error::other)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Wakes a thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Writes until there will be no more, or the port fails.
+fn write_all(mut port: File, mux: &Mux) -> io::Result<()> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut siphon = Siphon::default();
+    while let Some(Turn { bytes, pipe }) = next_turn(mux, &waker) {
+        let Some(turn) = pipe else {
+            port.write_all(&bytes)?;
+            continue;
+        };
+        let moved = siphon.serve(&mut port, &bytes, &turn)?;
+        mux.pipe_served(&turn, moved);
+    }
+    Ok(())
+}
+
+fn next_turn(mux: &Mux, waker: &Waker) -> Option<Turn> {
+    loop {
+        match mux.poll_turn(&mut Context::from_waker(waker)) {
+            Poll::Ready(turn) => return turn,
+            Poll::Pending => thread::park(),
         }
     }
 }
 
-impl AsyncRead for PortDevice {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buf.filled().len();
-        while buf.remaining() > 0 {
-            let (piece, read) = &mut this.piece;
-            if *read < piece.len() {
-                let n = buf.remaining().min(piece.len() - *read);
-                buf.put_slice(&piece[*read..*read + n]);
-                *read += n;
-                continue;
-            }
-            match this.incoming.poll_recv(cx) {
-                Poll::Ready(Some(next)) => this.piece = (next?, 0),
-                Poll::Ready(None) => break,
-                Poll::Pending if buf.filled().len() == before => return Poll::Pending,
-                Poll::Pending => break,
-            }
+/// Takes what a turn's pipe holds, and sends it behind `bytes` as one frame.
+#[derive(Default)]
+struct Siphon {
+    /// A frame; exists since the first turn.
+    buffer: Vec<u8>,
+}
+
+impl Siphon {
+    /// Returns how many bytes of the pipe were sent.
+    fn serve(&mut self, port: &mut File, bytes: &[u8], turn: &PipeTurn) -> io::Result<u32> {
+        if !bytes.is_empty() {
+            port.write_all(bytes)?;
+        } else if turn.flowing {
+            // Who writes the pipe was just given room. On one CPU it fills all of it now, instead of one write at
+            // a time with a switch of threads after each.
+            thread::yield_now();
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for PortDevice {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        ready!(self.outgoing.poll_reserve(cx)).map_err(gone)?;
-        self.outgoing.send_item(buf.to_vec()).map_err(gone)?;
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    /// What is written is on its way.
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// A port has no half-close of its own; its streams have.
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::{Read, Write};
-    use std::os::unix::fs::FileTypeExt;
-    use std::time::Duration;
-
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::time::timeout;
-
-    use super::{GREETING, PortDevice};
-
-    /// A raw terminal is a character device that reads and writes in pieces, as a port does.
-    fn port() -> (File, std::path::PathBuf) {
-        let host = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&host).unwrap();
-        unlockpt(&host).unwrap();
-        let path = std::path::PathBuf::from(ptsname(&host, Vec::new()).unwrap().into_string().unwrap());
-        assert!(path.metadata().unwrap().file_type().is_char_device());
-        let mut attributes = tcgetattr(&host).unwrap();
-        attributes.make_raw();
-        tcsetattr(&host, OptionalActions::Now, &attributes).unwrap();
-        (host.into(), path)
-    }
-
-    #[tokio::test]
-    async fn everything_passes_both_ways_in_pieces() {
-        const LEN: usize = 1024 * 1024;
-        let (mut host, path) = port();
-        let mut port = PortDevice::open(&path).await.unwrap();
-        let mut greeting = [0; GREETING.len()];
-        host.read_exact(&mut greeting).unwrap();
-        assert_eq!(greeting, GREETING);
-        let bytes: Vec<u8> = (0..=250).cycle().take(LEN).collect();
-        let sent = bytes.clone();
-        let mut host_out = host.try_clone().unwrap();
-        let writer = std::thread::spawn(move || host_out.write_all(&sent).unwrap());
-        let mut heard = vec![0; LEN];
-        let read = timeout(Duration::from_secs(20), port.read_exact(&mut heard)).await;
-        assert_eq!(read.unwrap().unwrap(), LEN);
-        assert!(heard == bytes);
-        writer.join().unwrap();
-
-        let reader = std::thread::spawn(move || {
-            let mut heard = vec![0; LEN];
-            host.read_exact(&mut heard).unwrap();
-            heard
-        });
-        port.write_all(&bytes).await.unwrap();
-        assert!(tokio::task::spawn_blocking(move || reader.join().unwrap()).await.unwrap() == bytes);
+        self.buffer.resize(FRAME, 0);
+        let end = FRAME.min(HEADER + turn.limit as usize);
+        let length = match rustix::io::read(&*turn.pipe, &mut self.buffer[HEADER..end]) {
+            Ok(length) => length,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if length == 0 {
+            return Ok(0);
+        }
+        let sent = u32::try_from(length).unwrap_or(turn.limit);
+        let header = Frame { kind: Kind::Data, id: turn.id, length: sent }.encode();
+        self.buffer[..HEADER].copy_from_slice(&header);
+        port.write_all(&self.buffer[..HEADER + length])?;
+        Ok(sent)
     }
 }

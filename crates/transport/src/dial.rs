@@ -8,16 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio_vsock::{VsockAddr, VsockStream};
 
-use crate::carrier::{Carrier, Phase};
+use crate::carrier::{Phase, spawn_host};
 use crate::header::StreamHeader;
-use crate::mux::{Wish, drive_host};
+use crate::mux::{Mux, Refusal};
 use crate::{AGENT_PORT, Error, Port, Result, Stream, hybrid};
-
-/// Wishes for streams that may wait for the driving task.
-const WISHES: usize = 64;
 
 /// A stream to the guest, and who we are in the guest's eyes.
 #[derive(Debug)]
@@ -43,7 +40,7 @@ enum Kind {
 
 #[derive(Debug, Clone)]
 struct Serial {
-    wishes: mpsc::Sender<Wish>,
+    mux: Arc<Mux>,
     phase: watch::Receiver<Phase>,
     next_port: Arc<AtomicU32>,
 }
@@ -70,11 +67,10 @@ impl Dialer {
         Self(Kind::Unix { path: path.into(), next_port: Arc::new(AtomicU32::new(first)) })
     }
 
-    /// By yamux over one connected unix socket, the other end of which is the guest's virtio-serial port.
+    /// By our multiplexer over one connected unix socket, the other end of which is the guest's virtio-serial port.
     ///
     /// The guest need not be up: streams can be opened and written at once, and are read when the agent
-    /// opens its port. A task of the current tokio runtime drives the connection and ends when the socket
-    /// closes.
+    /// opens its port. Tasks of the current tokio runtime drive the connection and end when the socket closes.
     ///
     /// # Errors
     /// `socket` is no unix stream socket.
@@ -86,9 +82,9 @@ impl Dialer {
         socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(socket)?;
         let (phase_changes, phase) = watch::channel(Phase::Waiting);
-        let (wishes, wished) = mpsc::channel(WISHES);
-        tokio::spawn(drive_host(Carrier::host(socket, phase_changes), wished));
-        Ok(Self(Kind::Serial(Serial { wishes, phase, next_port: Arc::new(AtomicU32::new(1)) })))
+        let mux = Mux::host();
+        spawn_host(socket, &mux, phase_changes);
+        Ok(Self(Kind::Serial(Serial { mux, phase, next_port: Arc::new(AtomicU32::new(1)) })))
     }
 
     /// Opens a stream to a port of the guest.
@@ -113,7 +109,7 @@ impl Dialer {
                 Ok(Connection { stream: stream.into(), local_port })
             }
             Kind::Unix { path, next_port } => connect_unix(path, port, next_port).await.map_err(connect),
-            Kind::Serial(serial) => serial.connect(port).await,
+            Kind::Serial(serial) => serial.connect(port),
         }
     }
 
@@ -132,31 +128,26 @@ impl Dialer {
     /// Resolves when the virtio-serial port's socket is gone, and never with the other carriers.
     pub async fn closed(&self) {
         match &self.0 {
-            Kind::Serial(serial) => serial.wishes.closed().await,
+            Kind::Serial(serial) => {
+                // The phase goes with the carrier.
+                let mut phase = serial.phase.clone();
+                while phase.changed().await.is_ok() {}
+            }
             _ => std::future::pending().await,
         }
     }
 }
 
 impl Serial {
-    async fn connect(&self, port: Port) -> Result<Connection> {
-        let (wish, granted) = oneshot::channel();
-        self.wishes.send(wish).await.map_err(|_| Error::Closed)?;
-        let mut stream = Stream::from(granted.await.map_err(|_| self.refusal(port))?);
+    fn connect(&self, port: Port) -> Result<Connection> {
         let local_port = self.next_port.fetch_add(1, Ordering::Relaxed);
-        let header = StreamHeader { destination: port, local: local_port };
-        stream.write_all(&header.encode()).await.map_err(|source| Error::Connect { port, source })?;
-        Ok(Connection { stream, local_port })
-    }
-
-    /// Why no stream was granted: the carrier is gone, or has too many streams.
-    fn refusal(&self, port: Port) -> Error {
-        if self.wishes.is_closed() {
-            return Error::Closed;
-        }
-        Error::Connect {
-            port,
-            source: io::Error::other("Too many streams are open; end some processes first"),
+        match self.mux.open(StreamHeader { destination: port, local: local_port }) {
+            Ok(stream) => Ok(Connection { stream: stream.into(), local_port }),
+            Err(Refusal::Closed) => Err(Error::Closed),
+            Err(Refusal::TooMany) => Err(Error::Connect {
+                port,
+                source: io::Error::other("Too many streams are open; end some processes first"),
+            }),
         }
     }
 }

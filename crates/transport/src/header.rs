@@ -1,11 +1,11 @@
-//! The first bytes of a stream, where the carrier itself has no ports: which port it is for, and who asks.
+//! What opens a multiplexed stream: which port it is for, and who asks.
 
 use crate::Port;
 
 /// Length of an encoded [`StreamHeader`] in bytes.
 pub(crate) const LEN: usize = 8;
 
-/// The start of every multiplexed stream: two big-endian numbers of 32 bits.
+/// The body of an open frame: two big-endian numbers of 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamHeader {
     /// Port of the listener.

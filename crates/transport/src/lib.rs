@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | vsock | [`Dialer::vsock`] | [`Listener::vsock`] | the host has vhost-vsock |
 //! | hybrid vsock | [`Dialer::hybrid`] | [`Listener::vsock`] | Firecracker, Cloud Hypervisor, StratoVirt |
-//! | virtio-serial | [`Dialer::serial`] | [`Listener::serial`] | QEMU without vhost-vsock; yamux on one port |
+//! | virtio-serial | [`Dialer::serial`] | [`Listener::serial`] | QEMU without vhost-vsock; a multiplexer on one port |
 //! | unix socket | [`Dialer::unix`] | [`Listener::unix`] | tests without a VM |
 //!
 //! Every stream has back-pressure of its own: a stream that nobody reads stops its writer and no other
@@ -17,11 +17,14 @@ mod device;
 mod dial;
 mod doorbell;
 mod error;
+mod frame;
 mod header;
 mod hybrid;
 mod listen;
 mod mux;
+mod outflow;
 mod stream;
+mod sys;
 
 #[cfg(test)]
 mod tests;

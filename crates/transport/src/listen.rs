@@ -1,6 +1,7 @@
 //! The guest's end: accepting streams on ports.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,17 +10,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::AbortHandle;
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
-use crate::carrier::{Carrier, GREETING};
-use crate::device::PortDevice;
+use crate::carrier::{Tasks, spawn_guest};
+use crate::device;
 use crate::dial::port_path;
-use crate::header::{LEN, StreamHeader};
-use crate::mux::drive_guest;
+use crate::frame::GREETING;
+use crate::header::StreamHeader;
+use crate::mux::{Mux, MuxStream};
 use crate::{AGENT_PORT, Connection, Error, Port, Result, Stream};
 
-/// Streams of one port that may wait to be accepted; more wait in the carrier.
+/// Streams of one port that may wait to be accepted over unix sockets; more wait in the kernel. A multiplexer
+/// bounds how many there are.
 const BACKLOG: usize = 64;
 
 /// Ports that streams may wait for before anybody listens on them.
@@ -45,7 +48,7 @@ pub struct Listener(Kind);
 enum Kind {
     Vsock,
     Unix { path: PathBuf },
-    Serial { ports: Arc<Ports>, _driver: AbortOnDropHandle<()> },
+    Serial(Serial),
 }
 
 impl Listener {
@@ -64,10 +67,16 @@ impl Listener {
     /// # Errors
     /// [`Error::Device`] if the port cannot be opened, for example because another process has it.
     pub async fn serial(device: &Path) -> Result<Self> {
-        let port = PortDevice::open(device)
-            .await
-            .map_err(|source| Error::Device { device: device.to_owned(), source })?;
-        Ok(Self::multiplexed(port))
+        let failed = |source| Error::Device { device: device.to_owned(), source };
+        let port = device::open_port(device).await.map_err(failed)?;
+        Self::on_port(port).map_err(failed)
+    }
+
+    /// On an open port, which was greeted.
+    pub(crate) fn on_port(port: File) -> io::Result<Self> {
+        let (mux, ports) = (Mux::guest(true), Arc::new(Ports::default()));
+        device::spawn_threads(port, &mux, Arrivals(Arc::clone(&ports)).taker())?;
+        Ok(Self(Kind::Serial(Serial { ports, mux, _tasks: None })))
     }
 
     /// On any byte stream in place of a virtio-serial port; the other end is a
@@ -81,7 +90,9 @@ impl Listener {
     {
         stream.write_all(&GREETING).await?;
         stream.flush().await?;
-        Ok(Self::multiplexed(stream))
+        let (mux, ports) = (Mux::guest(false), Arc::new(Ports::default()));
+        let tasks = spawn_guest(stream, &mux, Arrivals(Arc::clone(&ports)).taker());
+        Ok(Self(Kind::Serial(Serial { ports, mux, _tasks: Some(tasks) })))
     }
 
     /// On unix sockets: `path` is port 1024, `path.<port>` any other.
@@ -106,10 +117,9 @@ impl Listener {
                 Source::Vsock(VsockListener::bind(address).map_err(bind)?)
             }
             Kind::Unix { path } => bind_unix(path, port).map_err(bind)?,
-            Kind::Serial { ports, .. } => Source::Queue {
-                queue: ports.bind(port).ok_or_else(|| bind(io::ErrorKind::AddrInUse.into()))?,
-                _filler: None,
-            },
+            Kind::Serial(Serial { ports, .. }) => {
+                Source::Streams(ports.bind(port).ok_or_else(|| bind(io::ErrorKind::AddrInUse.into()))?)
+            }
         };
         Ok(Incoming { port, source })
     }
@@ -126,21 +136,20 @@ impl Listener {
         let local_port = stream.local_addr().map_err(connect)?.port();
         Ok(Connection { stream: stream.into(), local_port })
     }
+}
 
-    fn multiplexed<T>(stream: T) -> Self
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let ports = Arc::new(Ports::default());
-        let found = Arc::clone(&ports);
-        let driver = tokio::spawn(async move {
-            drive_guest(Carrier::guest(stream), |stream| {
-                tokio::spawn(Arc::clone(&found).deliver(stream.into()));
-            })
-            .await;
-            found.close();
-        });
-        Self(Kind::Serial { ports, _driver: AbortOnDropHandle::new(driver) })
+/// The guest's end of a multiplexed carrier.
+#[derive(Debug)]
+struct Serial {
+    ports: Arc<Ports>,
+    mux: Arc<Mux>,
+    _tasks: Option<Tasks>,
+}
+
+impl Drop for Serial {
+    fn drop(&mut self) {
+        self.mux.close();
+        self.ports.close();
     }
 }
 
@@ -155,7 +164,8 @@ pub struct Incoming {
 enum Source {
     Vsock(VsockListener),
     Unix(UnixListener),
-    Queue { queue: mpsc::Receiver<Accepted>, _filler: Option<AbortOnDropHandle<()>> },
+    UnixPort { queue: mpsc::Receiver<Accepted>, _filler: Filler },
+    Streams(mpsc::UnboundedReceiver<Accepted>),
 }
 
 impl Incoming {
@@ -175,7 +185,8 @@ impl Incoming {
                 let (stream, _) = listener.accept().await.map_err(accept)?;
                 Ok(Accepted { stream: stream.into(), peer_port: 0 })
             }
-            Source::Queue { queue, .. } => queue.recv().await.ok_or(Error::Closed),
+            Source::UnixPort { queue, .. } => queue.recv().await.ok_or(Error::Closed),
+            Source::Streams(queue) => queue.recv().await.ok_or(Error::Closed),
         }
     }
 }
@@ -187,12 +198,22 @@ fn bind_unix(path: &Path, port: Port) -> io::Result<Source> {
         return Ok(Source::Unix(listener));
     }
     let (queue, accepted) = mpsc::channel(BACKLOG);
-    let filler = AbortOnDropHandle::new(tokio::spawn(async move {
+    let filler = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(tokio::time::timeout(HEADER_DEADLINE, name_peer(stream, queue.clone())));
         }
-    }));
-    Ok(Source::Queue { queue: accepted, _filler: Some(filler) })
+    });
+    Ok(Source::UnixPort { queue: accepted, _filler: Filler(filler.abort_handle()) })
+}
+
+/// Ends the task that accepts a port's connections.
+#[derive(Debug)]
+struct Filler(AbortHandle);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Reads the peer's local port and hands the stream over.
@@ -217,23 +238,23 @@ struct Table {
 /// One port: `unclaimed` until somebody listens on it.
 #[derive(Debug)]
 struct Queue {
-    sender: mpsc::Sender<Accepted>,
-    unclaimed: Option<mpsc::Receiver<Accepted>>,
+    sender: mpsc::UnboundedSender<Accepted>,
+    unclaimed: Option<mpsc::UnboundedReceiver<Accepted>>,
 }
 
 impl Queue {
     fn new() -> Self {
-        let (sender, receiver) = mpsc::channel(BACKLOG);
+        let (sender, receiver) = mpsc::unbounded_channel();
         Self { sender, unclaimed: Some(receiver) }
     }
 }
 
 impl Ports {
     /// The streams of a port, if nobody else listens on it.
-    fn bind(&self, port: Port) -> Option<mpsc::Receiver<Accepted>> {
+    fn bind(&self, port: Port) -> Option<mpsc::UnboundedReceiver<Accepted>> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if table.closed {
-            return Some(mpsc::channel(1).1);
+            return Some(mpsc::unbounded_channel().1);
         }
         let queue = table.queues.entry(port).or_insert_with(Queue::new);
         if queue.unclaimed.is_none() && queue.sender.is_closed() {
@@ -243,7 +264,7 @@ impl Ports {
     }
 
     /// Where a stream for a port goes.
-    fn queue(&self, port: Port) -> Option<mpsc::Sender<Accepted>> {
+    fn queue(&self, port: Port) -> Option<mpsc::UnboundedSender<Accepted>> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if table.closed || (table.queues.len() >= MAX_PORTS && !table.queues.contains_key(&port)) {
             return None;
@@ -251,23 +272,31 @@ impl Ports {
         Some(table.queues.entry(port).or_insert_with(Queue::new).sender.clone())
     }
 
-    /// Reads a stream's header and queues it on its port.
-    async fn deliver(self: Arc<Self>, mut stream: Stream) {
-        let mut bytes = [0; LEN];
-        if let Err(error) = stream.read_exact(&mut bytes).await {
-            tracing::debug!(%error, "A stream ended before it named its port");
-            return;
-        }
-        let header = StreamHeader::decode(bytes);
-        let Some(queue) = self.queue(header.destination) else { return };
-        // If nobody listens any more the stream is dropped, which resets it.
-        drop(queue.send(Accepted { stream, peer_port: header.local }).await);
-    }
-
     /// Ends all ports: the carrier is gone.
     fn close(&self) {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         table.closed = true;
         table.queues.clear();
+    }
+}
+
+/// Puts streams into the queues of their ports, and ends the ports when it is dropped: with the carrier's reader.
+#[derive(Debug)]
+struct Arrivals(Arc<Ports>);
+
+impl Arrivals {
+    fn taker(self) -> impl FnMut(MuxStream, StreamHeader) + Send + 'static {
+        move |stream, header| {
+            // If nobody listens any more, the stream is dropped, which resets it.
+            if let Some(queue) = self.0.queue(header.destination) {
+                drop(queue.send(Accepted { stream: stream.into(), peer_port: header.local }));
+            }
+        }
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

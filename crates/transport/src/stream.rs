@@ -6,15 +6,15 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
-use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 use tokio_vsock::VsockStream;
+
+use crate::mux::MuxStream;
 
 /// A byte stream between host and guest.
 ///
 /// `shutdown()` ends the writing side only: the other end reads end-of-file after all bytes written so far,
-/// and reading goes on. Dropping a stream ends both sides; over virtio-serial the other end's writes then
-/// fail, but only if `shutdown()` was not called before (yamux forgets a stream whose own side was
-/// closed): who only reads a stream must not shut it down, but drop it.
+/// and reading goes on. Dropping a stream ends both sides: the other end reads end-of-file after all bytes written
+/// so far, and its writes fail.
 ///
 /// When the VM goes away, over virtio-serial reads end as if by end-of-file; whether it was one must be
 /// learnt from the VM's own events.
@@ -22,10 +22,16 @@ use tokio_vsock::VsockStream;
 pub struct Stream(Kind);
 
 #[derive(Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Unix(UnixStream),
     Vsock(VsockStream),
-    Mux(Compat<yamux::Stream>),
+    Mux(MuxStream),
+}
+
+impl Stream {
+    pub(crate) fn kind(&mut self) -> &mut Kind {
+        &mut self.0
+    }
 }
 
 impl From<UnixStream> for Stream {
@@ -40,9 +46,9 @@ impl From<VsockStream> for Stream {
     }
 }
 
-impl From<yamux::Stream> for Stream {
-    fn from(stream: yamux::Stream) -> Self {
-        Self(Kind::Mux(stream.compat()))
+impl From<MuxStream> for Stream {
+    fn from(stream: MuxStream) -> Self {
+        Self(Kind::Mux(stream))
     }
 }
 

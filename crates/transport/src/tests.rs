@@ -1,5 +1,9 @@
 //! Both ends of each carrier against each other, without a VM.
 
+mod hostile;
+mod pipes;
+mod port;
+
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -130,6 +134,89 @@ async fn a_reader_that_goes_away_fails_the_writer() {
     let chunk = vec![7; 64 * 1024];
     let failed = async { while guest.stream.write_all(&chunk).await.is_ok() {} };
     timeout(PATIENCE, failed).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_fails_the_writer_even_after_its_own_end() {
+    let (dialer, _listener, mut incoming) = serial().await;
+    let mut host = dialer.connect(PORT).await.unwrap();
+    let mut guest = incoming.accept().await.unwrap();
+    host.stream.shutdown().await.unwrap();
+    drop(host);
+    let chunk = vec![7; 64 * 1024];
+    let failed = async { while guest.stream.write_all(&chunk).await.is_ok() {} };
+    timeout(PATIENCE, failed).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_written_arrives_although_the_stream_was_dropped() {
+    let (dialer, _listener, mut incoming) = serial().await;
+    let mut host = dialer.connect(PORT).await.unwrap();
+    host.stream.write_all(b"last words").await.unwrap();
+    drop(host);
+    let mut heard = String::new();
+    incoming.accept().await.unwrap().stream.read_to_string(&mut heard).await.unwrap();
+    assert_eq!(heard, "last words");
+}
+
+#[tokio::test]
+async fn streams_that_have_ended_leave_room_for_others() {
+    let (dialer, _listener, mut incoming) = serial().await;
+    for _ in 0..2000 {
+        let host = dialer.connect(PORT).await.unwrap();
+        let guest = timeout(PATIENCE, incoming.accept()).await.unwrap().unwrap();
+        assert_eq!(guest.peer_port, host.local_port);
+    }
+}
+
+#[tokio::test]
+async fn too_many_streams_are_refused_by_name() {
+    let (dialer, _guest) = sleeping_guest();
+    let mut streams = Vec::new();
+    let error = loop {
+        match dialer.connect(PORT).await {
+            Ok(stream) => streams.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Connect { port: PORT, .. }));
+    assert!(streams.len() >= 300);
+}
+
+#[tokio::test]
+async fn bytes_keep_their_order_with_a_slow_reader() {
+    let (dialer, _listener, mut incoming) = serial().await;
+    let host = dialer.connect(PORT).await.unwrap().stream;
+    let guest = incoming.accept().await.unwrap().stream;
+    let (host_in, host_out) = tokio::io::split(host);
+    let (guest_in, guest_out) = tokio::io::split(guest);
+    let bytes = pattern(5 * 1024 * 1024);
+    let all = async {
+        tokio::join!(write_all(host_out, &bytes), write_all(guest_out, &bytes), sip(host_in), sip(guest_in))
+    };
+    let ((), (), to_host, to_guest) = timeout(PATIENCE, all).await.unwrap();
+    assert!(to_host == bytes && to_guest == bytes);
+}
+
+/// Bytes that tell their places.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..=250).cycle().take(length).collect()
+}
+
+async fn write_all(mut to: impl AsyncWriteExt + Unpin, bytes: &[u8]) {
+    to.write_all(bytes).await.unwrap();
+    to.shutdown().await.unwrap();
+}
+
+/// Reads in odd pieces, and lets others go first after each.
+async fn sip(mut from: impl AsyncReadExt + Unpin) -> Vec<u8> {
+    let mut heard = Vec::new();
+    let mut buffer = vec![0; 7001];
+    while let n @ 1.. = from.read(&mut buffer).await.unwrap() {
+        heard.extend_from_slice(&buffer[..n]);
+        tokio::task::yield_now().await;
+    }
+    heard
 }
 
 #[tokio::test]
