@@ -1,10 +1,8 @@
-//! The command line: global options and the list of subcommands.
+//! The command line: the list of subcommands.
 
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use kata_config::{Config, LoadRequest};
-
+use crate::global::Global;
 use crate::{check, config_command, env, timeline};
 
 /// Looks at the host, the configuration and the sandboxes of Kata Containers.
@@ -18,40 +16,6 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     pub(crate) global: Global,
-}
-
-/// Options that stand before or after any subcommand.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct Global {
-    /// Configuration file; else that of KATA_CONF_FILE, else the first default path that exists
-    #[arg(long, global = true, visible_alias = "kata-config", value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-
-    /// File that log lines are added to
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) log: Option<PathBuf>,
-
-    /// Form of the log lines
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
-    pub(crate) log_format: LogFormat,
-
-    /// Directory of the sandboxes' state
-    #[arg(long, global = true, default_value = kata_sandbox::STATE_ROOT, value_name = "DIR")]
-    pub(crate) root: PathBuf,
-
-    /// Print the default paths of the configuration file, best first, and exit
-    #[arg(long)]
-    pub(crate) show_default_config_paths: bool,
-}
-
-/// Form of the log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
 }
 
 /// The subcommands, one file each.
@@ -69,20 +33,6 @@ pub(crate) enum Command {
     Timeline(timeline::TimelineArgs),
     /// Print the versions of runtime and OCI specification
     Version,
-}
-
-impl Global {
-    /// Loads the configuration that a sandbox without annotations would get.
-    pub(crate) fn load_config(&self) -> Result<Config, kata_config::Error> {
-        let env_conf_file = std::env::var_os("KATA_CONF_FILE").map(PathBuf::from);
-        let config = kata_config::load(&LoadRequest {
-            explicit: self.config.clone(),
-            env_conf_file,
-            ..LoadRequest::default()
-        })?;
-        tracing::info!(path = %config.path.display(), "configuration loaded");
-        Ok(config)
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use clap::Args;
 use kata_config::Config;
 use serde::Serialize;
 
-use crate::cli::Global;
+use crate::global::Global;
 use crate::host::{Host, architecture};
 use crate::{check, output, programs, version};
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use anyhow::Context;
 
-use crate::cli::{Global, LogFormat};
+use crate::global::{Global, LogFormat};
 
 /// Sends log lines to the file of `--log`; without it there are none.
 pub(crate) fn start(global: &Global) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod config_command;
 mod env;
+mod global;
 mod host;
 mod logging;
 mod output;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use kata_config::Config;
 
-use crate::cli::Global;
+use crate::global::Global;
 use crate::host::Host;
 use crate::{output, version};
 

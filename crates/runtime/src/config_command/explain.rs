@@ -7,7 +7,7 @@ use kata_config::options::{Row, rows};
 use kata_config::{Config, Origin, Setting, Value};
 use serde::Serialize;
 
-use crate::cli::Global;
+use crate::global::Global;
 use crate::output;
 use crate::table::{self, Align};
 

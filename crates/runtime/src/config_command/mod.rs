@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// Arguments of `config`.
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::cli::Global;
+use crate::global::Global;
 use crate::{check, output};
 
 /// Runs the subcommand: exit code 0 if the configuration is good and the files it names are there.

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use kata_sandbox::timeline::{Side, Span, Timeline};
 
-use crate::cli::Global;
+use crate::global::Global;
 use crate::output;
 use crate::table::{self, Align};
 
