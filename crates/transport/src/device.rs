@@ -7,10 +7,10 @@
 //! writes, and serve the multiplexer themselves.
 //!
 //! What a workload has written to a pipe goes from the pipe through one buffer to the port: two copies, large pieces,
-//! no other thread. `splice` would spare the copies, but was measured to be no faster: it hands the VMM single pages,
-//! and QEMU makes a system call, and often wakes the shim, for each of them. (And a part of a pipe must not be spliced
-//! at all: `port_fops_splice_write` of Linux 6.12 sizes its list of pages by the whole pipe, virtio walks all of the
-//! list, and the device breaks.)
+//! no other thread. `splice` would spare the copies, but hands the VMM single pages, and QEMU makes a system call, and
+//! often wakes the shim, for each of them; docs/performance.md has figures of both. A part of a pipe must not be
+//! spliced at all: `port_fops_splice_write` of Linux 6.12 sizes its list of pages by the whole pipe, virtio walks all
+//! of the list, and the device breaks.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
