@@ -28,7 +28,6 @@ const PACKAGES: &[&str] = &[
     "libelf-dev",      // kernel build
     "libseccomp-dev",  // virtiofsd
     "libssl-dev",      // kernel build
-    "lz4",             // initrd
     "make",            // kernel build
     "mmdebstrap",      // the demo's Debian image
     "perl",            // kernel build

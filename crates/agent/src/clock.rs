@@ -1,19 +1,18 @@
 //! The guest's clocks.
 
 use kata_protocol::kata;
-use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+use nix::time::{ClockId, clock_gettime};
+use rustix::time::{Timespec, clock_settime};
 
 /// Microseconds since the guest's kernel started.
 pub(crate) fn since_boot() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
-    seconds * 1_000_000 + nanoseconds / 1000
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(std::time::Duration::from).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or_default()
 }
 
 /// Sets the time of day.
 pub(crate) fn set(seconds: i64, nanoseconds: i64) -> std::io::Result<()> {
-    Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })?)
+    Ok(clock_settime(rustix::time::ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })?)
 }
 
 /// Named stretches of time, for the host's timeline.

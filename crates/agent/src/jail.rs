@@ -24,7 +24,6 @@ pub(crate) mod workload;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::process::ExitCode;
 
 use protobuf::Message;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -36,13 +35,13 @@ use sys::Side;
 /// Status of a process that could not become the workload, where nothing better is known.
 const FAILED: i32 = 1;
 
-/// Does what the arguments say: `create` or `exec`, and the numbers of [`Descriptors`]. Stdio is the workload's.
-pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> ExitCode {
+/// Does what the arguments say, and returns the exit status: `create` or `exec`, and the numbers of [`Descriptors`]. Stdio is the workload's.
+pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> u8 {
     let began = crate::clock::since_boot();
     let verb = arguments.next().unwrap_or_default();
     let Some(numbers) = Descriptors::from_arguments(arguments) else {
         eprintln!("Cannot make a container: this command is for the agent itself");
-        return ExitCode::FAILURE;
+        return 1;
     };
     let fds = Descriptors {
         plan: sys::inherited(numbers.plan),
@@ -54,7 +53,7 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> ExitCode {
     };
     let answer = match fds.answer.try_clone() {
         Ok(answer) => File::from(answer),
-        Err(_) => return ExitCode::FAILURE,
+        Err(_) => return 1,
     };
     // If nobody listens any more, the agent is gone, and the guest with it.
     let _ = Answer::Began(began).send(&answer);
@@ -66,7 +65,7 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> ExitCode {
         Ok(pid) => Answer::Made(pid).send(&answer),
         Err(error) => Answer::Failed(crate::report::chain(&error)).send(&answer),
     };
-    ExitCode::SUCCESS
+    0
 }
 
 /// Keeps what this process has open from the container, whose processes see it before it has become the workload.

@@ -7,6 +7,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Where the C library begins, in place of the standard library's own beginning: that reads `/proc/self/maps` to find
+/// the end of the stack, in every jail again. What it does for SIGPIPE is done here.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+extern "C" fn main(_: libc::c_int, _: *const *const libc::c_char) -> libc::c_int {
+    // SAFETY: no handler is installed, so no code can run in signal context.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    crate::run_program().into()
+}
+
 /// Watches a descriptor from within the current runtime.
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the AsyncFd, so it stays open as long as it is registered, and an
@@ -44,4 +54,19 @@ pub(crate) fn reseed(random: &OwnedFd) -> io::Result<()> {
     // SAFETY: takes no argument.
     unsafe { reseed_ioctl(random.as_raw_fd()) }?;
     Ok(())
+}
+
+/// Sets an interface up (`SIOCSIFFLAGS`); `socket` is any of its network namespace.
+pub(crate) fn set_interface_up(socket: &OwnedFd, name: &str) -> io::Result<()> {
+    // SAFETY: zero is a valid value of every field.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte less, so that a zero ends the name.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the kernel reads a request of this size, which outlives the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -9,9 +9,6 @@ use rustix::fs::{Mode, OFlags, open};
 
 use super::{Result, step};
 
-/// The agent's own cgroup; no container can have this name.
-const AGENT_CGROUP: &str = "/sys/fs/cgroup/_agent";
-
 struct FileSystem {
     kind: &'static str,
     target: &'static str,
@@ -21,23 +18,11 @@ struct FileSystem {
 
 const QUIET: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-/// In this order, as some lie in others.
-const FILE_SYSTEMS: [FileSystem; 7] = [
+/// In this order, as some lie in others. Terminals and shared memory are the containers' own.
+const FILE_SYSTEMS: [FileSystem; 5] = [
     FileSystem { kind: "proc", target: "/proc", flags: QUIET, data: "" },
     FileSystem { kind: "sysfs", target: "/sys", flags: QUIET, data: "" },
     FileSystem { kind: "devtmpfs", target: "/dev", flags: MsFlags::MS_NOSUID, data: "mode=0755" },
-    FileSystem {
-        kind: "devpts",
-        target: "/dev/pts",
-        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC),
-        data: "gid=5,mode=0620,ptmxmode=0666",
-    },
-    FileSystem {
-        kind: "tmpfs",
-        target: "/dev/shm",
-        flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV),
-        data: "mode=1777",
-    },
     FileSystem {
         kind: "tmpfs",
         target: "/run",
@@ -99,14 +84,13 @@ pub(super) fn take_console() -> Result<()> {
     dup2_stderr(&console).map_err(failed)
 }
 
-/// Enables every controller for the containers, and keeps the agent out of their way in a leaf.
+/// Enables every controller for the containers. The agent stays in the root, the one cgroup that may have both
+/// processes and controlled children.
 pub(super) fn set_up_cgroups() -> Result<()> {
     let root = Path::new("/sys/fs/cgroup");
     let controllers =
         fs::read_to_string(root.join("cgroup.controllers")).map_err(step("list the cgroup controllers"))?;
     let enable: Vec<String> = controllers.split_whitespace().map(|name| format!("+{name}")).collect();
     fs::write(root.join("cgroup.subtree_control"), enable.join(" "))
-        .map_err(step("enable the cgroup controllers"))?;
-    fs::create_dir_all(AGENT_CGROUP).map_err(step("make the agent's cgroup"))?;
-    fs::write(Path::new(AGENT_CGROUP).join("cgroup.procs"), "0").map_err(step("enter the agent's cgroup"))
+        .map_err(step("enable the cgroup controllers"))
 }
