@@ -56,6 +56,9 @@ pub(crate) fn reseed(random: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// `libc` has it in a type that is too wide.
+const IFF_UP: libc::c_short = 1;
+
 /// Sets an interface up (`SIOCSIFFLAGS`); `socket` is any of its network namespace.
 pub(crate) fn set_interface_up(socket: &OwnedFd, name: &str) -> io::Result<()> {
     // SAFETY: zero is a valid value of every field.
@@ -65,7 +68,7 @@ pub(crate) fn set_interface_up(socket: &OwnedFd, name: &str) -> io::Result<()> {
     for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = IFF_UP;
     // SAFETY: the kernel reads a request of this size, which outlives the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
