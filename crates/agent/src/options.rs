@@ -35,7 +35,7 @@ pub(crate) struct Options {
 }
 
 /// Holds more than a pump moves at once, so that writer and pump need not alternate.
-const DEFAULT_PIPE_SIZE: usize = 256 * 1024;
+const DEFAULT_PIPE_SIZE: usize = 1024 * 1024;
 
 impl Default for Options {
     fn default() -> Self {

@@ -17,6 +17,7 @@ use crate::options::{Options, ServerAddress};
 use crate::reaper::Reaper;
 use crate::rpc;
 use crate::stdio::ports::StdioPorts;
+use crate::sys;
 
 /// Signal of init systems: the power is about to fail.
 const SIGPWR: i32 = libc::SIGPWR;
@@ -104,6 +105,9 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
     tokio::spawn(ports.serve(listener.bind(ports::STDIO).await?));
     let server = rpc::serve(Arc::clone(&agent), listener.bind(ports::AGENT).await?).await?;
     ring(&listener, options.doorbell_port).await?;
+    if owns_guest && let Err(error) = sys::let_workloads_go_first() {
+        tracing::debug!(%error, "Output is moved in small pieces");
+    }
     tracing::debug!(version = rpc::VERSION, microseconds = crate::clock::since_boot(), "Serving");
 
     tokio::select! {
