@@ -222,6 +222,8 @@ async fn copy_output(mut from: Stream, mut to: Output, step: watch::Sender<Step>
             n => deliver(&mut to, &buffer[..n], &step).await?,
         }
     }
+    // Until the consumer has it.
+    step.send_replace(Step::Writing);
     to.shutdown().await?;
     step.send_replace(Step::Done);
     Ok(())
@@ -308,6 +310,8 @@ async fn poll_output(
         }
         deliver(&mut to, &bytes, step).await?;
     }
+    // Until the consumer has it.
+    step.send_replace(Step::Writing);
     to.shutdown().await?;
     step.send_replace(Step::Done);
     Ok(())

@@ -9,18 +9,24 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
+use rustix::time::Timespec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
+use tokio::time::{Sleep, sleep};
 
 use super::{Input, Output, StdioError};
 
 /// How long a client may take to open its end of an output. containerd's own shim waits for ever; after
 /// this time the output simply stays in the pipe.
 const READER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a FIFO is looked at that has to become empty before the end.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The writing end of an input that is held until `CloseIO`; dropping it lets the input end.
 #[derive(Debug)]
@@ -47,7 +53,7 @@ pub(super) async fn open_output(stream: &'static str, path: &Path) -> Result<Out
         other => other.map_err(error)?,
     };
     let reader = nonblocking().read(true).open(path).map_err(error)?;
-    Ok(Box::new(FifoOutput { writer, _reader: reader }))
+    Ok(Box::new(FifoOutput { writer, reader: Some(reader), look: None }))
 }
 
 /// The kernel wakes only a blocking `open` when a reader comes. Ours gives up by playing the reader itself.
@@ -84,23 +90,45 @@ impl AsyncRead for FifoInput {
 
 struct FifoOutput {
     writer: pipe::Sender,
-    _reader: File,
+    /// Ours, until the end.
+    reader: Option<File>,
+    /// The next look at how much is left, at the end.
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl FifoOutput {
+    /// Whether the reader has taken everything, or is gone.
+    fn is_taken(&self) -> io::Result<bool> {
+        let left = rustix::io::ioctl_fionread(&self.writer)?;
+        let mut writer = [PollFd::new(&self.writer, PollFlags::empty())];
+        poll(&mut writer, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(left == 0 || writer[0].revents().contains(PollFlags::ERR))
+    }
 }
 
 impl AsyncWrite for FifoOutput {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        bytes: &[u8],
+        buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.writer).poll_write(context, bytes)
+        Pin::new(&mut self.writer).poll_write(context, buffer)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.writer).poll_flush(context)
     }
 
+    /// Waits until a reader that is there has taken everything: a client closes its end as soon as it learns of the
+    /// process's end, and what is still in the FIFO then is lost. The kernel tells nobody that a pipe has become empty.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.writer).poll_shutdown(context)
+        let this = &mut *self;
+        this.reader = None;
+        while !this.is_taken()? {
+            let look = this.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            ready!(look.as_mut().poll(context));
+            this.look = None;
+        }
+        Pin::new(&mut this.writer).poll_shutdown(context)
     }
 }
