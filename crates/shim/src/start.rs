@@ -13,6 +13,7 @@ use crate::address::{self, Bound};
 use crate::args::{BIND_FD_ENV, Identity};
 use crate::bootstrap::{self, Request};
 use crate::handover::Giver;
+use crate::kata;
 use crate::pod::{self, Role};
 
 /// The file in the bundle that names the server's process.
@@ -77,16 +78,19 @@ pub(crate) fn run(identity: &Identity) -> Result<(), StartError> {
         None => env::current_dir().map_err(StartError::Bundle)?,
     };
     let dir = request.socket_dir.as_deref().unwrap_or(Path::new(address::SOCKET_DIR));
-    let (socket, giver) = match pod::role(&pod::annotations(&bundle)?)? {
-        Role::Member { sandbox } => (join(dir, identity, sandbox)?, None),
-        Role::Owner => own(dir, identity, &request, &bundle)?,
-    };
-    let url = address::url(&socket);
+    match pod::role(&pod::annotations(&bundle)?)? {
+        Role::Member { sandbox } => answer(&bundle, &join(dir, identity, sandbox)?, &request),
+        Role::Owner => own(dir, identity, &request, &bundle),
+    }
+}
+
+/// Tells containerd the address, also by a file in the bundle.
+fn answer(bundle: &Path, socket: &Path, request: &Request) -> Result<(), StartError> {
+    let url = address::url(socket);
     write(&bundle.join(ADDRESS_FILE), &url)?;
     let mut stdout = io::stdout();
     let answer = bootstrap::reply(&url, request.protobuf);
-    stdout.write_all(&answer).and_then(|()| stdout.flush()).map_err(StartError::Answer)?;
-    giver.map_or(Ok(()), |mut giver| giver.step().map_err(StartError::ServerGone))
+    stdout.write_all(&answer).and_then(|()| stdout.flush()).map_err(StartError::Answer)
 }
 
 /// The socket of the pod's server, which must be there.
@@ -95,28 +99,41 @@ fn join(dir: &Path, identity: &Identity, sandbox: String) -> Result<PathBuf, Sta
     if address::alive(&socket) { Ok(socket) } else { Err(StartError::SandboxGone { sandbox, socket }) }
 }
 
-/// The socket of a server of our own, started unless it is there. The socket gets its name after the server
-/// has been started, so that there is always somebody to remove it. Dropping the giver ends the server.
-fn own(
-    dir: &Path,
-    identity: &Identity,
-    request: &Request,
-    bundle: &Path,
-) -> Result<(PathBuf, Option<Giver>), StartError> {
+/// Makes a server of our own, unless it is there. The socket gets its name after the server has been started, so that
+/// there is always somebody to remove it.
+fn own(dir: &Path, identity: &Identity, request: &Request, bundle: &Path) -> Result<(), StartError> {
     let path = address::socket_path(dir, identity, &identity.id);
     if address::alive(&path) {
-        return Ok((path, None));
+        return answer(bundle, &path, request);
     }
     let socket = address::unbound().map_err(StartError::Spawn)?;
-    let (mut giver, progress) = Giver::new().map_err(StartError::Spawn)?;
+    let (giver, progress) = Giver::new().map_err(StartError::Spawn)?;
     let listener = socket.try_clone().map_err(StartError::Spawn)?;
     let streams = Streams { listener, progress: progress.into() };
-    let child = spawn(streams, identity, request, bundle).map_err(StartError::Spawn)?;
-    let Bound::New = address::listen(&socket, &path)? else { return Ok((path, None)) };
-    write(&bundle.join(PID_FILE), &child.id().to_string())?;
-    adjust_oom_score(child.id());
+    let mut child = spawn(streams, identity, request, bundle).map_err(StartError::Spawn)?;
+    let given = (|| match address::listen(&socket, &path)? {
+        // Another has been quicker; ours ends by itself.
+        Bound::Alive => answer(bundle, &path, request),
+        Bound::New => {
+            write(&bundle.join(PID_FILE), &child.id().to_string())?;
+            adjust_oom_score(child.id());
+            hand_over(giver, || answer(bundle, &path, request))
+        }
+    })();
+    if given.is_err() {
+        // containerd never calls `delete` now. The server undoes everything itself, unless it is what died.
+        let _ = child.wait();
+        let _ = kata::cleanup(Path::new(kata::STATE_ROOT), &identity.id);
+        let _ = address::remove(&path);
+    }
+    given
+}
+
+/// Tells the server that its socket listens, and that containerd has got the answer; on an error that it is abandoned.
+fn hand_over(mut giver: Giver, answer: impl FnOnce() -> Result<(), StartError>) -> Result<(), StartError> {
     giver.step().map_err(StartError::ServerGone)?;
-    Ok((path, Some(giver)))
+    answer()?;
+    giver.step().map_err(StartError::ServerGone)
 }
 
 /// What the server gets, as its standard input and output: the descriptors that a child gets without any help.
