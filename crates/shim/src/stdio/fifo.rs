@@ -121,6 +121,7 @@ impl AsyncWrite for FifoOutput {
 
     /// Waits until a reader that is there has taken everything: a client closes its end as soon as it learns of the
     /// process's end, and what is still in the FIFO then is lost. The kernel tells nobody that a pipe has become empty.
+    #[expect(clippy::disallowed_methods, reason = "there is no event to wait for")]
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.reader = None;
