@@ -120,11 +120,11 @@ impl Launcher {
 
     async fn launch(&self, job: Job<'_>, message: &[u8], ends: ChildEnds) -> Result<Launched> {
         let spawning = self.reaper.expect();
-        let (terminal, verb) = (job.terminal, job.verb);
+        let verb = job.verb;
         let Started { pid, answer, console } =
             job.start(message, ends).map_err(|source| LaunchError::Io("start the jail", source))?;
         let jail = spawning.claim(pid);
-        let (made, began) =
+        let (pid, exit, began) =
             match tokio::time::timeout(DEADLINE, read_answer(answer, jail, &spawning, verb)).await {
                 Ok(outcome) => outcome?,
                 Err(_) => {
@@ -133,8 +133,7 @@ impl Launcher {
                     return Err(LaunchError::Deadline);
                 }
             };
-        let (pid, exit) = made;
-        let received = console.filter(|_| terminal).map(|console| receive(&console)).transpose();
+        let received = console.map(|console| receive(&console)).transpose();
         let terminal = received.map_err(|source| LaunchError::Io("receive the terminal", source))?;
         Ok(Launched { pid, exit, terminal, began })
     }
@@ -193,8 +192,8 @@ fn pass(fd: BorrowedFd<'_>) -> io::Result<RawFd> {
     Ok(fd.as_raw_fd())
 }
 
-/// A process that has been made, and when its jail began.
-type Made = ((i32, Exit), u64);
+/// A process that has been made: its id and its end, and when its jail began.
+type Made = (i32, Exit, u64);
 
 /// Waits until the process has been made: it is ready to be started (create), or has become the workload (exec), which
 /// closed the pipe. A process that died on the way is told by the pipe's end, too: if nothing says that it is ready, the
@@ -218,7 +217,7 @@ async fn read_answer(answer: OwnedFd, mut jail: Exit, spawning: &Spawning, verb:
             }
         }
         match (made, ready) {
-            (Some(pid), true) => return Ok(((pid, spawning.claim(pid)), began)),
+            (Some(pid), true) => return Ok((pid, spawning.claim(pid), began)),
             (Some(pid), false) if read == 0 => {
                 return Err(LaunchError::Silent { code: spawning.claim(pid).wait().await });
             }
@@ -262,14 +261,14 @@ mod tests {
     #[tokio::test]
     async fn a_container_that_is_ready_is_made() {
         let (answer, jail, spawning) = said("began 3\nready 1\nmade 8\n", 0);
-        let ((pid, _), began) = read_answer(answer, jail, &spawning, "create").await.unwrap();
+        let (pid, _, began) = read_answer(answer, jail, &spawning, "create").await.unwrap();
         assert_eq!((pid, began), (8, 3));
     }
 
     #[tokio::test]
     async fn a_process_that_became_the_workload_says_nothing_more() {
         let (answer, jail, spawning) = said("began 3\nmade 8\n", 0);
-        let ((pid, _), _) = read_answer(answer, jail, &spawning, "exec").await.unwrap();
+        let (pid, _, _) = read_answer(answer, jail, &spawning, "exec").await.unwrap();
         assert_eq!(pid, 8);
     }
 

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use kata_protocol::oci::Process;
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::setsid;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -45,8 +45,7 @@ fn run(process: &Process, console: Option<&OwnedFd>, answer: &File) -> i32 {
 fn prepare(process: &Process, console: Option<&OwnedFd>) -> Result<()> {
     setsid().step("make a session")?;
     if let Some(agent) = console {
-        let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let root = Root::new(root.step("open the container's root")?);
+        let root = Root::at(Path::new("/")).step("open the container's root")?;
         console::set_up(&root, agent, false, process.User.get_or_default().UID)?;
     }
     identity::limit(process)?;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use kata_protocol::oci;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, getcwd, pivot_root, setsid, umask};
@@ -14,6 +14,7 @@ use rustix::system::{setdomainname, sethostname};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::error::{JailError, Named, Result};
+use super::mounts::options::propagation;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
 use super::sys::{self, MountChange};
@@ -25,18 +26,6 @@ const NAMESPACES: [(&str, libc::c_int); 4] = [
     ("pid", libc::CLONE_NEWPID),
     ("ipc", libc::CLONE_NEWIPC),
     ("uts", libc::CLONE_NEWUTS),
-];
-
-/// Propagation of the container's root by its names in the specification.
-const PROPAGATION: [(&str, u64); 8] = [
-    ("shared", libc::MS_SHARED),
-    ("rshared", libc::MS_SHARED),
-    ("slave", libc::MS_SLAVE),
-    ("rslave", libc::MS_SLAVE),
-    ("private", libc::MS_PRIVATE),
-    ("rprivate", libc::MS_PRIVATE),
-    ("unbindable", libc::MS_UNBINDABLE),
-    ("runbindable", libc::MS_UNBINDABLE),
 ];
 
 /// Makes the first process; its id.
@@ -131,9 +120,16 @@ impl Init<'_> {
         workload::check(process).map_err(|failure| JailError::Refused(failure.message))
     }
 
+    fn has_own(&self, namespace: &str) -> bool {
+        self.spec.Linux.Namespaces.iter().any(|own| own.Type == namespace)
+    }
+
     fn enter_cgroup_namespace(&self) -> Result<()> {
-        let wanted = self.spec.Linux.Namespaces.iter().any(|namespace| namespace.Type == "cgroup");
-        if wanted { sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace") } else { Ok(()) }
+        if self.has_own("cgroup") {
+            sys::unshare(libc::CLONE_NEWCGROUP).step("make a cgroup namespace")
+        } else {
+            Ok(())
+        }
     }
 
     /// The root as a mount of its own, which nothing passes out of. Mounts of the guest still come in where the
@@ -143,12 +139,11 @@ impl Init<'_> {
         let everything = mounts::guest_path("/").step("open the guest's root")?;
         let inwards = MountChange { propagation: libc::MS_SLAVE, ..MountChange::default() };
         sys::change_mount(&everything, inwards, true).step("keep mounts inside")?;
-        let open = || openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let missing = |source: Errno| JailError::Root { path: path.to_owned(), source: source.into() };
-        let place = open().map_err(missing)?;
+        let place = Root::at(path).map_err(missing)?;
         let mount = mounts::copy(CWD, path, true).at("copy the mount", path)?;
         mounts::attach(&mount, place).at("mount", path)?;
-        let root = Root::new(open().map_err(missing)?);
+        let root = Root::at(path).map_err(missing)?;
         self.make_working_folder(&root)?;
         Ok(root)
     }
@@ -172,7 +167,7 @@ impl Init<'_> {
     /// Without a namespace of its own the names are the guest's.
     fn name_host(&self) -> Result<()> {
         let (host, domain) = (self.spec.Hostname.as_bytes(), self.spec.Domainname.as_bytes());
-        if !self.spec.Linux.Namespaces.iter().any(|namespace| namespace.Type == "uts") {
+        if !self.has_own("uts") {
             return Ok(());
         }
         if !host.is_empty() {
@@ -199,12 +194,12 @@ impl Init<'_> {
         if name.is_empty() {
             return Ok(());
         }
-        let Some((_, propagation)) = PROPAGATION.iter().find(|(known, _)| *known == name) else {
+        let Some((propagation, recursive)) = propagation(name) else {
             let text = format!("There is no propagation {name:?}; correct linux.rootfsPropagation");
             return Err(JailError::Refused(text));
         };
-        let change = MountChange { propagation: *propagation, ..MountChange::default() };
-        sys::change_mount(root, change, name.starts_with('r')).step("set the root's propagation")
+        let change = MountChange { propagation, ..MountChange::default() };
+        sys::change_mount(root, change, recursive).step("set the root's propagation")
     }
 }
 

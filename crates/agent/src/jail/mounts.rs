@@ -1,7 +1,7 @@
 //! The mounts of a container, by the kernel's mount API of descriptors: what is mounted is made first, seen by nobody,
 //! and then attached at a place that was resolved inside the container's root (see [`super::rootfs`]).
 
-mod options;
+pub(super) mod options;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

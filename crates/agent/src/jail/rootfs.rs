@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -18,6 +18,11 @@ impl Root {
     /// The root that `folder` is.
     pub(super) fn new(folder: OwnedFd) -> Self {
         Self(folder)
+    }
+
+    /// The root at a path of the guest, or of the root that this process has entered.
+    pub(super) fn at(path: &Path) -> rustix::io::Result<Self> {
+        openat(CWD, path, FOLDER, Mode::empty()).map(Self)
     }
 
     /// Opens what is at `path`.
@@ -87,12 +92,10 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use rustix::fs::{OFlags, open};
-
     use super::*;
 
     fn root(folder: &Path) -> Root {
-        Root::new(open(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("is there"))
+        Root::at(folder).expect("is there")
     }
 
     #[test]

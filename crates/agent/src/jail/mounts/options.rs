@@ -124,6 +124,14 @@ impl<'a> Options<'a> {
     }
 }
 
+/// How mounts pass on below (`MS_SHARED`, …) by the option's name, and whether for all below.
+pub(in crate::jail) fn propagation(name: &str) -> Option<(u64, bool)> {
+    match find(name)? {
+        (recursive, Propagation(kind)) => Some((kind, recursive)),
+        _ => None,
+    }
+}
+
 /// What an option means, and whether for all below.
 fn find(option: &str) -> Option<(bool, Meaning)> {
     let known = |name: &str| OPTIONS.iter().find(|(known, _)| *known == name).map(|(_, meaning)| *meaning);
@@ -138,7 +146,7 @@ fn find(option: &str) -> Option<(bool, Meaning)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MountChange, Options, Unsupported};
+    use super::{MountChange, Options, Unsupported, propagation};
 
     fn texts(options: &[&str]) -> Vec<String> {
         options.iter().map(|option| (*option).to_owned()).collect()
@@ -169,6 +177,13 @@ mod tests {
         assert_eq!(read.bind, Some(true));
         let all = MountChange { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: libc::MS_SLAVE };
         assert_eq!((read.all, read.own), (all, MountChange::default()));
+    }
+
+    #[test]
+    fn the_propagation_of_a_root_is_named_like_the_option() {
+        assert_eq!(propagation("rshared"), Some((libc::MS_SHARED, true)));
+        assert_eq!(propagation("private"), Some((libc::MS_PRIVATE, false)));
+        assert_eq!((propagation("ro"), propagation("rbind"), propagation("x")), (None, None, None));
     }
 
     #[test]
