@@ -20,7 +20,7 @@ use crate::timeline::{Moment, phase};
 const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the real reason may take to arrive after a sign that something is wrong.
-const NEWS_PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) const NEWS_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Site {
     /// Starts the VM and stays until its agent has announced itself.

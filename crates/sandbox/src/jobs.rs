@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use crate::agent::{Agent, Deadlines};
 use crate::command::{CreateContainer, Created, ExecSpec, Exit, Key, Reply, Stdio};
 use crate::driver::Message;
-use crate::error::{Result, SandboxError as Error};
+use crate::boot::NEWS_PATIENCE;
+use crate::error::{Result, SandboxError as Error, chain};
 use crate::gone::Gone;
 use crate::host::{Files, Host, Machine, Sources};
 use crate::state::Phase;
@@ -119,11 +120,33 @@ impl Site {
         }
     }
 
+    /// Waits until the VM has its devices. Its daemons have set themselves up then: virtiofsd copies the mounts of
+    /// the share into its own namespace in two steps, and what is mounted between them never reaches it.
+    async fn devices(&self) -> Result<()> {
+        let mut boot = self.boot.subscribe();
+        let ready = async {
+            let boot = boot.wait_for(|boot| matches!(boot, Boot::Spawned(_) | Boot::Reachable(_))).await;
+            match boot.ok().and_then(|boot| boot.machine()) {
+                Some(machine) => machine.vmm.ready().await.map_err(|error| chain(&error)),
+                None => Err("its owner is gone".to_owned()),
+            }
+        };
+        match self.gone.unless(ready).await? {
+            Ok(()) => Ok(()),
+            // What has ended tells more than the VMM's silence.
+            Err(silence) => Err(match timeout(NEWS_PATIENCE, self.gone.wait()).await {
+                Ok(gone) => gone,
+                Err(_) => Error::Gone { reason: silence.into() },
+            }),
+        }
+    }
+
     /// Makes a container; the first one with everything else that the guest needs.
     pub(crate) async fn create(self, request: CreateContainer, queue: &Queue) -> Result<(Pumps, Agent)> {
         let id = request.id.clone();
-        let begun = Moment::now();
         let made = Box::pin(async {
+            self.devices().await?;
+            let begun = Moment::now();
             let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
             let files = self.gone.unless(self.host.attach(&id, sources)).await??;
             self.recorder.since(phase::FILES, begun);
@@ -135,7 +158,7 @@ impl Site {
             && let Err(error) = self.host.detach(&id).await
         {
             // The creation's error is the one to tell; the intent log still knows what is left.
-            tracing::warn!(container = %id, error = crate::error::chain(&error), "Files of a failed container are left");
+            tracing::warn!(container = %id, error = chain(&error), "Files of a failed container are left");
         }
         made
     }
@@ -241,7 +264,7 @@ impl Site {
             Ok(status) => Exit::now(status),
             Err(Error::Gone { .. } | Error::Closed) => return None,
             Err(error) => {
-                tracing::warn!(process = %key, error = crate::error::chain(&error), "The end of a process is unknown");
+                tracing::warn!(process = %key, error = chain(&error), "The end of a process is unknown");
                 Exit::now(Exit::UNKNOWN)
             }
         };
@@ -259,11 +282,11 @@ impl Site {
         let key = Key::new(id, None);
         if let Some((agent, alive)) = guest {
             if alive && let Err(error) = agent.signal(&key, SIGKILL, true).await {
-                tracing::debug!(container = %id, error = crate::error::chain(&error), "Not killed before its removal");
+                tracing::debug!(container = %id, error = chain(&error), "Not killed before its removal");
             }
             if let Err(error) = agent.remove(id.as_str()).await {
                 // The host's side must go all the same: what stays in the guest ends with it.
-                tracing::warn!(container = %id, error = crate::error::chain(&error), "Not removed in the guest");
+                tracing::warn!(container = %id, error = chain(&error), "Not removed in the guest");
             }
         }
         drain.finish(&key).await;

@@ -11,7 +11,8 @@
 //! `ro` is a read-only slave of `rw`: the guest can write into root file systems and volumes, which are mounts
 //! with flags of their own, but can make nothing next to them, so no path that the host uses can be replaced by a
 //! symbolic link. It must be mounted before virtiofsd starts; later mounts in `rw` then reach virtiofsd's own mount
-//! namespace by propagation.
+//! namespace by propagation. Not all of them: virtiofsd copies `ro` and attaches the copy later, and nothing reaches a
+//! mount that is attached nowhere. So nothing may be mounted in `rw` until virtiofsd has answered the VMM.
 
 use std::io;
 use std::os::fd::AsFd;

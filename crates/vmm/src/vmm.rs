@@ -134,6 +134,10 @@ pub trait Vmm: Send + Sync {
     /// The VM's events from the very first on. `None` from the second call on.
     fn take_events(&self) -> Option<mpsc::Receiver<VmEvent>>;
 
+    /// Resolves when the VMM has made the VM's devices, and has so exchanged the first words with the daemons
+    /// behind them: what those do at their start is done.
+    async fn ready(&self) -> Result<(), VmmError>;
+
     /// What the VM is doing now.
     async fn status(&self) -> Result<VmStatus, VmmError>;
 

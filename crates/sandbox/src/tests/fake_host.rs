@@ -33,6 +33,8 @@ pub(super) enum Flaw {
     Silent,
     /// The guest comes up when the test says so.
     Late,
+    /// The VMM has its devices when the test says so.
+    Unequipped,
     /// Containers' files cannot be prepared.
     NoFiles,
     /// The agent refuses to make containers.
@@ -50,6 +52,7 @@ pub(super) struct Levers {
     events: Mutex<Option<mpsc::Sender<VmEvent>>>,
     exit: watch::Sender<Option<VmExit>>,
     daemon: watch::Sender<bool>,
+    equipped: watch::Sender<bool>,
     /// The guest's end of the serial port until the guest opens it.
     guest: Mutex<Option<UnixStream>>,
     /// What ends the carrier: a handle on the host's end.
@@ -81,6 +84,11 @@ impl Levers {
         self.daemon.send_replace(true);
     }
 
+    /// The VMM has its devices.
+    pub(super) fn equip(&self) {
+        self.equipped.send_replace(true);
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.exit.borrow().is_some()
     }
@@ -107,6 +115,7 @@ impl FakeHost {
             events: Mutex::default(),
             exit: watch::Sender::new(None),
             daemon: watch::Sender::new(false),
+            equipped: watch::Sender::new(!flaws.contains(&Flaw::Unequipped)),
             guest: Mutex::default(),
             carrier: Mutex::default(),
         };
@@ -209,6 +218,11 @@ impl Vmm for FakeVmm {
 
     fn take_events(&self) -> Option<mpsc::Receiver<VmEvent>> {
         self.events.lock().unwrap().take()
+    }
+
+    async fn ready(&self) -> std::result::Result<(), kata_vmm::VmmError> {
+        self.levers.equipped.subscribe().wait_for(|equipped| *equipped).await.unwrap();
+        Ok(())
     }
 
     async fn status(&self) -> std::result::Result<VmStatus, kata_vmm::VmmError> {

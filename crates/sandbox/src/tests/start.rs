@@ -62,6 +62,34 @@ async fn the_request_is_sent_before_the_guest_is_up() {
     timeout(PATIENCE, creation).await.unwrap().unwrap();
 }
 
+/// virtiofsd copies the share's mounts and attaches the copy later; a root file system mounted between the two was
+/// missing in the guest: "Cannot make the place to mount on, /proc: Read-only file system".
+#[tokio::test]
+async fn nothing_is_mounted_into_the_share_while_its_daemon_sets_itself_up() {
+    let scene = Scene::with(&[Flaw::Late, Flaw::Unequipped]);
+    let creation = scene.sandbox.create(container("c"));
+    tokio::pin!(creation);
+    assert!(timeout(Duration::from_millis(50), &mut creation).await.is_err());
+    assert_eq!(scene.host.asked(), ["boot"]);
+    scene.host.levers.equip();
+    assert!(timeout(Duration::from_millis(50), &mut creation).await.is_err());
+    assert_eq!(scene.host.asked(), ["boot", "attach c"]);
+    scene.host.wake_guest();
+    timeout(PATIENCE, creation).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_vmm_that_ends_before_it_has_its_devices_is_told() {
+    let scene = Scene::with(&[Flaw::Late, Flaw::Unequipped]);
+    let creation = scene.sandbox.create(container("c"));
+    tokio::pin!(creation);
+    assert!(timeout(Duration::from_millis(50), &mut creation).await.is_err());
+    scene.host.levers.die(9);
+    let error = timeout(PATIENCE, creation).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("killed by signal 9"), "{error}");
+    assert_eq!(scene.host.asked(), ["boot", "detach c", "undo"]);
+}
+
 #[tokio::test]
 async fn each_phase_is_on_the_timeline() {
     let scene = Scene::running().await;

@@ -164,12 +164,14 @@ impl Qemu {
 
     /// The control channel, waited for if it is not up yet.
     async fn client(&self) -> Result<Client, VmmError> {
+        timeout(CONTROL_DEADLINE, self.connected()).await.unwrap_or_else(|_| Err(QmpError::Greeting.into()))
+    }
+
+    /// The control channel, waited for as long as there is a VMM.
+    async fn connected(&self) -> Result<Client, VmmError> {
         let mut control = self.control.clone();
         let up = control.wait_for(|state| !matches!(state, Control::Connecting));
-        let Ok(Ok(state)) = timeout(CONTROL_DEADLINE, up).await.map(|up| up.map(|state| state.clone()))
-        else {
-            return Err(QmpError::Greeting.into());
-        };
+        let state = up.await.map_or(Control::Lost, |state| state.clone());
         match state {
             Control::Ready(client) => Ok(client),
             Control::Connecting | Control::Lost => match self.exit.borrow().clone() {
@@ -200,6 +202,11 @@ impl Vmm for Qemu {
 
     fn take_events(&self) -> Option<mpsc::Receiver<VmEvent>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    async fn ready(&self) -> Result<(), VmmError> {
+        // Commands are answered by the main loop, which runs once all devices of the command line exist.
+        self.connected().await.map(drop)
     }
 
     async fn status(&self) -> Result<VmStatus, VmmError> {

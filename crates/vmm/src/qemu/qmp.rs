@@ -172,25 +172,24 @@ pub struct Connected {
 
 /// Greets the QEMU at the other end of `socket` and starts the task that serves the connection.
 ///
-/// `deadline` bounds the greeting and, later, each command. Must be called inside a tokio runtime.
+/// `deadline` bounds each later command, but not the greeting: QEMU first allocates the guest's memory and makes its
+/// devices, which may take long, and its end closes the socket. Must be called inside a tokio runtime.
 ///
 /// # Errors
-/// The other end is no QMP server, closes, refuses or does not answer in time.
+/// The other end is no QMP server, closes or refuses.
 pub async fn connect(socket: OwnedFd, deadline: Duration) -> Result<Connected, QmpError> {
     let socket = StdUnixStream::from(socket);
     socket.set_nonblocking(true)?;
     let (read, write) = UnixStream::from_std(socket)?.into_split();
     let mut read = BufReader::new(read);
-    let version = match timeout(deadline, greeting(&mut read)).await {
-        Ok(version) => version?,
-        Err(_) => return Err(QmpError::Greeting),
-    };
+    let version = greeting(&mut read).await?;
 
     let (requests, request_queue) = mpsc::channel(COMMAND_BACKLOG);
     let (event_queue, events) = mpsc::channel(EVENT_BACKLOG);
     tokio::spawn(serve(read, write, request_queue, event_queue));
     let client = Client { requests, next_id: Arc::default(), deadline };
-    client.execute(QmpCapabilities {}).await?;
+    let patient = Client { deadline: Duration::MAX, ..client.clone() };
+    patient.execute(QmpCapabilities {}).await?;
     Ok(Connected { client, events, version })
 }
 
