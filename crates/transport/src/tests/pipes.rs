@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -19,6 +19,12 @@ fn pipe() -> (File, Receiver) {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     fcntl_setfl(&read, OFlags::NONBLOCK).unwrap();
     (File::from(write), Receiver::from_owned_fd(read).unwrap())
+}
+
+/// Waits for a workload's end, while the carrier goes on: what it moves at that moment holds the pipe.
+async fn joined<T: Send + 'static>(workload: JoinHandle<T>) -> T {
+    let ended = tokio::task::spawn_blocking(|| workload.join().unwrap());
+    timeout(PATIENCE, ended).await.unwrap().unwrap()
 }
 
 /// What a workload writes in pieces of all sizes arrives as it is, and its end too.
@@ -44,7 +50,7 @@ async fn arrives(from: Stream, to: Stream) {
     };
     let ((), heard) = timeout(PATIENCE, async { tokio::join!(sending, sip(to)) }).await.unwrap();
     assert!(heard == bytes);
-    workload.join().unwrap();
+    joined(workload).await;
 }
 
 async fn arrives_from(carrier: (Dialer, Listener, Incoming)) {
@@ -122,7 +128,7 @@ async fn a_host_that_hangs_up_breaks_the_pipe_of_a_workload_that_writes() {
     host.read_exact(&mut vec![0; 3_000_000]).await.unwrap();
     drop(host);
     assert!(timeout(PATIENCE, sending).await.unwrap().unwrap().is_err());
-    assert_eq!(writer.join().unwrap().kind(), ErrorKind::BrokenPipe);
+    assert_eq!(joined(writer).await.kind(), ErrorKind::BrokenPipe);
 }
 
 #[tokio::test]
@@ -162,5 +168,5 @@ async fn other_streams_have_their_turns_while_a_pipe_flows() {
     assert!(!writer.is_finished());
     reading.abort();
     assert!(timeout(PATIENCE, sending).await.unwrap().unwrap().is_err());
-    writer.join().unwrap();
+    joined(writer).await;
 }
