@@ -1,10 +1,9 @@
-//! Conversion between the OCI specification of the agent protocol and that of `oci-spec`.
+//! Conversion of `oci-spec`'s OCI specification to that of the agent protocol.
 //!
-//! Both sides meet in the JSON form of the specification, whose names and enumerations `oci-spec` already knows.
+//! It starts at the JSON form of the specification, whose names and enumerations `oci-spec` already knows.
 //! In the protocol a zero, an empty string or an empty list means "not given"; a device number of -1 means "any".
 
 mod from_json;
-mod to_json;
 
 #[cfg(test)]
 mod tests;
@@ -26,42 +25,6 @@ const UNSUPPORTED: [&str; 8] = [
     "/linux/netDevices",
 ];
 
-/// A message that is not a valid OCI specification.
-#[derive(Debug, thiserror::Error)]
-#[error("The {part} sent over the agent protocol is not valid OCI; correct it in the caller")]
-pub struct ConvertError {
-    part: &'static str,
-    source: serde_json::Error,
-}
-
-/// The OCI specification that `spec` holds.
-///
-/// # Errors
-/// A string that must be one of an enumeration (capability, namespace, seccomp action, …) is unknown, or a number
-/// is out of the range OCI allows.
-pub fn grpc_to_spec(spec: &oci::Spec) -> Result<runtime::Spec, ConvertError> {
-    serde_json::from_value(to_json::spec(spec))
-        .map_err(|source| ConvertError { part: "container specification", source })
-}
-
-/// The OCI process that `process` holds.
-///
-/// # Errors
-/// As [`grpc_to_spec`].
-pub fn grpc_to_process(process: &oci::Process) -> Result<runtime::Process, ConvertError> {
-    serde_json::from_value(to_json::process(process))
-        .map_err(|source| ConvertError { part: "process specification", source })
-}
-
-/// The OCI resource limits that `resources` holds.
-///
-/// # Errors
-/// As [`grpc_to_spec`].
-pub fn grpc_to_resources(resources: &oci::LinuxResources) -> Result<runtime::LinuxResources, ConvertError> {
-    serde_json::from_value(to_json::resources(resources))
-        .map_err(|source| ConvertError { part: "resource limits", source })
-}
-
 /// `spec` as a message; what the protocol cannot hold is left out.
 #[must_use]
 pub fn spec_to_grpc(spec: &runtime::Spec) -> oci::Spec {
@@ -72,12 +35,6 @@ pub fn spec_to_grpc(spec: &runtime::Spec) -> oci::Spec {
 #[must_use]
 pub fn process_to_grpc(process: &runtime::Process) -> oci::Process {
     from_json::process(from_json::Node(&as_json(process)))
-}
-
-/// `resources` as a message; what the protocol cannot hold is left out.
-#[must_use]
-pub fn resources_to_grpc(resources: &runtime::LinuxResources) -> oci::LinuxResources {
-    from_json::resources(from_json::Node(&as_json(resources)))
 }
 
 /// What `spec` asks for and the message cannot hold; nothing of it may be lost in silence.
