@@ -7,17 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kata_storage::intent::{Intent, Intents};
-use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, unlinkat};
-use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
+use kata_storage::undo::undo_all;
 
+use crate::SandboxId;
 use crate::error::{Result, SandboxError as Error};
 use crate::intent_log::{IntentLog, OpenError};
-use crate::{SandboxId, processes};
-
-/// Mounts over one another on the same mount point that are undone; more would be an attack or a loop.
-const MAX_STACKED: usize = 64;
 
 /// Removes everything that the sandbox `id` made on the host, and its directory under `state_root`.
 ///
@@ -57,19 +51,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// Undoes what is pending in `log`, then removes the state directory with the log.
 pub(crate) fn replay(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> {
     let state = |source| Error::State { path: dir.to_owned(), source };
-    let mut left = Vec::new();
-    let mut stuck: Vec<Intent> = Vec::new();
-    for (number, intent) in log.pending().map_err(state)?.into_iter().rev() {
-        match undo(&intent) {
-            // Its turn comes again after what is stuck in it.
-            Ok(()) if stuck.iter().any(|stuck| intent.holds(stuck)) => {}
-            Ok(()) => log.done(number),
-            Err(error) => {
-                left.push(format!("{} ({error})", name(&intent)));
-                stuck.push(intent);
-            }
-        }
-    }
+    let pending = log.pending().map_err(state)?;
+    let left: Vec<String> = undo_all(pending, |number| log.done(number))
+        .iter()
+        .filter_map(|left| left.error.as_ref().map(|error| format!("{} ({error})", name(&left.intent))))
+        .collect();
     if !left.is_empty() {
         return Err(Error::Left { id: id.to_string(), left });
     }
@@ -85,18 +71,6 @@ pub(crate) fn replay(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> 
     Ok(())
 }
 
-/// Undoes one intent. That it was never carried out, or undone before, is success.
-fn undo(intent: &Intent) -> io::Result<()> {
-    match intent {
-        Intent::Process { argv_token, exe } => processes::kill_all(argv_token, exe),
-        Intent::Mount { target } => undo_mount(target),
-        Intent::Dir { path } => remove(path, AtFlags::REMOVEDIR),
-        Intent::File { path } | Intent::Socket { path } | Intent::Link { path } => {
-            remove(path, AtFlags::empty())
-        }
-    }
-}
-
 fn name(intent: &Intent) -> String {
     match intent {
         Intent::Process { argv_token, exe } => format!("process {} with {argv_token}", exe.display()),
@@ -105,54 +79,6 @@ fn name(intent: &Intent) -> String {
         Intent::File { path } => format!("file {}", path.display()),
         Intent::Socket { path } => format!("socket {}", path.display()),
         Intent::Link { path } => format!("link {}", path.display()),
-    }
-}
-
-/// Removes the last component of `path` itself, whatever it is.
-fn remove(path: &Path, flags: AtFlags) -> io::Result<()> {
-    let Some((parent, name)) = parent(path)? else { return Ok(()) };
-    match unlinkat(&parent, name, flags) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        // What was announced as a directory is not there, but something else is: not ours.
-        Err(Errno::NOTDIR | Errno::ISDIR) => Ok(()),
-        // Another sandbox still uses it; or what is in it could not be undone, which was reported then.
-        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Unmounts everything from the mount point; lazily only if something still holds it.
-fn undo_mount(target: &Path) -> io::Result<()> {
-    let Some((parent, name)) = parent(target)? else { return Ok(()) };
-    // The last component is not followed, and those before it were checked when `parent` was opened.
-    let at = Path::new("/proc/self/fd").join(rustix::fd::AsRawFd::as_raw_fd(&parent).to_string()).join(name);
-    for _ in 0..MAX_STACKED {
-        let result = match unmount(&at, UnmountFlags::NOFOLLOW) {
-            Err(Errno::BUSY) => unmount(&at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH),
-            other => other,
-        };
-        match result {
-            Ok(()) => {}
-            // Not a mount point (any more).
-            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(io::Error::other("there are too many mounts on one another"))
-}
-
-/// Opens the parent directory of `path` without following any link: what the guest or a container made must
-/// not lead the clean-up elsewhere. `None` if it is not there.
-fn parent(path: &Path) -> io::Result<Option<(OwnedFd, &std::ffi::OsStr)>> {
-    let (Some(parent), Some(name), true) = (path.parent(), path.file_name(), path.is_absolute()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path of something"));
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-        Ok(fd) => Ok(Some((fd, name))),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(Errno::LOOP) => Err(io::Error::other("a symbolic link is in the way; it was not followed")),
-        Err(error) => Err(error.into()),
     }
 }
 

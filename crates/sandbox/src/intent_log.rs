@@ -21,7 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::processes;
+use kata_storage::processes;
 
 /// Name of the file in the state directory.
 pub(crate) const INTENTS_FILE: &str = "intents";
@@ -220,7 +220,7 @@ pub(crate) mod tests {
         let log = IntentLog::open(state.path()).unwrap();
         let mut owner = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
         let pid = owner.id();
-        let start_ticks = crate::processes::start_ticks(pid).unwrap();
+        let start_ticks = kata_storage::processes::start_ticks(pid).unwrap();
         log.write(&super::Line::Owner { pid, start_ticks }).unwrap();
         let path = state.path().to_owned();
         let other = std::thread::spawn(move || IntentLog::open(&path).map(drop).is_ok());

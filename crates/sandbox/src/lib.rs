@@ -28,7 +28,6 @@ mod launch;
 mod local;
 mod plan;
 mod process;
-mod processes;
 mod requests;
 mod sandbox;
 mod state;

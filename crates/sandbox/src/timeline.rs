@@ -11,7 +11,7 @@ use kata_protocol::kata;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::processes;
+use kata_storage::processes;
 
 /// Name of the file in the state directory.
 pub const TIMELINE_FILE: &str = "timeline.json";

@@ -7,11 +7,13 @@
 
 pub mod intent;
 mod mount;
+pub mod processes;
 pub mod rootfs;
 pub mod share;
 mod sys;
 #[cfg(test)]
 mod testing;
+pub mod trail;
 pub mod undo;
 pub mod virtiofsd;
 pub mod volumes;

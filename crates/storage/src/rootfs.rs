@@ -13,7 +13,7 @@ use rustix::mount::{MountFlags, mount};
 
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::share::ContainerFiles;
-use crate::undo::StepError;
+use crate::trail::StepError;
 
 mod options;
 #[cfg(test)]

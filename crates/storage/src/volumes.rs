@@ -25,7 +25,7 @@ use rustix::fs::fstatvfs;
 
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::share::ContainerFiles;
-use crate::undo::StepError;
+use crate::trail::StepError;
 
 #[cfg(test)]
 mod tests;

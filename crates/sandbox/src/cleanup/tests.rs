@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use kata_storage::intent::{Intent, Intents};
 use proptest::prelude::*;
 
-use super::{cleanup, replay, state_dir, undo};
+use super::{cleanup, replay, state_dir};
 use crate::SandboxId;
 use crate::error::SandboxError as Error;
 use crate::intent_log::IntentLog;
@@ -222,30 +222,4 @@ async fn directories_above_what_is_stuck_wait_for_it() {
     rustix::mount::unmount(&stuck, rustix::mount::UnmountFlags::empty()).unwrap();
     place.cleanup().await.unwrap();
     place.assert_clean();
-}
-
-#[test]
-fn a_mount_that_never_was_is_undone() {
-    let place = Place::new();
-    undo(&Intent::Mount { target: place.made().join("absent") }).unwrap();
-    undo(&Intent::Mount { target: place.made().join("absent/deeper") }).unwrap();
-    assert!(undo(&Intent::Dir { path: "relative".into() }).is_err());
-    if rustix::process::geteuid().is_root() {
-        undo(&Intent::Mount { target: place.made() }).unwrap();
-    }
-}
-
-#[test]
-fn stacked_and_busy_mounts_are_undone() {
-    use rustix::mount::{MountFlags, mount};
-    let place = Place::new();
-    for _ in 0..2 {
-        if mount("none", place.made(), "tmpfs", MountFlags::empty(), c"size=64k").is_err() {
-            eprintln!("skipped: mounting is not allowed here");
-            return;
-        }
-    }
-    let _busy = fs::File::create(place.made().join("open")).unwrap();
-    undo(&Intent::Mount { target: place.made() }).unwrap();
-    assert_eq!(names(&place.made()), Vec::<String>::new());
 }

@@ -22,7 +22,7 @@ const GOING: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// A process could not be killed, or does not end.
-pub(crate) fn kill_all(token: &str, exe: &Path) -> io::Result<()> {
+pub fn kill_all(token: &str, exe: &Path) -> io::Result<()> {
     for entry in fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
@@ -59,7 +59,7 @@ fn runs(proc: &Path, exe: &Path) -> bool {
 }
 
 /// When the living process `pid` was started, in ticks since the host's boot: with the number, its identity.
-pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+pub fn start_ticks(pid: u32) -> Option<u64> {
     parse_start(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
@@ -117,7 +117,7 @@ fn ends_within(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
 
 /// Whether the process with this number and start lives, and is not about to go: a killed process closes its
 /// sockets, which its peers act on, before its locks are free and it is seen as gone.
-pub(crate) fn lives_on(pid: u32, start: u64) -> bool {
+pub fn lives_on(pid: u32, start: u64) -> bool {
     let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     let Ok(handle) = pidfd_open(id, PidfdFlags::empty()) else { return false };
     if start_ticks(pid) != Some(start) {
@@ -132,7 +132,6 @@ mod tests {
     use std::process::Command;
 
     use super::{has, kill_all, parse_start};
-    use crate::intent_log::tests::without_forks;
 
     #[test]
     fn the_start_time_is_found_behind_an_odd_command() {
@@ -154,7 +153,6 @@ mod tests {
 
     #[test]
     fn only_the_process_with_both_the_token_and_the_executable_ends() {
-        let _alone = without_forks();
         let token = format!("sandbox-test-{}", std::process::id());
         let start = |token: &str| {
             Command::new("/bin/sh")
