@@ -263,7 +263,8 @@ impl Agent {
             self.hold_pid_namespace(&new.id, pid);
         }
         let launcher = Arc::clone(&self.launcher);
-        let parts = Parts { id: new.id, cgroup, mounts, launcher, start: Some(start) };
+        let seccomp = std::mem::take(&mut new.spec.Linux.mut_or_insert_default().Seccomp);
+        let parts = Parts { id: new.id, cgroup, mounts, seccomp, launcher, start: Some(start) };
         Ok((Container::new(parts, init), pid))
     }
 
@@ -276,7 +277,7 @@ impl Agent {
     ) -> Result<(Made, Start)> {
         let surroundings =
             Surroundings { owns_guest: self.owns_guest, hierarchy, terminal: new.stdio.terminal };
-        let sysctls = spec::adapt(&mut new.spec, &new.id, &surroundings)?;
+        let sysctls = spec::adapt(&mut new.spec, &surroundings)?;
         write_sysctls(&sysctls)?;
         let (prepared, ends) = self.prepare(new.stdio).await?;
         cgroup.create(&new.spec.Linux.Resources).map_err(ContainerError::from)?;

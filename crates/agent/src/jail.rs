@@ -18,6 +18,7 @@ mod mounts;
 pub(crate) mod plan;
 mod protect;
 mod rootfs;
+mod seccomp;
 mod sys;
 pub(crate) mod workload;
 

@@ -96,7 +96,7 @@ pub struct Runtime {
     pub enable_debug: bool,
     /// The shim's log level; `Debug` or lower if `enable_debug`.
     pub log_level: LogLevel,
-    /// Drop the seccomp profile of containers. Always `true` so far: `false` is refused when the file is read.
+    /// Drop the seccomp profiles of containers.
     pub disable_guest_seccomp: bool,
 }
 

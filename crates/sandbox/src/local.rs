@@ -142,6 +142,7 @@ impl Host for LocalHost {
 
     async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
         let failed = |source| Error::Files { action: "prepare the files", id: container.to_string(), source };
+        let seccomp = !self.spec.config.runtime.disable_guest_seccomp;
         let share = self.share().await.map_err(failed)?;
         let id = container.to_string();
         let files = share.container(&id).map_err(|error| failed(error.into()))?;
@@ -149,7 +150,7 @@ impl Host for LocalHost {
         self.files.lock().await.insert(container.clone(), Arc::clone(&files));
         blocking(move || {
             let mut files = files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            prepare(&mut files, sources).map_err(|source| Error::Files {
+            prepare(&mut files, sources, seccomp).map_err(|source| Error::Files {
                 action: "prepare the files",
                 id,
                 source,
@@ -181,7 +182,11 @@ impl Host for LocalHost {
 }
 
 /// Mounts the root file system and the volumes into the share, and says where the guest finds them.
-fn prepare(files: &mut ContainerFiles, sources: Sources) -> std::result::Result<Files, BootError> {
+fn prepare(
+    files: &mut ContainerFiles,
+    sources: Sources,
+    seccomp: bool,
+) -> std::result::Result<Files, BootError> {
     let Sources { bundle, rootfs, mut spec } = sources;
     let root = bundle.join(spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path()));
     let guest_root = files.mount_rootfs(&rootfs, &root)?;
@@ -189,6 +194,9 @@ fn prepare(files: &mut ContainerFiles, sources: Sources) -> std::result::Result<
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     files.share_volumes(&mut mounts, &bundle)?;
     spec.set_mounts(Some(mounts));
+    if !seccomp && let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(None);
+    }
     Ok(Files { spec, storages: Vec::new() })
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kata_protocol::{kata, oci};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use protobuf::MessageField;
 use tokio::sync::mpsc;
 
 use super::launch::{Launched, Launcher, Start};
@@ -25,6 +26,8 @@ pub(crate) struct Parts {
     pub(crate) cgroup: Cgroup,
     /// What was mounted for it.
     pub(crate) mounts: Mounts,
+    /// The profile of system calls, for further processes.
+    pub(crate) seccomp: MessageField<oci::LinuxSeccomp>,
     /// Makes further processes.
     pub(crate) launcher: Arc<Launcher>,
     /// Starts it; taken when that has been done.
@@ -162,6 +165,7 @@ impl Actor {
         let launcher = Arc::clone(&self.parts.launcher);
         let place = (self.processes.init().pid, self.parts.cgroup.clone());
         let commands = self.commands.clone();
+        let process = (process, self.parts.seccomp.clone());
         tokio::spawn(async move {
             let made = make_exec(&launcher, place, process, stdio).await;
             if let Some(commands) = commands.upgrade() {
@@ -283,10 +287,10 @@ impl Actor {
 async fn make_exec(
     launcher: &Launcher,
     (init, cgroup): (i32, Cgroup),
-    process: oci::Process,
+    process: (oci::Process, MessageField<oci::LinuxSeccomp>),
     (prepared, ends): (Prepared, ChildEnds),
 ) -> Result<Made> {
-    let size = process.ConsoleSize.clone().into_option();
-    let Launched { pid, exit, terminal, .. } = launcher.exec(&process, (init, &cgroup), ends).await?;
+    let size = process.0.ConsoleSize.clone().into_option();
+    let Launched { pid, exit, terminal, .. } = launcher.exec(process, (init, &cgroup), ends).await?;
     Ok((pid, exit, prepared.connect(terminal, size)?))
 }

@@ -7,10 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use kata_protocol::oci::{Process, Spec};
+use kata_protocol::oci::{Linux, LinuxSeccomp, Process, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use protobuf::Message;
+use protobuf::{Message, MessageField};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
@@ -104,10 +104,10 @@ impl Launcher {
         Ok((launched, Start(start)))
     }
 
-    /// Makes a process in the container whose first process is `init`.
+    /// Makes a process, under a seccomp profile, in the container whose first process is `init`.
     pub(crate) async fn exec(
         &self,
-        process: &Process,
+        (process, seccomp): (Process, MessageField<LinuxSeccomp>),
         (init, cgroup): (i32, &Cgroup),
         ends: ChildEnds,
     ) -> Result<Launched> {
@@ -115,7 +115,13 @@ impl Launcher {
         let pid = rustix::process::Pid::from_raw(init).ok_or_else(|| failed(Errno::SRCH.into()))?;
         let init = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
         let job = Job { verb: "exec", cgroup, other: init, pid_namespace: None, terminal: process.Terminal };
-        self.launch(job, &process.write_to_bytes()?, ends).await
+        let linux = Linux { Seccomp: seccomp, ..Linux::default() };
+        let plan = Spec {
+            Process: MessageField::some(process),
+            Linux: MessageField::some(linux),
+            ..Spec::default()
+        };
+        self.launch(job, &plan.write_to_bytes()?, ends).await
     }
 
     async fn launch(&self, job: Job<'_>, message: &[u8], ends: ChildEnds) -> Result<Launched> {

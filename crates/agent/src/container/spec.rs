@@ -6,7 +6,6 @@ use kata_protocol::oci::{Linux, LinuxResources, Process, Spec};
 use protobuf::MessageField;
 
 use crate::cgroup::Hierarchy;
-use crate::id::ContainerId;
 
 /// A specification that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +33,8 @@ pub(crate) type GuestSysctls = HashMap<String, String>;
 
 /// Rewrites `spec` in place.
 ///
-/// Left out are the host's hooks and AppArmor, SELinux and RDT settings, which the guest has not, and seccomp, as no
-/// filter compiler is linked.
-pub(crate) fn adapt(
-    spec: &mut Spec,
-    id: &ContainerId,
-    surroundings: &Surroundings<'_>,
-) -> Result<GuestSysctls> {
+/// Left out are the host's hooks and AppArmor, SELinux and RDT settings, which the guest has not.
+pub(crate) fn adapt(spec: &mut Spec, surroundings: &Surroundings<'_>) -> Result<GuestSysctls> {
     spec.Hooks = MessageField::none();
     let process = spec.Process.as_mut().ok_or(SpecError::Missing { part: "process" })?;
     if process.Args.is_empty() {
@@ -52,7 +46,7 @@ pub(crate) fn adapt(
         return Err(SpecError::Missing { part: "root with an absolute path" });
     }
     let linux = spec.Linux.as_mut().ok_or(SpecError::Missing { part: "linux section" })?;
-    Ok(adapt_linux(linux, id, surroundings))
+    Ok(adapt_linux(linux, surroundings))
 }
 
 /// Rewrites a process; also one that is added later.
@@ -64,11 +58,7 @@ pub(crate) fn adapt_process(process: &mut Process) {
     }
 }
 
-fn adapt_linux(linux: &mut Linux, id: &ContainerId, surroundings: &Surroundings<'_>) -> GuestSysctls {
-    if linux.Seccomp.is_some() {
-        tracing::debug!(container = %id, "The container runs without its seccomp profile");
-    }
-    linux.Seccomp = MessageField::none();
+fn adapt_linux(linux: &mut Linux, surroundings: &Surroundings<'_>) -> GuestSysctls {
     linux.IntelRdt = MessageField::none();
     linux.MountLabel.clear();
     // The network is the guest's, and paths are the host's.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use kata_protocol::oci::Process;
+use kata_protocol::oci::Spec;
 use rustix::process::setsid;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -12,13 +12,14 @@ use super::error::{JailError, Named, Result};
 use super::init::enter_folder;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
+use super::seccomp::Filter;
 use super::{FAILED, console, identity, read_plan, spawn, workload};
 
 /// Makes the process; its id.
 pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let Descriptors { plan, answer, cgroup, other: init, console, .. } = fds;
-    let process: Process = read_plan(plan)?;
-    identity::score(&process)?;
+    let spec: Spec = read_plan(plan)?;
+    identity::score(&spec.Process)?;
     let all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
@@ -26,13 +27,13 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
         | ThreadNameSpaceType::CONTROL_GROUP;
     move_into_thread_name_spaces(init.as_fd(), all).step("enter the container; has it ended?")?;
     drop(init);
-    spawn(0, cgroup, || run(&process, console.as_ref(), &File::from(answer)))
+    spawn(0, cgroup, || run(&spec, console.as_ref(), &File::from(answer)))
 }
 
-fn run(process: &Process, console: Option<&OwnedFd>, answer: &File) -> i32 {
-    let failed = match prepare(process, console) {
-        Ok(()) => {
-            let Err(failure) = workload::become_workload(process);
+fn run(spec: &Spec, console: Option<&OwnedFd>, answer: &File) -> i32 {
+    let failed = match prepare(spec, console) {
+        Ok(filter) => {
+            let Err(failure) = workload::become_workload(&spec.Process, filter);
             failure.message
         }
         Err(error) => crate::report::chain(&error),
@@ -42,7 +43,8 @@ fn run(process: &Process, console: Option<&OwnedFd>, answer: &File) -> i32 {
 }
 
 /// The steps, in their order.
-fn prepare(process: &Process, console: Option<&OwnedFd>) -> Result<()> {
+fn prepare(spec: &Spec, console: Option<&OwnedFd>) -> Result<Option<Filter>> {
+    let process = &*spec.Process;
     setsid().step("make a session")?;
     if let Some(agent) = console {
         let root = Root::at(Path::new("/")).step("open the container's root")?;
@@ -50,6 +52,7 @@ fn prepare(process: &Process, console: Option<&OwnedFd>) -> Result<()> {
     }
     identity::limit(process)?;
     enter_folder(&process.Cwd)?;
-    identity::assume(process)?;
-    workload::check(process).map_err(|failure| JailError::Refused(failure.message))
+    let filter = identity::assume(process, Filter::of_container(&spec.Linux)?)?;
+    workload::check(process).map_err(|failure| JailError::Refused(failure.message))?;
+    Ok(filter)
 }

@@ -13,6 +13,7 @@ use rustix::thread::{
 };
 
 use super::error::{JailError, Named, Result};
+use super::seccomp::Filter;
 
 const DEFAULT_MASK: u32 = 0o022;
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
@@ -71,12 +72,22 @@ fn set_oom_score(score: i64) -> io::Result<()> {
 
 /// Becomes the user of the process, with exactly its capabilities. Standard input and output are given to that user,
 /// as far as they can be.
-pub(super) fn assume(process: &oci::Process) -> Result<()> {
+///
+/// Without `noNewPrivileges` a filter of system calls needs a capability that goes here, so it is set first, and must
+/// let the rest pass, as under runc. Otherwise it comes back, to be set as late as possible.
+pub(super) fn assume(process: &oci::Process, filter: Option<Filter>) -> Result<Option<Filter>> {
     let user = process.User.get_or_default();
     let (uid, gid) = (Uid::from_raw(user.UID), Gid::from_raw(user.GID));
     own_stdio(uid);
     umask(rustix::fs::Mode::from_raw_mode(user.Umask.unwrap_or(DEFAULT_MASK)));
     let sets = Sets::of(process)?;
+    let later = match filter {
+        Some(filter) if !process.NoNewPrivileges => {
+            filter.install().step("set the seccomp filter")?;
+            None
+        }
+        later => later,
+    };
     if let Some(sets) = &sets {
         sets.bound().step("drop capabilities")?;
     }
@@ -93,7 +104,7 @@ pub(super) fn assume(process: &oci::Process) -> Result<()> {
     if process.NoNewPrivileges {
         set_no_new_privs(true).step("forbid new privileges")?;
     }
-    Ok(())
+    Ok(later)
 }
 
 /// So that a program that is not root can open `/dev/stderr`. What is shared with others (`/dev/null`) stays theirs.

@@ -17,6 +17,7 @@ use super::error::{JailError, Named, Result};
 use super::mounts::options::propagation;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
+use super::seccomp::Filter;
 use super::sys::{self, MountChange};
 use super::{FAILED, console, devices, identity, mounts, protect, read_plan, spawn, workload};
 
@@ -71,13 +72,13 @@ struct Init<'a> {
 impl Init<'_> {
     /// All of it; returns an exit status if it did not become the workload.
     fn run(&self, answer: File, mut start: File) -> i32 {
-        match self.prepare() {
-            Ok(()) => {}
+        let filter = match self.prepare() {
+            Ok(filter) => filter,
             Err(error) => {
                 let _ = Answer::Failed(crate::report::chain(&error)).send(&answer);
                 return FAILED;
             }
-        }
+        };
         if Answer::Ready.send(&answer).is_err() {
             return FAILED;
         }
@@ -87,14 +88,14 @@ impl Init<'_> {
             return FAILED;
         }
         drop(start);
-        let Err(failure) = workload::become_workload(&self.spec.Process);
+        let Err(failure) = workload::become_workload(&self.spec.Process, filter);
         // The output of the container is the only place left to say it.
         let _ = io::stderr().write_all(format!("{}\n", failure.message).as_bytes());
         failure.status
     }
 
-    /// The steps, in their order.
-    fn prepare(&self) -> Result<()> {
+    /// The steps, in their order. A filter of system calls that is left is for the last moment.
+    fn prepare(&self) -> Result<Option<Filter>> {
         let (spec, process) = (self.spec, &*self.spec.Process);
         // The mask would take bits from devices and folders.
         umask(Mode::empty());
@@ -102,6 +103,7 @@ impl Init<'_> {
         identity::score(process)?;
         identity::limit(process)?;
         self.enter_cgroup_namespace()?;
+        let filter = Filter::of_container(&spec.Linux)?;
         let null = mounts::guest_path("/dev/null").step("open /dev/null")?;
         let root = self.take_root()?;
         mounts::mount_all(&root, &spec.Mounts, &self.cgroup_mount)?;
@@ -116,8 +118,9 @@ impl Init<'_> {
         self.enter(&root)?;
         drop(root);
         enter_folder(&process.Cwd)?;
-        identity::assume(process)?;
-        workload::check(process).map_err(|failure| JailError::Refused(failure.message))
+        let filter = identity::assume(process, filter)?;
+        workload::check(process).map_err(|failure| JailError::Refused(failure.message))?;
+        Ok(filter)
     }
 
     fn has_own(&self, namespace: &str) -> bool {

@@ -1,6 +1,6 @@
 //! What the agent tells the jail, and what the jail answers.
 //!
-//! The plan is the OCI specification (of a container) or its `process` (of a further process) as a protobuf message in
+//! The plan is the OCI specification, of a container or as far as a further process has one, as a protobuf message in
 //! a memory file; the rest are descriptors, passed by number. The jail and the process it makes answer with lines, see
 //! [`Answer`].
 

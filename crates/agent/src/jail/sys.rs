@@ -1,5 +1,8 @@
 //! The system calls of the jail that have no safe wrapper.
-#![expect(unsafe_code, reason = "clone3, mount_setattr, inherited descriptors, a signal's disposition")]
+#![expect(
+    unsafe_code,
+    reason = "clone3, mount_setattr, inherited descriptors, a signal's disposition, seccomp"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -105,6 +108,19 @@ pub(super) fn close_others_on_exec() -> io::Result<()> {
 pub(super) fn control_terminal(terminal: impl AsFd) -> io::Result<()> {
     // SAFETY: takes a number, no pointer.
     let result = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts this process, and all that it makes, under a filter (`SECCOMP_FILTER_FLAG_*`).
+///
+/// # Errors
+/// The system's; EACCES without `CAP_SYS_ADMIN` and with new privileges allowed.
+pub(super) fn filter_calls(program: &mut [libc::sock_filter], flags: libc::c_ulong) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies `len` instructions from a slice of that length, and checks them.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

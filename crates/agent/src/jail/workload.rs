@@ -13,6 +13,7 @@ use nix::sys::signal::SigSet;
 use nix::unistd::execve;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
+use super::seccomp::Filter;
 use super::sys;
 
 /// Where executables are looked for when the process has no `PATH`.
@@ -36,8 +37,8 @@ pub(super) fn check(process: &Process) -> Result<(), Unrunnable> {
     found.map(drop).map_err(not_found)
 }
 
-/// Becomes the workload.
-pub(super) fn become_workload(process: &Process) -> Result<Infallible, Unrunnable> {
+/// Becomes the workload, under a filter of system calls, if one is left.
+pub(super) fn become_workload(process: &Process, filter: Option<Filter>) -> Result<Infallible, Unrunnable> {
     let arguments = arguments(process).map_err(not_found)?;
     let path = find(&arguments[0], &search_path(process)).map_err(not_found)?;
     let failed = |errno: Errno| {
@@ -51,6 +52,12 @@ pub(super) fn become_workload(process: &Process) -> Result<Infallible, Unrunnabl
     sys::restore_sigpipe().map_err(failed)?;
     SigSet::empty().thread_set_mask().map_err(failed)?;
     randomize_addresses().map_err(failed)?;
+    if let Some(filter) = filter {
+        filter.install().map_err(|error| Unrunnable {
+            message: format!("exec: the seccomp filter cannot be set: {error}"),
+            status: NOT_EXECUTABLE,
+        })?;
+    }
     execve(&executable, &arguments, &environment).map_err(failed)
 }
 

@@ -26,6 +26,7 @@ macro_rules! agent_test {
 }
 
 mod jail;
+mod seccomp;
 
 agent_test!(a_container_exits_with_the_code_of_its_process, |guest| {
     guest.run("c", &["sh", "-c", "exit 7"]).await;

@@ -1,9 +1,8 @@
 //! Keys of `[runtime]`.
 
 use super::agent::{LOG_LEVELS, log_level};
-use super::{Applied, Kind, Refusal, Row, Table, set};
-use crate::model::Config;
-use crate::value::{Fixed, Value};
+use super::{Kind, Row, Table, set};
+use crate::value::Fixed;
 
 const fn row(key: &'static str, kind: Kind, default: Fixed) -> Row {
     Row::new(Table::Runtime, key, kind, default)
@@ -16,15 +15,9 @@ pub(super) static ROWS: &[Row] = &[
         .does("How much the shim logs; enable_debug makes it at least debug.", |c, v| {
             set(&mut c.runtime.log_level, log_level(v))
         }),
-    row("disable_guest_seccomp", Kind::Bool, Fixed::Bool(true))
-        .does("Drop the seccomp profiles of containers: the VM is the wall.", apply_guest_seccomp)
+    row("disable_guest_seccomp", Kind::Bool, Fixed::Bool(false))
+        .does("Drop the seccomp profiles of containers: the VM is the wall.", |c, v| {
+            set(&mut c.runtime.disable_guest_seccomp, v.flag())
+        })
         .annotation("runtime.disable_guest_seccomp"),
 ];
-
-fn apply_guest_seccomp(config: &mut Config, value: &Value) -> Applied {
-    if !value.flag() {
-        let instead = "seccomp profiles inside the guest; use true, or remove the line";
-        return Err(Refusal::NotYet(instead.to_owned()));
-    }
-    set(&mut config.runtime.disable_guest_seccomp, true)
-}

@@ -53,7 +53,6 @@ fn everything_is_reported_at_once() {
          mem_agent = { enable = true }\n\
          [agent.other]\n\
          [runtime]\n\
-         disable_guest_seccomp = false\n\
          internetworking_model = 'tcfilter'\n\
          [factory]\n\
          enable_template = true\n\

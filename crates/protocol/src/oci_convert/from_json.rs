@@ -323,6 +323,9 @@ fn seccomp(node: Node<'_>) -> oci::LinuxSeccomp {
             }
             syscall
         }),
+        DefaultErrnoRet: (!node.0["defaultErrnoRet"].is_null()).then(|| node.word("defaultErrnoRet")),
+        ListenerPath: node.text("listenerPath"),
+        ListenerMetadata: node.text("listenerMetadata"),
         ..Default::default()
     }
 }

@@ -115,12 +115,14 @@ fn seccomp_rule(errno: Option<u32>, name: String, value: u64) -> oci::LinuxSysca
 }
 
 prop_compose! {
-    fn seccomp()(rules in vec((option::of(any::<u32>()), text(), any::<u64>()), 0..3)) -> oci::LinuxSeccomp {
+    fn seccomp()(rules in vec((option::of(any::<u32>()), text(), any::<u64>()), 0..3), DefaultErrnoRet in option::of(any::<u32>()),
+                 ListenerPath in text(), ListenerMetadata in text()) -> oci::LinuxSeccomp {
         oci::LinuxSeccomp {
             DefaultAction: "SCMP_ACT_ALLOW".to_owned(),
             Architectures: vec!["SCMP_ARCH_X86_64".to_owned()],
             Flags: vec!["SECCOMP_FILTER_FLAG_LOG".to_owned()],
             Syscalls: rules.into_iter().map(|(errno, name, value)| seccomp_rule(errno, name, value)).collect(),
+            DefaultErrnoRet, ListenerPath, ListenerMetadata,
             ..Default::default()
         }
     }

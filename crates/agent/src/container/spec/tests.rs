@@ -1,15 +1,11 @@
 //! What the guest makes of the host's specification.
 
-use kata_protocol::oci::{Hooks, LinuxMemory, LinuxNamespace, LinuxSeccomp, Root};
+use kata_protocol::oci::{Hooks, LinuxMemory, LinuxNamespace, Root};
 
 use super::*;
 
 fn hierarchy() -> Hierarchy {
     Hierarchy::for_tests(&["cpu", "pids"])
-}
-
-fn id() -> ContainerId {
-    "web".parse().expect("valid")
 }
 
 fn spec(linux: Linux) -> Spec {
@@ -25,7 +21,7 @@ fn spec(linux: Linux) -> Spec {
 fn try_adapt(spec: &mut Spec, owns_guest: bool) -> Result<GuestSysctls> {
     let hierarchy = hierarchy();
     let surroundings = Surroundings { owns_guest, hierarchy: &hierarchy, terminal: false };
-    adapt(spec, &id(), &surroundings)
+    adapt(spec, &surroundings)
 }
 
 fn adapted(mut spec: Spec, owns_guest: bool) -> (Spec, GuestSysctls) {
@@ -44,9 +40,8 @@ fn the_network_is_the_guests() {
 
 #[test]
 fn what_the_guest_has_not_is_left_out() {
-    let linux = Linux { Seccomp: MessageField::some(LinuxSeccomp::default()), ..Default::default() };
-    let (spec, _) = adapted(spec(linux), true);
-    assert!(spec.Linux.Seccomp.is_none() && spec.Hooks.is_none());
+    let (spec, _) = adapted(spec(Linux::default()), true);
+    assert!(spec.Hooks.is_none());
 }
 
 #[test]

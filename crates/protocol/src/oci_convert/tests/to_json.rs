@@ -275,6 +275,9 @@ fn seccomp(seccomp: &oci::LinuxSeccomp) -> Value {
         .always("defaultAction", seccomp.DefaultAction.as_str())
         .strings("architectures", &seccomp.Architectures)
         .strings("flags", &seccomp.Flags)
+        .message("defaultErrnoRet", seccomp.DefaultErrnoRet.as_ref(), |errno| Value::from(*errno))
+        .given("listenerPath", seccomp.ListenerPath.as_str())
+        .given("listenerMetadata", seccomp.ListenerMetadata.as_str())
         .list("syscalls", &seccomp.Syscalls, |rule| {
             let errno = rule.ErrnoRet.as_ref().map(|_| rule.errnoret());
             object()
