@@ -42,12 +42,25 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<Binar
 
 /// Builds the agent, static; returns its path.
 pub(crate) fn agent(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
+    static_program(workspace, progress, ("agent", "kata-agent"))
+}
+
+/// Builds the program that tells what a container sees, static; returns its path.
+pub(crate) fn probe(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
+    static_program(workspace, progress, ("probe", "kata-probe"))
+}
+
+fn static_program(
+    workspace: &Workspace,
+    progress: &Progress,
+    (what, package): (&str, &str),
+) -> Result<PathBuf> {
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--profile", "agent", "--locked", "-p", "kata-agent", "--target", GUEST_TARGET]);
+    cargo.args(["build", "--profile", "agent", "--locked", "-p", package, "--target", GUEST_TARGET]);
     cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
-    build(workspace, progress, "agent", &mut cargo)?;
-    Ok(workspace.target.join(GUEST_TARGET).join("agent/kata-agent"))
+    build(workspace, progress, what, &mut cargo)?;
+    Ok(workspace.target.join(GUEST_TARGET).join("agent").join(package))
 }
 
 fn build(workspace: &Workspace, progress: &Progress, what: &str, cargo: &mut Command) -> Result<()> {

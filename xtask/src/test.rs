@@ -4,12 +4,14 @@
 //! The whole-system tests find their parts through the environment:
 //!
 //! * `KATA_TEST_STAGE`: the prefix into which everything is installed;
-//! * `KATA_TEST_CACHE`: a directory for what tests want to keep between runs, such as images.
+//! * `KATA_TEST_CACHE`: a directory for what tests want to keep between runs, such as images;
+//! * `KATA_TEST_PROBE`: the static program that tells what a container sees.
 
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::binaries;
 use crate::images;
 use crate::process;
 use crate::progress::Progress;
@@ -32,12 +34,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let workspace = Workspace::find()?;
     let prefix = setup::stage(&workspace, &progress)?;
+    let probe = binaries::probe(&workspace, &progress)?;
     images::busybox(&workspace)?;
     images::debian(&workspace, &progress)?;
 
     let mut runner = runner(&workspace, &progress);
     runner.args(&args.runner);
     runner.env("KATA_TEST_STAGE", prefix.root()).env("KATA_TEST_CACHE", &workspace.cache);
+    runner.env("KATA_TEST_PROBE", probe);
     process::shown_to_user(&mut runner)
 }
 

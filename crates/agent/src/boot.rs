@@ -7,7 +7,12 @@ pub(crate) mod power;
 
 use std::io;
 
+use rustix::process::{Resource, Rlimit, setrlimit};
+
 pub(crate) use device::agent_port;
+
+/// Open files that a process in the guest may have, the kernel's own default for what can be asked for (`fs.nr_open`).
+const MAX_FILES: u64 = 1_048_576;
 
 /// The guest could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,7 @@ pub(crate) fn set_up() -> Result<()> {
     mounts::take_console()?;
     mounts::set_up_cgroups()?;
     protect_from_oom();
+    allow_files();
     randomize_addresses();
     if let Err(error) = link::bring_up_loopback() {
         tracing::warn!(%error, "The loopback interface stays down");
@@ -48,6 +54,14 @@ pub(crate) fn set_up() -> Result<()> {
 fn randomize_addresses() {
     if let Err(error) = std::fs::write("/proc/sys/kernel/randomize_va_space", "2") {
         tracing::warn!(%error, "The addresses of processes may not be random");
+    }
+}
+
+/// What the kernel allows the first process is too little for many containers, and for a database in one.
+fn allow_files() {
+    let limit = Rlimit { current: Some(MAX_FILES), maximum: Some(MAX_FILES) };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "Processes can open few files");
     }
 }
 

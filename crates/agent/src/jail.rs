@@ -69,8 +69,11 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> u8 {
     0
 }
 
-/// Keeps what this process has open from the container, whose processes see it before it has become the workload.
+/// Keeps what this process has open from the container, whose processes see it before it has become the workload; and
+/// what is the agent's own, its scheduling and its limits, from the workload.
 fn guard() -> Result<()> {
+    sys::schedule_as_usual().step("set the scheduling policy")?;
+    identity::limit_files().step("set the usual limit of open files")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("keep others out of this process")?;
     sys::close_others_on_exec().step("close descriptors")
 }

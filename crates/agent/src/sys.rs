@@ -25,16 +25,15 @@ pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owned
 }
 
 /// Lets workloads use up their time before a thread of this process gets the CPU that it was woken for (`SCHED_BATCH`):
-/// output is then moved in large pieces, not a piece for every write. Holds for the threads there are, and for nothing
-/// that they start.
+/// output is then moved in large pieces, not a piece for every write. Holds for the threads there are; the jail sets what
+/// holds for workloads.
 pub(crate) fn let_workloads_go_first() -> io::Result<()> {
     let parameter = libc::sched_param { sched_priority: 0 };
     for thread in std::fs::read_dir("/proc/self/task")? {
         let name = thread?.file_name();
         let id: libc::pid_t = name.to_string_lossy().parse().map_err(io::Error::other)?;
-        let policy = libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK;
         // SAFETY: the kernel reads the parameter, which outlives the call.
-        if unsafe { libc::sched_setscheduler(id, policy, &raw const parameter) } != 0 {
+        if unsafe { libc::sched_setscheduler(id, libc::SCHED_BATCH, &raw const parameter) } != 0 {
             return Err(io::Error::last_os_error());
         }
     }

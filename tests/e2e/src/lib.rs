@@ -12,6 +12,7 @@
 //! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
 
 mod command;
+mod compare;
 mod containerd;
 mod data;
 mod events;
@@ -27,6 +28,7 @@ mod task;
 mod terminal;
 
 pub use command::{Finished, Live};
+pub use compare::{Bundle, Expected, both_refuse, compare};
 pub use containerd::Containerd;
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
 pub use events::{Event, Events};

@@ -73,12 +73,20 @@ pub struct Recipe<'c> {
     base: Base,
     options: Vec<OsString>,
     command: Vec<String>,
+    runtime: String,
 }
 
 impl<'c> Recipe<'c> {
     pub(crate) fn new(containerd: &'c Containerd) -> Self {
         let base = Base::Image(Image::Busybox);
-        Self { containerd, id: containerd.fresh_name(), base, options: Vec::new(), command: Vec::new() }
+        Self {
+            containerd,
+            id: containerd.fresh_name(),
+            base,
+            options: Vec::new(),
+            command: Vec::new(),
+            runtime: containerd.stage.runtime.clone(),
+        }
     }
 
     /// The image, if it is not busybox.
@@ -96,6 +104,12 @@ impl<'c> Recipe<'c> {
         let file = directory.join("config.json");
         fs::write(&file, spec.to_string()).expect("the test's directory is writable");
         self.base = Base::Spec(file);
+        self
+    }
+
+    /// Another runtime than the one under test.
+    pub fn runtime(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.runtime);
         self
     }
 
@@ -183,11 +197,7 @@ impl<'c> Recipe<'c> {
 
     fn ctr(&self, verb: &[&str], manner: &[&str]) -> Command {
         let mut command = self.containerd.command();
-        command
-            .args(verb)
-            .args(["--runtime", &self.containerd.stage.runtime])
-            .args(manner)
-            .args(&self.options);
+        command.args(verb).args(["--runtime", &self.runtime]).args(manner).args(&self.options);
         match &self.base {
             Base::Image(image) => {
                 self.containerd.ensure_image(*image);

@@ -20,6 +20,7 @@ pub struct Stage {
     /// `configuration.toml`.
     pub configuration: PathBuf,
     pub(crate) cache: PathBuf,
+    pub(crate) probe: PathBuf,
 }
 
 impl Stage {
@@ -32,6 +33,7 @@ impl Stage {
             runtime: env::var("KATA_E2E_RUNTIME").unwrap_or_else(|_| KATA.to_owned()),
             configuration: prefix.join("share/defaults/kata-containers/configuration.toml"),
             cache: env::var_os("KATA_TEST_CACHE").map_or_else(cache, PathBuf::from),
+            probe: env::var_os("KATA_TEST_PROBE").map_or_else(probe, PathBuf::from),
             prefix,
         };
         let missing = stage.missing();
@@ -66,7 +68,11 @@ impl Stage {
         let on_path = |program: &str| env::split_paths(&path).any(|d| d.join(program).is_file());
         let lacking = PROGRAMS.iter().filter(|program| !on_path(program));
         missing.extend(lacking.map(|program| format!("{program} is not installed")));
-        let mut files = vec![self.cache.join("images/busybox.tar"), self.cache.join("images/debian.tar")];
+        let mut files = vec![
+            self.probe.clone(),
+            self.cache.join("images/busybox.tar"),
+            self.cache.join("images/debian.tar"),
+        ];
         if self.is_kata() {
             files.extend([self.prefix.join("bin/containerd-shim-kata-v2"), self.configuration.clone()]);
         }
@@ -79,6 +85,11 @@ impl Stage {
 fn workspace() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.ancestors().nth(2).expect("this package lies two levels below the workspace")
+}
+
+/// As `cargo xtask` builds it.
+fn probe() -> PathBuf {
+    workspace().join("target/x86_64-unknown-linux-gnu/agent/kata-probe")
 }
 
 /// As `cargo xtask` chooses it.

@@ -7,7 +7,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// A crate, and those of ours it may use. Tests (dev-dependencies) may use any.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("kata-transport", &[]),
     ("kata-protocol", &[]),
     ("kata-config", &[]),
@@ -18,6 +18,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("kata-runtime", &["kata-config", "kata-sandbox", "kata-vmm"]),
     ("kata-agent", &["kata-protocol", "kata-transport"]),
     ("kata-e2e", &[]),
+    ("kata-probe", &[]),
     ("xtask", &[]),
 ];
 

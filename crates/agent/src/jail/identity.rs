@@ -1,11 +1,12 @@
 //! Who a process is, and what it may use: user, capabilities, limits.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
 use kata_protocol::oci;
 use rustix::fs::{Gid, Uid, fchown, fstat};
-use rustix::process::{Resource, Rlimit, setrlimit, umask};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
@@ -40,6 +41,19 @@ const LIMITS: [(&str, Resource); 16] = [
 /// Sets how likely this process, and what it makes, is killed when memory runs out. Needs the guest's `/proc`.
 pub(super) fn score(process: &oci::Process) -> Result<()> {
     set_oom_score(process.OOMScoreAdj).step("set oomScoreAdj")
+}
+
+/// Open files that a process may have unless it raises that itself, within the agent's limit, or its specification says
+/// otherwise: what `select` can take.
+const USUAL_FILES: u64 = 1024;
+
+/// Limits open files as usual.
+pub(super) fn limit_files() -> rustix::io::Result<()> {
+    let agents = getrlimit(Resource::Nofile);
+    if agents.current.is_some_and(|files| files <= USUAL_FILES) {
+        return Ok(());
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(USUAL_FILES), ..agents })
 }
 
 /// Sets the limits of this process.
@@ -80,7 +94,7 @@ pub(super) fn assume(process: &oci::Process, filter: Option<Filter>) -> Result<O
     let (uid, gid) = (Uid::from_raw(user.UID), Gid::from_raw(user.GID));
     own_stdio(uid);
     umask(rustix::fs::Mode::from_raw_mode(user.Umask.unwrap_or(DEFAULT_MASK)));
-    let sets = Sets::of(process)?;
+    let sets = Sets::of(&process.Capabilities)?;
     let later = match filter {
         Some(filter) if !process.NoNewPrivileges => {
             filter.install().step("set the seccomp filter")?;
@@ -88,19 +102,16 @@ pub(super) fn assume(process: &oci::Process, filter: Option<Filter>) -> Result<O
         }
         later => later,
     };
-    if let Some(sets) = &sets {
-        sets.bound().step("drop capabilities")?;
-    }
-    let groups: Vec<Gid> = user.AdditionalGids.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    sets.bound().step("drop capabilities")?;
+    let groups: BTreeSet<u32> = user.AdditionalGids.iter().copied().collect();
+    let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
     set_keep_capabilities(true)
         .and_then(|()| set_thread_groups(&groups))
         .and_then(|()| set_thread_res_gid(gid, gid, gid))
         .and_then(|()| set_thread_res_uid(uid, uid, uid))
         .and_then(|()| set_keep_capabilities(false))
         .step("become the user of the process")?;
-    if let Some(sets) = &sets {
-        sets.apply().step("set the capabilities of the process")?;
-    }
+    sets.apply().step("set the capabilities of the process")?;
     if process.NoNewPrivileges {
         set_no_new_privs(true).step("forbid new privileges")?;
     }
@@ -126,14 +137,14 @@ struct Sets {
 }
 
 impl Sets {
-    fn of(process: &oci::Process) -> Result<Option<Self>> {
-        let Some(given) = process.Capabilities.as_ref() else { return Ok(None) };
+    /// None given is none at all.
+    fn of(given: &oci::LinuxCapabilities) -> Result<Self> {
         let sets = CapabilitySets {
             effective: read(&given.Effective)?,
             permitted: read(&given.Permitted)?,
             inheritable: read(&given.Inheritable)?,
         };
-        Ok(Some(Self { bounding: read(&given.Bounding)?, ambient: read(&given.Ambient)?, sets }))
+        Ok(Self { bounding: read(&given.Bounding)?, ambient: read(&given.Ambient)?, sets })
     }
 
     /// Drops what the process may never have; needs a capability itself, so it comes first.

@@ -209,6 +209,11 @@ impl Init<'_> {
 /// Enters the working folder, which must lie inside the root: a descriptor of the guest's could be named by
 /// `/proc/self/fd`.
 pub(super) fn enter_folder(path: &str) -> Result<()> {
+    if !path.starts_with('/') {
+        return Err(JailError::Refused(format!(
+            "The working folder {path} is not absolute; correct process.cwd"
+        )));
+    }
     chdir(path).at("enter the working folder", path)?;
     let inside = getcwd(Vec::new()).is_ok_and(|folder| folder.as_bytes().starts_with(b"/"));
     if inside {

@@ -7,13 +7,41 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+/// Ignored by the agent (SIGPIPE), and by the C library in what it spawns (its own two).
+const IGNORED: [libc::c_int; 3] = [libc::SIGPIPE, 32, 33];
 
-/// Gives SIGPIPE back its default action, which the Rust runtime took away and `execve` would pass on.
-pub(super) fn restore_sigpipe() -> nix::Result<()> {
-    let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: no handler is installed, so no code can run in signal context.
-    unsafe { sigaction(Signal::SIGPIPE, &action) }.map(|_| ())
+/// Words of the kernel's `struct sigaction`, and bytes of its set of signals.
+const ACTION_WORDS: usize = 4;
+const SET_BYTES: usize = 8;
+
+/// Gives signals back their default action, which `execve` would not do where they are ignored.
+///
+/// # Errors
+/// The system's.
+pub(super) fn restore_signals() -> io::Result<()> {
+    // All zeros: SIG_DFL, no flags, nothing blocked.
+    let action = [0_u64; ACTION_WORDS];
+    for signal in IGNORED {
+        let none = std::ptr::null_mut::<u64>();
+        // SAFETY: the kernel reads an action of this size. The C library's function refuses its own signals.
+        let result =
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), none, SET_BYTES) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Gives this process the usual scheduling policy, in place of the agent's.
+///
+/// # Errors
+/// The system's.
+pub(super) fn schedule_as_usual() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads the parameter, which outlives the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A descriptor that the agent passed, to be taken over once.

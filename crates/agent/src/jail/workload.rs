@@ -49,7 +49,10 @@ pub(super) fn become_workload(process: &Process, filter: Option<Filter>) -> Resu
     let executable = c_string(path.as_os_str().as_encoded_bytes()).map_err(not_found)?;
     let arguments = c_strings(arguments).map_err(not_found)?;
     let environment = c_strings(&environment(process)).map_err(not_found)?;
-    sys::restore_sigpipe().map_err(failed)?;
+    sys::restore_signals().map_err(|error| Unrunnable {
+        message: format!("exec: signals cannot be reset: {error}"),
+        status: NOT_EXECUTABLE,
+    })?;
     SigSet::empty().thread_set_mask().map_err(failed)?;
     randomize_addresses().map_err(failed)?;
     if let Some(filter) = filter {

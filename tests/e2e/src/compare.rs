@@ -1,0 +1,128 @@
+//! The same bundle under runc and under the runtime under test, and what a process in it can see.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::containerd::Containerd;
+
+const RUNC: &str = "io.containerd.runc.v2";
+
+/// The fact that is always there, and its values.
+const OUTCOME: &str = "outcome";
+const SUCCESS: &str = "success";
+const NO_CONTAINER: &str = "no container";
+
+/// A bundle: containerd's usual specification, changed.
+#[derive(Clone, Copy)]
+pub struct Bundle {
+    /// What it is about, for messages.
+    pub name: &'static str,
+    /// Changes the specification, and with the path of its root file system what lies there.
+    pub change: fn(&mut Value, &Path),
+    /// The sections of the probe's report, or none for all but the slow ones.
+    pub sections: &'static [&'static str],
+}
+
+/// A difference that is right.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// The fact's name; a `*` stands for anything.
+    pub fact: &'a str,
+    /// Why two good runtimes differ there.
+    pub reason: &'static str,
+}
+
+/// What the probe tells, or that there was no container.
+type Facts = BTreeMap<String, String>;
+
+/// Checks that both runtimes make no container of any bundle.
+#[track_caller]
+pub fn both_refuse(containerd: &Containerd, bundles: &[Bundle]) {
+    let mut made = Vec::new();
+    for bundle in bundles {
+        for runtime in [RUNC, &containerd.stage.runtime] {
+            if facts(containerd, bundle, runtime)[OUTCOME] != NO_CONTAINER {
+                made.push(format!("{}: {runtime}", bundle.name));
+            }
+        }
+    }
+    assert!(made.is_empty(), "Made all the same: {made:#?}");
+}
+
+/// Runs each bundle under both runtimes. Every difference that is not expected is listed.
+#[track_caller]
+pub fn compare(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected<'_>]) {
+    let mut differences = Vec::new();
+    for bundle in bundles {
+        let right = facts(containerd, bundle, RUNC);
+        assert_eq!(right[OUTCOME], SUCCESS, "{}: under runc", bundle.name);
+        let ours = facts(containerd, bundle, &containerd.stage.runtime);
+        for name in right.keys().chain(ours.keys().filter(|name| !right.contains_key(*name))) {
+            let (right, ours) = (right.get(name), ours.get(name));
+            if right != ours && !expected.iter().any(|expected| fits(expected.fact, name)) {
+                differences
+                    .push(format!("{}: {name}\n      runc: {right:?}\n      ours: {ours:?}", bundle.name));
+            }
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "{} differences from runc:\n  {}",
+        differences.len(),
+        differences.join("\n  ")
+    );
+}
+
+fn facts(containerd: &Containerd, bundle: &Bundle, runtime: &str) -> Facts {
+    let recipe = containerd.container().runtime(runtime).spec(|spec| {
+        let root = spec["root"]["path"].as_str().expect("a path").to_owned();
+        let root = Path::new(&root);
+        fs::copy(&containerd.stage.probe, root.join("bin/kata-probe"))
+            .expect("a root file system can be written to");
+        let words = std::iter::once("/bin/kata-probe").chain(bundle.sections.iter().copied());
+        spec["process"]["args"] = json!(words.collect::<Vec<_>>());
+        (bundle.change)(spec, root);
+    });
+    let finished = recipe.run();
+    let mut facts: Facts = finished
+        .text()
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let outcome = match (finished.code, facts.is_empty()) {
+        (0, false) => SUCCESS.to_owned(),
+        (_, true) => NO_CONTAINER.to_owned(),
+        (code, false) => format!("exit status {code}"),
+    };
+    facts.insert(OUTCOME.to_owned(), outcome);
+    facts
+}
+
+/// Whether `name` is what `pattern` says, in which `*` stands for anything.
+fn fits(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((before, after)) => name.strip_prefix(before).is_some_and(|rest| match after.is_empty() {
+            true => true,
+            false => {
+                (0..=rest.len()).filter(|at| rest.is_char_boundary(*at)).any(|at| fits(after, &rest[at..]))
+            }
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fits;
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        assert!(fits("mount / type", "mount / type") && fits("mount *", "mount / type"));
+        assert!(fits("mount * type", "mount /proc type") && fits("*", ""));
+        assert!(!fits("mount * type", "mount /proc options") && !fits("mount", "mount / type"));
+    }
+}

@@ -1,0 +1,355 @@
+//! Bundles under runc and under this runtime: what a process sees is the same, but for the listed differences.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use kata_e2e::{Bundle, Expected, both_refuse, compare, test};
+use serde_json::{Value, json};
+
+/// The guest's kernel is another one: configured for what containers need, without audit, with memory of its own.
+const KERNEL: &str = "the guest has a kernel of its own";
+/// What a container sees in place of what it shall not see.
+const MASK: &str = "the empty file or folder is the guest's, where runc takes the container's own";
+/// No caller stands between the agent and a container.
+const CALLER: &str = "runc passes on what it got from its caller";
+
+/// Differences in every bundle.
+const ALWAYS: &[Expected<'_>] = &[
+    Expected { fact: "mount * type", reason: "the host's files come over virtio-fs" },
+    Expected { fact: "mount * receives", reason: "the guest's own root passes nothing on" },
+    Expected { fact: "mounts in their order", reason: "what a kernel has not is not masked" },
+    Expected { fact: "mount /etc/secret *options", reason: MASK },
+    Expected { fact: "mount /tmp file system's options", reason: MASK },
+    Expected { fact: "mount /proc/acpi file system's options", reason: MASK },
+    Expected { fact: "mount /proc/keys *options", reason: MASK },
+    Expected { fact: "mount /proc/timer_list *options", reason: MASK },
+    Expected { fact: "mount /sys/firmware file system's options", reason: MASK },
+    Expected { fact: "* /proc/sysrq-trigger*", reason: KERNEL },
+    Expected { fact: "masked /proc/*", reason: KERNEL },
+    Expected { fact: "masked /sys/*", reason: KERNEL },
+    Expected { fact: "setting kernel/sem", reason: KERNEL },
+    Expected { fact: "own sessionid", reason: KERNEL },
+    Expected { fact: "own loginuid", reason: KERNEL },
+    Expected { fact: "limit Max locked memory", reason: KERNEL },
+    Expected { fact: "limit Max processes", reason: KERNEL },
+    Expected { fact: "limit Max pending signals", reason: KERNEL },
+    Expected { fact: "limit Max open files", reason: CALLER },
+    Expected { fact: "own oom_score_adj", reason: CALLER },
+    Expected { fact: "status SigIgn", reason: CALLER },
+];
+
+const fn bundle(name: &'static str, change: fn(&mut Value, &Path)) -> Bundle {
+    Bundle { name, change, sections: &[] }
+}
+
+fn add_mount(spec: &mut Value, mount: Value) {
+    spec["mounts"].as_array_mut().expect("a list").push(mount);
+}
+
+#[test]
+fn processes_are_the_same() {
+    let bundles = [
+        bundle("as containerd makes it", |_, _| {}),
+        bundle("arguments", |spec, _| {
+            spec["process"]["args"] = json!(["/bin/kata-probe", "process", "a b", "", "$HOME", "ü"]);
+        }),
+        bundle("found on the path", |spec, _| spec["process"]["args"] = json!(["kata-probe"])),
+        bundle("environment", |spec, _| {
+            spec["process"]["env"] = json!(["PATH=/bin", "A=1", "A=2", "EMPTY=", "SPACE=a b", "HOME=/own"]);
+        }),
+        bundle("a folder that is there", |spec, _| spec["process"]["cwd"] = json!("/tmp")),
+        bundle("a folder that is not there", |spec, _| spec["process"]["cwd"] = json!("/made/for/it")),
+        bundle("a folder behind a link", |spec, root| {
+            symlink("/tmp", root.join("link")).expect("a link");
+            spec["process"]["cwd"] = json!("/link");
+        }),
+        bundle("a user", |spec, _| spec["process"]["user"] = json!({ "uid": 1000, "gid": 1001 })),
+        bundle("a user with groups", |spec, _| {
+            spec["process"]["user"] = json!({ "uid": 7, "gid": 8, "additionalGids": [10, 9, 10] });
+        }),
+        bundle("a mask", |spec, _| spec["process"]["user"] = json!({ "uid": 0, "gid": 0, "umask": 0o77 })),
+        bundle("new privileges", |spec, _| spec["process"]["noNewPrivileges"] = json!(false)),
+        bundle("first to be killed", |spec, _| spec["process"]["oomScoreAdj"] = json!(500)),
+        bundle("a name", |spec, _| spec["hostname"] = json!("box")),
+    ];
+    test(|containerd| compare(containerd, &bundles, ALWAYS));
+}
+
+#[test]
+fn capabilities_are_the_same() {
+    fn sets(spec: &mut Value, sets: Value) {
+        spec["process"]["capabilities"] = sets;
+    }
+    let bundles = [
+        bundle("none", |spec, _| sets(spec, json!({}))),
+        bundle("no list", |spec, _| {
+            spec["process"].as_object_mut().expect("an object").remove("capabilities");
+        }),
+        bundle("bounding only", |spec, _| sets(spec, json!({ "bounding": ["CAP_KILL", "CAP_SYS_ADMIN"] }))),
+        bundle("all five", |spec, _| {
+            let own = json!(["CAP_NET_RAW", "CAP_CHOWN"]);
+            sets(
+                spec,
+                json!({ "bounding": own, "effective": own, "permitted": own, "inheritable": own, "ambient": own }),
+            );
+        }),
+        bundle("a user with ambient ones", |spec, _| {
+            let own = json!(["CAP_NET_BIND_SERVICE"]);
+            spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+            sets(
+                spec,
+                json!({ "bounding": own, "effective": own, "permitted": own, "inheritable": own, "ambient": own }),
+            );
+        }),
+        bundle("permitted but not effective", |spec, _| {
+            sets(spec, json!({ "bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"] }));
+        }),
+    ];
+    test(|containerd| compare(containerd, &bundles, ALWAYS));
+}
+
+fn limit(spec: &mut Value, name: &str, soft: u64, hard: u64) {
+    let limits = spec["process"]["rlimits"].as_array_mut().expect("a list");
+    limits.push(json!({ "type": name, "soft": soft, "hard": hard }));
+}
+
+fn tmpfs(spec: &mut Value, destination: &str, options: &[&str]) {
+    let mount = json!({ "destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options });
+    add_mount(spec, mount);
+}
+
+#[test]
+fn limits_are_the_same() {
+    let bundles = [
+        bundle("none", |spec, _| spec["process"]["rlimits"] = json!([])),
+        bundle("some", |spec, _| {
+            limit(spec, "RLIMIT_CORE", 0, 0);
+            limit(spec, "RLIMIT_STACK", 1 << 20, 1 << 22);
+            limit(spec, "RLIMIT_FSIZE", 12345, u64::MAX);
+        }),
+        bundle("for processes", |spec, _| limit(spec, "RLIMIT_NPROC", 10, 20)),
+    ];
+    test(|containerd| compare(containerd, &bundles, ALWAYS));
+}
+
+#[test]
+fn roots_and_mounts_are_the_same() {
+    fn bind(spec: &mut Value, root: &Path, options: &[&str]) {
+        let source = root.parent().expect("lies in a folder").join("source");
+        fs::create_dir(&source).expect("a folder");
+        fs::write(source.join("file"), "x").expect("a file");
+        let mount = json!({ "destination": "/data", "type": "bind", "source": source, "options": options });
+        add_mount(spec, mount);
+    }
+    let bundles = [
+        bundle("a read-only root", |spec, _| spec["root"]["readonly"] = json!(true)),
+        bundle("private", |spec, _| spec["linux"]["rootfsPropagation"] = json!("private")),
+        bundle("slave", |spec, _| spec["linux"]["rootfsPropagation"] = json!("slave")),
+        bundle("memory", |spec, _| tmpfs(spec, "/tmp", &["size=1m", "mode=1700", "noexec", "nosuid"])),
+        bundle("memory with few inodes", |spec, _| tmpfs(spec, "/made", &["nr_inodes=100", "ro"])),
+        bundle("one over the other", |spec, _| {
+            tmpfs(spec, "/tmp", &["size=1m"]);
+            tmpfs(spec, "/tmp/below", &["size=2m"]);
+        }),
+        bundle("behind a link", |spec, root| {
+            symlink("/tmp", root.join("link")).expect("a link");
+            tmpfs(spec, "/link/below", &["size=1m"]);
+        }),
+        bundle("above the root", |spec, _| tmpfs(spec, "/../../above", &["size=1m"])),
+        bundle("a bind", |spec, root| bind(spec, root, &["bind"])),
+        bundle("a recursive bind", |spec, root| bind(spec, root, &["rbind", "rw"])),
+        bundle("a read-only bind", |spec, root| bind(spec, root, &["rbind", "ro"])),
+        bundle("a guarded bind", |spec, root| {
+            bind(spec, root, &["bind", "nosuid", "nodev", "noexec", "noatime"]);
+        }),
+        bundle("a private bind", |spec, root| bind(spec, root, &["rbind", "rprivate"])),
+        bundle("a slave bind", |spec, root| bind(spec, root, &["rbind", "rslave"])),
+        bundle("a shared bind", |spec, root| bind(spec, root, &["rbind", "rshared"])),
+        bundle("a bind of a file", |spec, root| {
+            let source = root.parent().expect("lies in a folder").join("file");
+            fs::write(&source, "x").expect("a file");
+            let options = ["bind", "ro"];
+            let mount =
+                json!({ "destination": "/etc/file", "type": "bind", "source": source, "options": options });
+            add_mount(spec, mount);
+        }),
+        bundle("little shared memory", |spec, _| {
+            for mount in spec["mounts"].as_array_mut().expect("a list") {
+                if mount["destination"] == "/dev/shm" {
+                    mount["options"] = json!(["nosuid", "noexec", "nodev", "mode=1777", "size=1m"]);
+                }
+            }
+        }),
+        bundle("a writable sysfs", |spec, _| {
+            for mount in spec["mounts"].as_array_mut().expect("a list") {
+                if mount["destination"] == "/sys" {
+                    mount["options"] = json!(["nosuid", "noexec", "nodev"]);
+                }
+            }
+        }),
+        bundle("no mounts but proc", |spec, _| {
+            spec["mounts"].as_array_mut().expect("a list").truncate(1);
+        }),
+    ];
+    test(|containerd| compare(containerd, &bundles, ALWAYS));
+}
+
+#[test]
+fn guarded_paths_are_the_same() {
+    let bundles = [
+        bundle("nothing", |spec, _| {
+            spec["linux"]["maskedPaths"] = json!([]);
+            spec["linux"]["readonlyPaths"] = json!([]);
+        }),
+        bundle("a file and a folder of the image", |spec, root| {
+            fs::write(root.join("etc/secret"), "x").expect("a file");
+            spec["linux"]["maskedPaths"] = json!(["/etc/secret", "/tmp", "/no/such"]);
+        }),
+        bundle("read-only", |spec, _| {
+            spec["linux"]["readonlyPaths"] = json!(["/etc", "/tmp", "/proc/sys", "/no/such"]);
+        }),
+    ];
+    test(|containerd| compare(containerd, &bundles, ALWAYS));
+}
+
+#[test]
+fn devices_are_the_same() {
+    fn device(spec: &mut Value, device: &Value) {
+        spec["linux"]["devices"] = json!([device]);
+    }
+    let bundles = [
+        bundle("one more", |spec, _| {
+            let own = json!({ "path": "/dev/own", "type": "c", "major": 1, "minor": 5, "fileMode": 0o640, "uid": 3, "gid": 4 });
+            device(spec, &own);
+            spec["linux"]["resources"]["devices"] = json!([{ "allow": false, "access": "rwm" },
+                { "allow": true, "type": "c", "major": 1, "minor": 5, "access": "rwm" }]);
+        }),
+        bundle("in a folder", |spec, _| {
+            device(
+                spec,
+                &json!({ "path": "/dev/net/own", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666 }),
+            );
+        }),
+        bundle("a pipe", |spec, _| {
+            device(spec, &json!({ "path": "/dev/pipe", "type": "p", "fileMode": 0o600 }));
+        }),
+    ];
+    test(|containerd| compare(containerd, &bundles, ALWAYS));
+}
+
+#[test]
+fn namespaces_and_settings_are_the_same() {
+    let bundles = [
+        bundle("a cgroup namespace", |spec, _| {
+            spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "cgroup" }));
+        }),
+        bundle("messages", |spec, _| {
+            spec["linux"]["sysctl"] =
+                json!({ "kernel.msgmax": "4321", "kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "20" });
+        }),
+        bundle("a setting of the network", |spec, _| {
+            spec["linux"]["sysctl"] = json!({ "net.ipv4.ip_unprivileged_port_start": "80" });
+        }),
+    ];
+    test(|containerd| compare(containerd, &bundles, ALWAYS));
+}
+
+fn some_refused(spec: &mut Value, _: &Path) {
+    let architectures = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"];
+    let own_reason = ["mount", "umount2", "swapon", "reboot", "bpf"];
+    spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "architectures": architectures, "syscalls": [
+            { "names": own_reason, "action": "SCMP_ACT_ERRNO", "errnoRet": 95 },
+            { "names": ["keyctl", "add_key"], "action": "SCMP_ACT_ERRNO" },
+            { "names": ["acct"], "action": "SCMP_ACT_KILL" },
+            { "names": ["syslog"], "action": "SCMP_ACT_KILL_PROCESS" },
+            { "names": ["sysfs"], "action": "SCMP_ACT_TRAP" },
+            { "names": ["vmsplice"], "action": "SCMP_ACT_TRACE" },
+            { "names": ["ptrace"], "action": "SCMP_ACT_LOG" } ] });
+}
+
+/// All that runc, the agent and the probe need.
+fn some_allowed(spec: &mut Value, _: &Path) {
+    let names = "access alarm arch_prctl brk capget capset chdir clone clone3 close close_range dup3 epoll_create1 \
+        epoll_ctl epoll_pwait eventfd2 execve exit_group faccessat faccessat2 fchdir fchown fcntl fork fstat fstatfs \
+        futex getcwd getdents64 getpid getppid getpriority getrandom gettid ioctl ioprio_get kill lseek lstat madvise \
+        mmap mprotect munmap nanosleep newfstatat open openat personality pipe2 poll prctl prlimit64 read readlink \
+        readlinkat rseq rt_sigaction rt_sigprocmask rt_sigreturn sched_getaffinity sched_getparam sched_getscheduler \
+        sched_yield set_robust_list set_tid_address setgid setgroups setresgid setresuid setuid sigaltstack stat \
+        statfs statx tgkill umask uname wait4 write writev";
+    let names: Vec<&str> = names.split_whitespace().collect();
+    spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{ "names": names, "action": "SCMP_ACT_ALLOW" }] });
+}
+
+/// The probe's arguments are all ones.
+fn by_arguments(spec: &mut Value, _: &Path) {
+    let rule = |name: &str, arg: Value| json!({ "names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": 97, "args": [arg] });
+    spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [
+            rule("socket", json!({ "index": 0, "value": u64::MAX, "op": "SCMP_CMP_EQ" })),
+            rule("dup", json!({ "index": 0, "value": 5, "op": "SCMP_CMP_GT" })),
+            rule("flock", json!({ "index": 0, "value": 255, "valueTwo": 255, "op": "SCMP_CMP_MASKED_EQ" })),
+            rule("fsync", json!({ "index": 0, "value": 5, "op": "SCMP_CMP_LT" })),
+            rule("fchmod", json!({ "index": 1, "value": 5, "op": "SCMP_CMP_NE" })) ] });
+}
+
+#[test]
+fn system_calls_are_answered_the_same() {
+    let sections = &["process", "calls"];
+    let bundles = [
+        Bundle { name: "some refused", change: some_refused, sections },
+        Bundle { name: "some allowed", change: some_allowed, sections },
+        Bundle { name: "by arguments", change: by_arguments, sections },
+    ];
+    // A kernel may lack a call, or check its arguments in another order; `uretprobe` and `uprobe` pass every filter.
+    let others = [
+        139, 163, 190, 193, 199, 232, 304, 329, 330, 331, 335, 336, 447, 451, 463, 464, 465, 466, 467, 468,
+        469, 470,
+    ];
+    let others: Vec<String> = others.iter().map(|number| format!("call {number}")).collect();
+    let others = others.iter().map(|fact| Expected { fact, reason: KERNEL });
+    let expected: Vec<Expected<'_>> = ALWAYS.iter().copied().chain(others).collect();
+    test(|containerd| compare(containerd, &bundles, &expected));
+}
+
+#[test]
+fn a_shared_root_is_shared() {
+    let bundles = [bundle("shared", |spec, _| spec["linux"]["rootfsPropagation"] = json!("shared"))];
+    let runcs =
+        Expected { fact: "mount / passes on", reason: "runc 1.1 leaves it private, against config-linux.md" };
+    let expected: Vec<Expected<'_>> = ALWAYS.iter().copied().chain([runcs]).collect();
+    test(|containerd| compare(containerd, &bundles, &expected));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_both() {
+    let bundles = [
+        bundle("no arguments", |spec, _| spec["process"]["args"] = json!([])),
+        bundle("no such program", |spec, _| spec["process"]["args"] = json!(["/bin/no-such"])),
+        bundle("not executable", |spec, root| {
+            fs::write(root.join("etc/plain"), "x").expect("a file");
+            spec["process"]["args"] = json!(["/etc/plain"]);
+        }),
+        bundle("a file as folder", |spec, _| spec["process"]["cwd"] = json!("/etc/passwd")),
+        bundle("a relative folder", |spec, _| spec["process"]["cwd"] = json!("tmp")),
+        bundle("an unknown namespace", |spec, _| {
+            spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "dream" }));
+        }),
+        bundle("no such root", |spec, _| spec["root"]["path"] = json!("/no/such/root")),
+        bundle("soft above hard", |spec, _| limit(spec, "RLIMIT_CPU", 20, 10)),
+        bundle("an unknown one", |spec, _| limit(spec, "RLIMIT_FLIGHT", 1, 1)),
+        bundle("a source that is not there", |spec, _| {
+            let options = ["bind"];
+            add_mount(
+                spec,
+                json!({ "destination": "/data", "type": "bind", "source": "/no/such", "options": options }),
+            );
+        }),
+        bundle("an unknown option", |spec, _| tmpfs(spec, "/tmp", &["no_such=1"])),
+        bundle("an unknown setting", |spec, _| spec["linux"]["sysctl"] = json!({ "kernel.no_such": "1" })),
+    ];
+    test(|containerd| both_refuse(containerd, &bundles));
+}
