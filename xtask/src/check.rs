@@ -9,6 +9,7 @@ use crate::progress::Progress;
 use crate::workspace::Workspace;
 
 mod arrows;
+mod documents;
 mod hosts;
 mod modules;
 mod sizes;
@@ -35,6 +36,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report.findings("sizes", &sizes::check(&sources));
     report.findings("file headers", &headers(&sources));
     report.findings("orphan files", &modules::orphans(&sources));
+    report.findings("tests in documents", &documents::check(&workspace.root, &sources)?);
     report.findings("registry hosts", &hosts::check(&workspace)?);
     report.command("format", workspace.cargo().args(["fmt", "--all", "--check"]));
     if !args.quick {

@@ -1,5 +1,6 @@
 //! The guest's cgroup v2 hierarchy and the cgroups of containers in it.
 
+mod devices;
 mod limits;
 pub(crate) mod stats;
 
@@ -9,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kata_protocol::oci::LinuxResources;
+use kata_protocol::oci::{LinuxDeviceCgroup, LinuxResources};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
@@ -29,6 +30,20 @@ pub(crate) enum CgroupError {
     /// A file of the cgroup could not be read or written.
     #[error("Cannot use {}", path.display())]
     File { path: PathBuf, source: io::Error },
+    /// A rule makes no sense.
+    #[error(transparent)]
+    Rule(#[from] devices::RuleError),
+    /// The kernel did not take the program.
+    #[error("The container's devices cannot be guarded; does the guest's kernel have CONFIG_CGROUP_BPF?")]
+    Guard(#[source] io::Error),
+    /// Rules are for the container's whole life.
+    #[error("The device rules of a container cannot be changed; create it anew with others")]
+    DevicesChange,
+    /// More memory is used than the new limit allows.
+    #[error(
+        "The container uses {used} bytes of memory, more than the new limit of {limit}; free some or set a higher one"
+    )]
+    InUse { used: i64, limit: i64 },
     /// The kernel did not get there.
     #[error("The processes in {} did not become {state} in {} s; see the guest's log for a hung task", path.display(), SETTLE.as_secs())]
     Unsettled { path: PathBuf, state: &'static str },
@@ -98,7 +113,47 @@ impl Cgroup {
     pub(crate) fn create(&self, limits: &LinuxResources) -> Result<()> {
         let made = fs::create_dir(&self.path);
         made.map_err(|source| CgroupError::File { path: self.path.clone(), source })?;
-        limits::settings(limits).iter().try_for_each(|(file, value)| self.write(file, value))
+        limits::settings(limits).iter().try_for_each(|(file, value)| self.write(file, value))?;
+        self.guard_devices(&limits.Devices)
+    }
+
+    /// Only the devices of these rules can be used.
+    fn guard_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+        let Some(program) = devices::program(rules)? else { return Ok(()) };
+        let guarded = self.open().and_then(|folder| sys::guard_devices(&folder, &program));
+        guarded.map_err(CgroupError::Guard)
+    }
+
+    /// Changes limits; what is not given stays. If one cannot be set, those that were set before it are set back.
+    pub(crate) fn update(&self, limits: &LinuxResources) -> Result<()> {
+        if !limits.Devices.is_empty() {
+            return Err(CgroupError::DevicesChange);
+        }
+        if let Some(memory) = limits.Memory.as_ref().filter(|memory| memory.CheckBeforeUpdate) {
+            self.check_memory(memory.Limit)?;
+        }
+        let mut before: Vec<(String, String)> = Vec::new();
+        for (file, value) in limits::settings(limits) {
+            let old = self.read(&file);
+            if let Err(error) = self.write(&file, &value) {
+                for (file, old) in before.iter().rev() {
+                    // What was valid a moment ago.
+                    let _ = self.write(file, old);
+                }
+                return Err(error);
+            }
+            before.push((file, old));
+        }
+        Ok(())
+    }
+
+    /// Below its use a limit would be met by killing.
+    fn check_memory(&self, limit: i64) -> Result<()> {
+        let used: i64 = self.read("memory.current").trim().parse().unwrap_or(0);
+        match limit > 0 && used > limit {
+            true => Err(CgroupError::InUse { used, limit }),
+            false => Ok(()),
+        }
     }
 
     /// Its folder, to make processes in.

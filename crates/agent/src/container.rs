@@ -8,7 +8,7 @@ pub(crate) mod spec;
 use std::sync::Arc;
 
 use kata_protocol::kata;
-use kata_protocol::oci::Process;
+use kata_protocol::oci::{LinuxResources, Process};
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot};
 
@@ -246,6 +246,11 @@ impl Container {
     /// What the container uses.
     pub(crate) fn stats(&self) -> kata::StatsResponse {
         cgroup::stats::read(&self.cgroup)
+    }
+
+    /// Changes its limits.
+    pub(crate) fn update(&self, limits: &LinuxResources) -> Result<()> {
+        Ok(self.cgroup.update(limits)?)
     }
 
     /// Ends all processes and takes everything away that belongs to the container.

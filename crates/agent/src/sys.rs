@@ -1,8 +1,8 @@
 //! The system calls of the agent that have no safe wrapper.
-#![expect(unsafe_code, reason = "registration of descriptors with tokio and the random device's ioctls")]
+#![expect(unsafe_code, reason = "registration of descriptors with tokio, the random device's ioctls, BPF")]
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -70,6 +70,59 @@ pub(crate) fn reseed(random: &OwnedFd) -> io::Result<()> {
     // SAFETY: takes no argument.
     unsafe { reseed_ioctl(random.as_raw_fd()) }?;
     Ok(())
+}
+
+/// linux/bpf.h.
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// The beginning of `union bpf_attr` for a program to be loaded.
+#[repr(C)]
+struct Load {
+    kind: u32,
+    length: u32,
+    instructions: u64,
+    license: u64,
+}
+
+/// The beginning of `union bpf_attr` for a program to be attached.
+#[repr(C)]
+struct Attach {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// Lets a program decide which devices the processes of a cgroup may use, besides those of the cgroups above and below.
+pub(crate) fn guard_devices(cgroup: &OwnedFd, program: &[u64]) -> io::Result<()> {
+    let load = Load {
+        kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+        length: u32::try_from(program.len()).map_err(io::Error::other)?,
+        instructions: program.as_ptr().addr() as u64,
+        license: c"Apache-2.0".as_ptr().addr() as u64,
+    };
+    // SAFETY: the kernel reads a structure of this size, and what it points to, which outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened, and nothing else has it.
+    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    let attach = Attach {
+        target: cgroup.as_raw_fd().cast_unsigned(),
+        program: program.as_raw_fd().cast_unsigned(),
+        kind: BPF_CGROUP_DEVICE,
+        flags: BPF_F_ALLOW_MULTI,
+    };
+    // SAFETY: the kernel reads a structure of this size.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attach, size_of::<Attach>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `libc` has it in a type that is too wide.

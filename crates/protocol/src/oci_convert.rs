@@ -14,7 +14,9 @@ use serde_json::Value;
 use crate::oci;
 
 /// Parts of the specification (JSON pointers) that have no field in the protocol, or that no agent honours yet.
-const UNSUPPORTED: [&str; 8] = [
+const UNSUPPORTED: [&str; 10] = [
+    "/hooks/createContainer",
+    "/hooks/startContainer",
     "/process/scheduler",
     "/process/ioPriority",
     "/process/execCPUAffinity",
@@ -35,6 +37,12 @@ pub fn spec_to_grpc(spec: &runtime::Spec) -> oci::Spec {
 #[must_use]
 pub fn process_to_grpc(process: &runtime::Process) -> oci::Process {
     from_json::process(from_json::Node(&as_json(process)))
+}
+
+/// `resources` as a message; what the protocol cannot hold is left out.
+#[must_use]
+pub fn resources_to_grpc(resources: &runtime::LinuxResources) -> oci::LinuxResources {
+    from_json::resources(from_json::Node(&as_json(resources)))
 }
 
 /// What `spec` asks for and the message cannot hold; nothing of it may be lost in silence.

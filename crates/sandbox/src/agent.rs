@@ -13,7 +13,10 @@ use kata_protocol::agent as grpc;
 use kata_protocol::agent_ttrpc::AgentServiceClient;
 use kata_protocol::kata;
 use kata_protocol::kata_ttrpc::SandboxClient;
+use kata_protocol::oci_convert;
 use kata_transport::Stream;
+use oci_spec::runtime::LinuxResources;
+use protobuf::MessageField;
 use tokio::time::timeout;
 use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
@@ -184,6 +187,18 @@ impl Agent {
         let deadline = self.deadlines.request;
         let rpc = self.grpc.resume_container(within(deadline), &request);
         self.call("resume the container", deadline, rpc).await.map(drop)
+    }
+
+    /// Changes a container's limits.
+    pub(crate) async fn update(&self, container: &str, resources: &LinuxResources) -> Result<()> {
+        let request = grpc::UpdateContainerRequest {
+            container_id: container.to_owned(),
+            resources: MessageField::some(oci_convert::resources_to_grpc(resources)),
+            ..Default::default()
+        };
+        let deadline = self.deadlines.request;
+        let rpc = self.grpc.update_container(within(deadline), &request);
+        self.call("update the container", deadline, rpc).await.map(drop)
     }
 
     /// Tells a process's terminal its size in characters.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use kata_storage::RootfsMount;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -261,6 +261,7 @@ pub(crate) enum Command {
     Resume { container: ContainerId, reply: Reply<()> },
     Pids { container: ContainerId, reply: Reply<Vec<PidInfo>> },
     Stats { container: ContainerId, reply: Reply<Stats> },
+    Update { container: ContainerId, resources: Box<LinuxResources>, reply: Reply<()> },
     Resize { key: Key, width: u32, height: u32, reply: Reply<()> },
     CloseIo { key: Key, reply: Reply<()> },
     Shutdown { reply: Reply<()> },

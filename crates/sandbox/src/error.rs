@@ -121,6 +121,14 @@ pub enum SandboxError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A hook of the container failed.
+    #[error("The container {id} cannot be made or started")]
+    Hook {
+        /// The container.
+        id: String,
+        /// Which one, and why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The specification asks for what no guest can do yet.
     #[error("The container {id} asks for {part}, which is not supported yet; remove it from its config.json")]
     Specification {
@@ -156,6 +164,10 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
+    pub(crate) fn hook(id: &crate::ContainerId, source: crate::hooks::HookError) -> Self {
+        Self::Hook { id: id.to_string(), source: source.into() }
+    }
+
     /// The kind of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -167,7 +179,9 @@ impl SandboxError {
             Self::Agent { kind, .. } => *kind,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Unsupported { .. } | Self::Specification { .. } => ErrorKind::Unimplemented,
-            Self::Files { .. } | Self::State { .. } | Self::Left { .. } => ErrorKind::Unknown,
+            Self::Files { .. } | Self::Hook { .. } | Self::State { .. } | Self::Left { .. } => {
+                ErrorKind::Unknown
+            }
         }
     }
 }

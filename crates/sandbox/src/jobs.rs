@@ -17,6 +17,7 @@ use crate::command::{CreateContainer, Created, ExecSpec, Exit, Key, Reply, Stdio
 use crate::driver::Message;
 use crate::error::{Result, SandboxError as Error, chain};
 use crate::gone::Gone;
+use crate::hooks::Hooks;
 use crate::host::{Files, Host, Machine, Sources};
 use crate::state::Phase;
 use crate::stdio::{Drain, Pumps, Streams};
@@ -122,17 +123,17 @@ impl Site {
 
     /// Waits until the VM has its devices. Its daemons have set themselves up then: virtiofsd copies the mounts of
     /// the share into its own namespace in two steps, and what is mounted between them never reaches it.
-    async fn devices(&self) -> Result<()> {
+    async fn devices(&self) -> Result<Arc<Machine>> {
         let mut boot = self.boot.subscribe();
         let ready = async {
             let boot = boot.wait_for(|boot| matches!(boot, Boot::Spawned(_) | Boot::Reachable(_))).await;
             match boot.ok().and_then(|boot| boot.machine()) {
-                Some(machine) => machine.vmm.ready().await.map_err(|error| chain(&error)),
+                Some(machine) => machine.vmm.ready().await.map(|()| machine).map_err(|error| chain(&error)),
                 None => Err("its owner is gone".to_owned()),
             }
         };
         match self.gone.unless(ready).await? {
-            Ok(()) => Ok(()),
+            Ok(machine) => Ok(machine),
             // What has ended tells more than the VMM's silence.
             Err(silence) => Err(match timeout(NEWS_PATIENCE, self.gone.wait()).await {
                 Ok(gone) => gone,
@@ -142,10 +143,17 @@ impl Site {
     }
 
     /// Makes a container; the first one with everything else that the guest needs.
-    pub(crate) async fn create(self, request: CreateContainer, queue: &Queue) -> Result<(Pumps, Agent)> {
+    pub(crate) async fn create(
+        self,
+        request: CreateContainer,
+        hooks: &Hooks,
+        queue: &Queue,
+    ) -> Result<(Pumps, Agent)> {
         let id = request.id.clone();
         let made = Box::pin(async {
-            self.devices().await?;
+            let machine = self.devices().await?;
+            let pid = machine.vmm.pid();
+            hooks.before_create(pid).await.map_err(|source| Error::hook(&id, source))?;
             let begun = Moment::now();
             let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
             let files = self.gone.unless(self.host.attach(&id, sources)).await??;
@@ -232,12 +240,18 @@ impl Site {
     }
 
     /// Starts a container's first process.
-    pub(crate) async fn start(self, key: &Key, agent: &Agent) -> Result<()> {
+    pub(crate) async fn start(self, key: &Key, reach: &Reach, hooks: &Hooks) -> Result<()> {
         let begun = Moment::now();
-        agent.start(key.container.as_str()).await?;
+        reach.agent.start(key.container.as_str()).await?;
         self.recorder.since(phase::STARTED, begun);
         self.recorder.save();
-        Ok(())
+        let started = hooks.after_start(reach.machine.vmm.pid()).await;
+        if started.is_err()
+            && let Err(error) = reach.agent.signal(key, SIGKILL, true).await
+        {
+            tracing::warn!(container = %key.container, error = chain(&error), "Not killed after a failed hook");
+        }
+        started.map_err(|source| Error::hook(&key.container, source))
     }
 
     /// Starts an added process.

@@ -20,6 +20,7 @@ mod driver;
 mod error;
 mod event;
 mod gone;
+mod hooks;
 mod host;
 mod id;
 mod intent_log;

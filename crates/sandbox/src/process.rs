@@ -1,10 +1,12 @@
 //! What the owning task knows of a process and of a container.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::command::Key;
 use crate::command::{ExecSpec, Exit, ProcessState, ProcessStatus, Reply};
 use crate::error::{Result, SandboxError as Error};
+use crate::hooks::Hooks;
 use crate::state::{Phase, Verb};
 use crate::stdio::Pumps;
 use crate::{ContainerId, ExecId};
@@ -32,6 +34,7 @@ pub(crate) struct Process {
 pub(crate) struct Container {
     pub(crate) init: Process,
     pub(crate) execs: HashMap<ExecId, Process>,
+    pub(crate) hooks: Arc<Hooks>,
 }
 
 impl Process {
@@ -62,8 +65,8 @@ impl Process {
 }
 
 impl Container {
-    pub(crate) fn new(terminal: bool) -> Self {
-        Self { init: Process::new(Phase::Creating, terminal), execs: HashMap::new() }
+    pub(crate) fn new(terminal: bool, hooks: Arc<Hooks>) -> Self {
+        Self { init: Process::new(Phase::Creating, terminal), execs: HashMap::new(), hooks }
     }
 }
 

@@ -1,12 +1,23 @@
 //! What the owning task does when somebody wants something.
 
+use std::sync::Arc;
+
 use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, Reply};
 use crate::driver::{Driver, Stage, Undone};
 use crate::error::{Result, SandboxError as Error};
+use crate::hooks::Hooks;
 use crate::jobs::{Happening, Queue, Reach, SIGKILL, Site};
 use crate::process::{Container, Process};
 use crate::state::{Phase, Verb};
 use crate::{ContainerId, ExecId};
+
+/// A process that is being started.
+struct Begun {
+    reach: Reach,
+    /// What to run, if it is an added one.
+    to_start: Option<Box<ExecSpec>>,
+    hooks: Arc<Hooks>,
+}
 
 impl Driver {
     pub(crate) fn on_command(&mut self, command: Command) {
@@ -31,6 +42,12 @@ impl Driver {
                 let key = Key::new(&container, None);
                 self.ask(&key, Verb::Stats, reply, async |key, reach| {
                     reach.agent.stats(key.container.as_str()).await
+                });
+            }
+            Command::Update { container, resources, reply } => {
+                let key = Key::new(&container, None);
+                self.ask(&key, Verb::Update, reply, async move |key, reach| {
+                    reach.agent.update(key.container.as_str(), &resources).await
                 });
             }
             Command::Resize { key, width, height, reply } => self.resize(&key, width, height, reply),
@@ -70,9 +87,10 @@ impl Driver {
             self.refuse_creation(error, reply);
             return;
         }
-        self.containers.0.insert(id.clone(), Container::new(request.stdio.terminal));
+        let hooks = Hooks::of(&id, &request.bundle, &request.spec);
+        self.containers.0.insert(id.clone(), Container::new(request.stdio.terminal, Arc::clone(&hooks)));
         self.spawn(async move |site: Site, queue: Queue| {
-            let result = Box::pin(site.create(request, &queue)).await;
+            let result = Box::pin(site.create(request, &hooks, &queue)).await;
             queue.report(Happening::Created { id, result, reply }).await;
         });
     }
@@ -95,16 +113,16 @@ impl Driver {
             }
         };
         self.spawn(async move |site: Site, queue: Queue| {
-            let (reach, to_start) = begun;
+            let Begun { reach, to_start, hooks } = begun;
             let result = match to_start {
                 Some(spec) => Box::pin(site.exec(&key, *spec, &reach)).await.map(Some),
-                None => site.start(&key, &reach.agent).await.map(|()| None),
+                None => site.start(&key, &reach, &hooks).await.map(|()| None),
             };
             queue.report(Happening::Started { key, result, reply }).await;
         });
     }
 
-    fn begin_start(&mut self, key: &Key) -> Result<(Reach, Option<Box<ExecSpec>>)> {
+    fn begin_start(&mut self, key: &Key) -> Result<Begun> {
         if key.exec.is_some() {
             self.containers.allowing(&Key::new(&key.container, None), Verb::Exec)?;
         }
@@ -112,7 +130,8 @@ impl Driver {
         let reach = self.running()?;
         let process = self.containers.process(key)?;
         process.phase = Phase::Starting;
-        Ok((reach, process.to_start.take()))
+        let to_start = process.to_start.take();
+        Ok(Begun { reach, to_start, hooks: Arc::clone(&self.containers.container(&key.container)?.hooks) })
     }
 
     fn exec(&mut self, container: &ContainerId, request: Box<ExecSpec>) -> Result<()> {
@@ -144,13 +163,19 @@ impl Driver {
         }
         process.phase = Phase::Deleting;
         let drain = process.pumps.drain();
+        let Ok(hooks) = self.containers.container(&key.container).map(|known| Arc::clone(&known.hooks))
+        else {
+            return;
+        };
         self.spawn(async move |site: Site, queue: Queue| {
             let result = if key.exec.is_some() {
                 drain.finish(&key).await;
                 Ok(())
             } else {
                 let guest = reach.map(|reach| (reach.agent, alive));
-                site.delete(&key.container, guest, drain).await
+                let deleted = site.delete(&key.container, guest, drain).await;
+                hooks.after_stop(&key.container).await;
+                deleted
             };
             queue.report(Happening::Deleted { key, result, reply }).await;
         });

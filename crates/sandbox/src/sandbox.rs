@@ -1,5 +1,6 @@
 //! The handle on a sandbox: sends requests to its owning task and waits for the answers.
 
+use oci_spec::runtime::LinuxResources;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{
@@ -138,6 +139,15 @@ impl Sandbox {
     pub async fn stats(&self, container: &ContainerId) -> Result<Stats> {
         let container = container.clone();
         self.ask(|reply| Command::Stats { container, reply }).await
+    }
+
+    /// Changes a container's limits; what is not given stays.
+    ///
+    /// # Errors
+    /// It has ended; the guest's kernel or the agent refused, and nothing has changed.
+    pub async fn update(&self, container: &ContainerId, resources: LinuxResources) -> Result<()> {
+        let (container, resources) = (container.clone(), Box::new(resources));
+        self.ask(|reply| Command::Update { container, resources, reply }).await
     }
 
     /// Tells a process's terminal its size in characters.

@@ -44,10 +44,12 @@ pub enum Verb {
     Pids,
     /// Read a container's consumption.
     Stats,
+    /// Change a container's limits.
+    Update,
 }
 
 /// The table. Looking at a process and waiting for its end are always allowed.
-const ALLOWED: [(Verb, &[Phase]); 10] = [
+const ALLOWED: [(Verb, &[Phase]); 11] = [
     (Verb::Start, &[Phase::Created]),
     (Verb::Exec, &[Phase::Created, Phase::Running]),
     (Verb::Kill, &[Phase::Created, Phase::Starting, Phase::Running, Phase::Paused]),
@@ -58,6 +60,7 @@ const ALLOWED: [(Verb, &[Phase]); 10] = [
     (Verb::CloseIo, &[Phase::Created, Phase::Starting, Phase::Running, Phase::Paused, Phase::Stopped]),
     (Verb::Pids, &[Phase::Created, Phase::Running, Phase::Paused]),
     (Verb::Stats, &[Phase::Created, Phase::Running, Phase::Paused]),
+    (Verb::Update, &[Phase::Created, Phase::Running, Phase::Paused]),
 ];
 
 impl Phase {
@@ -100,6 +103,7 @@ impl fmt::Display for Verb {
             Self::CloseIo => "close the input",
             Self::Pids => "list processes",
             Self::Stats => "read statistics",
+            Self::Update => "update",
         })
     }
 }

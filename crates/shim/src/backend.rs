@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::events::Ended;
 use crate::ledger::Key;
@@ -141,6 +141,8 @@ pub(crate) trait Backend: Send + Sync {
     async fn pids(&self, container: &str) -> Result<Vec<GuestProcess>, Failure>;
     /// A container's consumption.
     async fn stats(&self, container: &str) -> Result<Metrics, Failure>;
+    /// Changes a container's limits; what is not given stays.
+    async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), Failure>;
     /// Tells a process's terminal its size in characters.
     async fn resize(&self, key: &Key, width: u32, height: u32) -> Result<(), Failure>;
     /// Ends the VM and removes everything the sandbox made; may be called again.

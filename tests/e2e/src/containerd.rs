@@ -74,6 +74,11 @@ impl Containerd {
         self.processes().into_iter().filter(|process| process.is(program)).collect()
     }
 
+    /// Where the task of a container has its bundle.
+    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
+        Path::new(RUN).join("state/io.containerd.runtime.v2.task").join(&self.host.mark).join(id)
+    }
+
     /// An empty directory on a real file system, removed with the test.
     pub fn directory(&self) -> PathBuf {
         let path = self.host.data().join(self.fresh_name());

@@ -23,6 +23,7 @@ mod processes;
 mod recipe;
 mod scenario;
 mod setup;
+mod shim;
 mod spec;
 mod task;
 mod terminal;

@@ -25,6 +25,11 @@ impl<'c> Container<'c> {
         &self.id
     }
 
+    /// Its bundle.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.containerd.bundle(&self.id)
+    }
+
     /// A program to be run in it.
     pub fn exec<S: Into<String>>(&self, words: impl IntoIterator<Item = S>) -> ExecRecipe<'_> {
         let words = words.into_iter().map(Into::into).collect();

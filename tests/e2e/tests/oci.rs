@@ -231,6 +231,16 @@ fn devices_are_the_same() {
                 &json!({ "path": "/dev/net/own", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666 }),
             );
         }),
+        bundle("some allowed", |spec, _| {
+            spec["linux"]["resources"]["devices"] = json!([
+                { "allow": false, "access": "rwm" },
+                { "allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw" },
+                { "allow": true, "type": "b", "major": 8, "access": "r" },
+                { "allow": true, "type": "c", "major": 240, "minor": 7, "access": "m" } ]);
+        }),
+        bundle("all allowed", |spec, _| {
+            spec["linux"]["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
+        }),
         bundle("a pipe", |spec, _| {
             device(spec, &json!({ "path": "/dev/pipe", "type": "p", "fileMode": 0o600 }));
         }),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::arrows::{Package, wrong_arrows};
 use super::hosts::hosts_in;
 use super::source::Source;
-use super::{headers, modules, sizes};
+use super::{documents, headers, modules, sizes};
 
 fn source(path: &str, text: &str) -> Source {
     Source::parse(PathBuf::from(path), text.to_owned()).unwrap()
@@ -89,4 +89,25 @@ fn arrows_point_one_way() {
 fn hosts_are_found_in_settings() {
     let text = "index = \"sparse+https://user@mirror.test:8080/index/\"\nURIs: http://deb.test/debian http://127.0.0.1/";
     assert_eq!(hosts_in(text), ["mirror.test", "deb.test"]);
+}
+
+#[test]
+fn tests_are_taken_from_the_last_column() {
+    let text = "| a | tests |\n|---|---|\n| `process.cwd` | `one`, `two` |\nnot in `a_table`\n| `x` | |\n";
+    assert_eq!(documents::tests_named_in(text), [(3, "one"), (3, "two")]);
+}
+
+#[test]
+fn a_test_is_a_function_or_made_by_a_macro() {
+    assert!(documents::has_test("    fn one() {", "one") && documents::has_test("async fn one() {}", "one"));
+    assert!(documents::has_test("agent_test!(one, |guest| {", "one"));
+    assert!(documents::has_test("agent_test!(\n    /// Words.\n    one,\n", "one"));
+    assert!(!documents::has_test("    one();", "one") && !documents::has_test("fn one_more() {", "one"));
+}
+
+#[test]
+fn the_documents_name_only_tests_that_are_there() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let sources = Source::read_all(&root).unwrap();
+    assert_eq!(documents::check(&root, &sources).unwrap(), Vec::<String>::new());
 }

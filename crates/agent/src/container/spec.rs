@@ -87,6 +87,7 @@ fn limit_to(hierarchy: &Hierarchy, resources: &mut LinuxResources) {
         resources.HugepageLimits.clear();
     }
     resources.Unified.clear();
+    resources.Devices.clear();
 }
 
 /// Settings without a namespace of their own (the network's is the guest's): harmless here, as the guest is the sandbox.

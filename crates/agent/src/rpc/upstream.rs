@@ -9,7 +9,8 @@ use kata_protocol::agent::{
     Metrics as MetricsText, OOMEvent, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
     RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, SetGuestDateTimeRequest,
     SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
-    TtyWinResizeRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
+    TtyWinResizeRequest, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+    WriteStreamResponse,
 };
 use kata_protocol::agent_ttrpc::AgentService;
 use kata_protocol::empty::Empty;
@@ -232,6 +233,15 @@ impl AgentService for Service {
             cgroup_stats: MessageField::some(to_upstream(&stats)),
             ..Default::default()
         })
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.container(&request.container_id)?;
+        empty(container.update(&request.resources).map_err(Failure::from))
     }
 
     async fn pause_container(

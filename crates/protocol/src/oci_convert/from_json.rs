@@ -253,6 +253,7 @@ fn memory(node: Node<'_>) -> oci::LinuxMemory {
         KernelTCP: node.signed("kernelTCP"),
         Swappiness: node.unsigned("swappiness"),
         DisableOOMKiller: node.flag("disableOOMKiller"),
+        CheckBeforeUpdate: node.flag("checkBeforeUpdate"),
         ..Default::default()
     }
 }

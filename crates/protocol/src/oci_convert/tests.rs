@@ -72,7 +72,9 @@ prop_compose! {
                    pids in any::<i64>(), DisableOOMKiller in any::<bool>(), rate in any::<u64>(),
                    weight in any::<u16>(), huge in 0..i64::MAX as u64) -> oci::LinuxResources {
         let throttle = oci::LinuxThrottleDevice { Major: 8, Minor: 1, Rate: rate, ..Default::default() };
-        let memory = oci::LinuxMemory { Limit, Swap, Swappiness, DisableOOMKiller, ..Default::default() };
+        let memory = oci::LinuxMemory {
+            Limit, Swap, Swappiness, DisableOOMKiller, CheckBeforeUpdate: DisableOOMKiller, ..Default::default()
+        };
         oci::LinuxResources {
             Devices,
             Memory: MessageField::some(memory),
@@ -238,6 +240,9 @@ fn what_would_be_lost_is_named() {
     let mapping = serde_json::json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]);
     let users = serde_json::json!({ "ociVersion": "1.2.0", "linux": { "uidMappings": mapping } });
     assert_eq!(of(users).as_deref(), Some("linux.uidMappings"));
+    let hook =
+        serde_json::json!({ "ociVersion": "1.2.0", "hooks": { "startContainer": [{ "path": "/bin/x" }] } });
+    assert_eq!(of(hook).as_deref(), Some("hooks.startContainer"));
     let mount = serde_json::json!({ "ociVersion": "1.2.0", "mounts": [
         { "destination": "/data", "type": "bind", "source": "/srv", "uidMappings": mapping } ] });
     assert_eq!(of(mount).as_deref(), Some("id mappings of the mount /data"));

@@ -262,6 +262,15 @@ impl AgentService for Service {
         Ok(Empty::default())
     }
 
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::UpdateContainerRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note(format!("Update {} pids {}", request.container_id, request.resources.Pids.Limit));
+        Ok(Empty::default())
+    }
+
     async fn pause_container(
         &self,
         _: &TtrpcContext,

@@ -210,3 +210,15 @@ async fn the_vm_ends_when_nobody_holds_the_sandbox_any_more() {
     timeout(PATIENCE, end).await.unwrap();
     assert!(host.levers.is_dead());
 }
+
+#[tokio::test]
+async fn limits_are_changed_while_it_lives() {
+    let mut scene = Scene::running().await;
+    let limits = || serde_json::from_str(r#"{ "pids": { "limit": 7 } }"#).unwrap();
+    scene.sandbox.update(&cid("c"), limits()).await.unwrap();
+    assert_eq!(scene.agent.asked().last().map(String::as_str), Some("Update c pids 7"));
+    scene.agent.exit("c", 0);
+    scene.exit_of("c", None).await;
+    let ended = scene.sandbox.update(&cid("c"), limits()).await.unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::FailedPrecondition);
+}

@@ -11,7 +11,7 @@ use kata_sandbox::{
     ProcessStatus, Sandbox,
 };
 use kata_storage::RootfsMount;
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -171,6 +171,11 @@ impl Backend for Kata {
     async fn stats(&self, id: &str) -> Result<Metrics, Failure> {
         let stats = self.handle()?.stats(&container(id)?).await.map_err(|error| failure(&error))?;
         Ok(stats::metrics(&stats))
+    }
+
+    async fn update(&self, id: &str, resources: LinuxResources) -> Result<(), Failure> {
+        let updated = self.handle()?.update(&container(id)?, resources).await;
+        updated.map_err(|error| failure(&error))
     }
 
     async fn resize(&self, key: &Key, width: u32, height: u32) -> Result<(), Failure> {

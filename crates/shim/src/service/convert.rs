@@ -4,9 +4,10 @@ use containerd_shim_protos::api::{
     CreateTaskRequest, ExecProcessRequest, PidsResponse, ProcessInfo, StateResponse, Status as TaskStatus,
 };
 use containerd_shim_protos::shim::oci::ProcessDetails;
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
+use serde::de::DeserializeOwned;
 use ttrpc::{Code, get_status};
 
 use crate::backend::{Failure, GuestProcess, Kind, State, Status};
@@ -52,17 +53,21 @@ pub(super) fn names_of_exec(request: &ExecProcessRequest) -> Names {
 /// The process of an exec: JSON of the OCI runtime specification in an `Any`. Whether it has a terminal is
 /// said twice; the request decides, because its streams were opened for that.
 pub(super) fn process(spec: Option<&Any>, terminal: bool) -> Result<Process, Failure> {
-    let Some(spec) = spec else {
-        return Err(Failure::new(Kind::InvalidArgument, "An exec needs an OCI process"));
-    };
-    let mut process: Process = serde_json::from_slice(&spec.value).map_err(|error| {
-        Failure::new(
-            Kind::InvalidArgument,
-            format!("The exec's OCI process ({}) does not parse: {error}", spec.type_url),
-        )
-    })?;
+    let mut process: Process = json(spec, "exec's OCI process")?;
     process.set_terminal(Some(terminal));
     Ok(process)
+}
+
+/// New limits of a container, likewise.
+pub(super) fn resources(resources: Option<&Any>) -> Result<LinuxResources, Failure> {
+    json(resources, "update's OCI resources")
+}
+
+fn json<T: DeserializeOwned>(message: Option<&Any>, what: &str) -> Result<T, Failure> {
+    let wrong = |text| Failure::new(Kind::InvalidArgument, text);
+    let message = message.ok_or_else(|| wrong(format!("The {what} are missing")))?;
+    serde_json::from_slice(&message.value)
+        .map_err(|error| wrong(format!("The {what} ({}) do not parse: {error}", message.type_url)))
 }
 
 /// The answer to `State`.

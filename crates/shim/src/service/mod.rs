@@ -337,9 +337,11 @@ impl Task for Service {
         Ok(Empty::default())
     }
 
-    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        let text = "Updating a container's resources is not implemented; create it anew with other limits";
-        Err(status(Failure::new(Kind::Unimplemented, text)))
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let (sandbox, _) = self.known(&Key::new(&request.id, "")).map_err(status)?;
+        let resources = convert::resources(request.resources.as_ref()).map_err(status)?;
+        sandbox.update(&request.id, resources).await.map_err(status)?;
+        Ok(Empty::default())
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {

@@ -13,7 +13,7 @@ use containerd_shim_protos::api::{
 };
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::shim_async::{Client, Task, TaskClient};
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use tokio::sync::{Notify, mpsc, watch};
@@ -112,6 +112,13 @@ impl Backend for Table {
 
     async fn stats(&self, _: &str) -> Result<Metrics, Failure> {
         Ok(Metrics::default())
+    }
+
+    async fn update(&self, _: &str, resources: LinuxResources) -> Result<(), Failure> {
+        match resources.pids().as_ref().map(|pids| pids.limit()) {
+            Some(7) => Ok(()),
+            other => Err(Failure::new(Kind::Unknown, format!("{other:?}"))),
+        }
     }
 
     async fn resize(&self, _: &Key, _: u32, _: u32) -> Result<(), Failure> {
@@ -336,7 +343,20 @@ async fn what_is_not_there_and_what_is_not_done() {
     let pause = PauseRequest { id: "web".into(), ..PauseRequest::default() };
     assert_eq!(code(bench.task.pause(context(), &pause).await), Code::NOT_FOUND);
     let update = UpdateTaskRequest { id: "web".into(), ..UpdateTaskRequest::default() };
-    assert_eq!(code(bench.task.update(context(), &update).await), Code::UNIMPLEMENTED);
+    assert_eq!(code(bench.task.update(context(), &update).await), Code::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn limits_come_as_json() {
+    let bench = Bench::ready().await;
+    bench.create().await.unwrap();
+    let update = |resources: &str| {
+        let resources = Any { value: resources.into(), ..Any::default() };
+        UpdateTaskRequest { id: "web".into(), resources: MessageField::some(resources), ..Default::default() }
+    };
+    bench.task.update(Context::default(), &update(r#"{"pids": {"limit": 7}}"#)).await.unwrap();
+    let refused = bench.task.update(Context::default(), &update(r#"{"pids": 7}"#)).await;
+    assert_eq!(code(refused), Code::INVALID_ARGUMENT);
 }
 
 #[tokio::test]

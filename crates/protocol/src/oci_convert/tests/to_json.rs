@@ -232,6 +232,7 @@ fn memory(memory: &oci::LinuxMemory) -> Value {
         .given("kernelTCP", memory.KernelTCP)
         .given("swappiness", memory.Swappiness)
         .given("disableOOMKiller", memory.DisableOOMKiller)
+        .given("checkBeforeUpdate", memory.CheckBeforeUpdate)
         .done()
 }
 
