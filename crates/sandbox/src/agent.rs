@@ -146,6 +146,13 @@ impl Agent {
         Ok(u32::from_ne_bytes(status.to_ne_bytes()) & 0xff)
     }
 
+    /// Waits until the kernel has killed a process for want of memory; the id of its container.
+    pub(crate) async fn out_of_memory(&self) -> Result<String> {
+        let request = grpc::GetOOMEventRequest::default();
+        let rpc = self.grpc.get_oom_event(Context::default(), &request);
+        Ok(self.answer("tell of a lack of memory", rpc).await?.container_id)
+    }
+
     /// Sends a signal to a process, or to all of its container.
     pub(crate) async fn signal(&self, key: &Key, signal: u32, all: bool) -> Result<()> {
         let request = grpc::SignalProcessRequest {

@@ -42,6 +42,8 @@ pub(crate) struct Starting {
 /// A running sandbox.
 pub(crate) struct Running {
     pub(crate) reach: Reach,
+    /// Whether somebody waits for news of a lack of memory.
+    watches_memory: bool,
 }
 
 /// A sandbox that has ended.
@@ -121,7 +123,7 @@ impl Driver {
             Happening::Died { machine, reason } => self.on_death(machine, &reason),
             Happening::SandboxStarted(reach) => {
                 if matches!(self.stage, Stage::Starting(_)) {
-                    self.stage = Stage::Running(Running { reach });
+                    self.stage = Stage::Running(Running { reach, watches_memory: false });
                 }
             }
             Happening::Created { id, result, reply } => match result {
@@ -141,6 +143,11 @@ impl Driver {
                     container.init.phase = phase;
                 }
                 reply.send(result).ok();
+            }
+            Happening::OutOfMemory(container) => {
+                if self.containers.0.contains_key(&container) {
+                    self.tell(Event::OutOfMemory { container });
+                }
             }
             Happening::Deleted { key, result, reply } => self.on_deleted(&key, result, reply),
             Happening::TornDown(result) => self.on_torn_down(result),
@@ -203,6 +210,8 @@ impl Driver {
             process.phase = Phase::Running;
         }
         reply.send(Ok(pid)).ok();
+        self.watch_memory();
+        let Ok(process) = self.containers.process(key) else { return };
         if let Some(pumps) = pumps {
             let drain = pumps.drain();
             process.pumps = pumps;
@@ -221,6 +230,15 @@ impl Driver {
             });
         }
         self.settle_early_exit(key);
+    }
+
+    /// Begins with the first process that runs: before, it would only be in the way.
+    fn watch_memory(&mut self) {
+        let Stage::Running(running) = &mut self.stage else { return };
+        if !std::mem::replace(&mut running.watches_memory, true) {
+            let agent = running.reach.agent.clone();
+            self.spawn(async move |_, queue| Site::watch_memory(agent, queue).await);
+        }
     }
 
     /// The answer to a start and the news of an end travel apart; the end is told after the start.

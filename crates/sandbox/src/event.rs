@@ -23,6 +23,11 @@ pub enum Event {
         /// How it ended.
         exit: Exit,
     },
+    /// The guest's kernel killed a process of a container for want of memory. The process's end is told beside it.
+    OutOfMemory {
+        /// The container.
+        container: ContainerId,
+    },
     /// The VM is gone, or never came up. Comes once, before the exits of all that ran in it.
     VmDied {
         /// Why.

@@ -68,6 +68,8 @@ pub(crate) enum Happening {
     Started { key: Key, result: Result<Option<Pumps>>, reply: Reply<u32> },
     /// A process ended, and its output is delivered.
     Exited { key: Key, exit: Exit },
+    /// A process of this container was killed for want of memory.
+    OutOfMemory(ContainerId),
     /// A container was frozen or thawed, or could not be.
     Frozen { container: ContainerId, phase: Phase, result: Result<()>, reply: Reply<()> },
     /// A process was removed, or could not be.
@@ -269,6 +271,15 @@ impl Site {
             true => Pumps::poll(spec.stdio, &reach.agent, key),
             false => Pumps::start(spec.stdio, streams),
         })
+    }
+
+    /// Reports each lack of memory, until the sandbox ends or the agent knows no such request.
+    pub(crate) async fn watch_memory(agent: Agent, queue: Queue) {
+        while let Ok(container) = agent.out_of_memory().await {
+            if let Ok(container) = container.parse() {
+                queue.report(Happening::OutOfMemory(container)).await;
+            }
+        }
     }
 
     /// Waits for a process's end and for the delivery of its output. `None` if the sandbox ended before:

@@ -150,7 +150,6 @@ pub(crate) fn resumed(container: &str) -> Event {
 
 /// The guest's kernel killed a process of this container for want of memory.
 #[must_use]
-#[cfg_attr(not(test), expect(dead_code, reason = "the agent does not report it yet"))]
 pub(crate) fn out_of_memory(container: &str) -> Event {
     let message = task::TaskOOM { container_id: container.to_owned(), ..task::TaskOOM::default() };
     event(topics::TASK_OOM_EVENT_TOPIC, &message)

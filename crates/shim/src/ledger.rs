@@ -233,6 +233,14 @@ impl Ledger {
         self.tell(&mut entries, &key.container, false);
     }
 
+    /// A process of a container was killed for want of memory; told if containerd knows the container.
+    pub(crate) fn out_of_memory(&self, container: &str) {
+        let entries = self.lock();
+        if entries.contains_key(&Key::new(container, "")) {
+            self.publisher.publish(events::out_of_memory(container));
+        }
+    }
+
     /// Tells the ends in this container whose turn has come: of processes that nobody is starting; the
     /// container's own after all others, unless `force`.
     fn tell(&self, entries: &mut HashMap<Key, Entry>, container: &str, force: bool) {

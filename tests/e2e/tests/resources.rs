@@ -1,5 +1,7 @@
 //! Limits of a container: from its specification, changed while it lives, and met by its workload.
 
+use std::time::Duration;
+
 use kata_e2e::{Containerd, Recipe, kata_test};
 use serde_json::{Value, json};
 
@@ -64,10 +66,12 @@ fn an_update_that_is_refused_changes_nothing() {
 fn a_container_that_takes_too_much_memory_dies_and_the_next_runs() {
     kata_test(|containerd| {
         let resources = json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 } });
+        let events = containerd.events();
         let container = limited(containerd, "sleep 1000", &resources).start();
         // `tail` keeps all that it may have to print.
         let hog = container.exec_shell("head -c 100000000 /dev/zero | tail -c 100000000 > /dev/null").run();
         assert_eq!(hog.code, 137, "{}", hog.complaint());
+        events.expect("/tasks/oom", container.id(), Duration::from_secs(1));
         assert_eq!(container.shell("grep -w oom_kill /sys/fs/cgroup/memory.events"), "oom_kill 1");
     });
 }

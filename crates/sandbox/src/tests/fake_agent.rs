@@ -19,6 +19,9 @@ use ttrpc::{Code, get_status};
 
 use super::fake_host::Flaw;
 
+/// Stands for a lack of memory among the ends of processes.
+const LACK: &str = "(memory)";
+
 /// `c` for a container's first process, `c/e` for an added one.
 type Name = String;
 
@@ -72,6 +75,11 @@ impl FakeAgent {
 
     pub(super) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
+    }
+
+    /// The kernel kills a process of `c` for want of memory.
+    pub(super) fn starve(&self) {
+        self.exit_of(LACK).send_replace(Some(0));
     }
 
     /// A process ends.
@@ -260,6 +268,17 @@ impl AgentService for Service {
         self.0.note(format!("Remove {}", request.container_id));
         self.0.exits.lock().unwrap().remove(&request.container_id);
         Ok(Empty::default())
+    }
+
+    async fn get_oom_event(
+        &self,
+        _: &TtrpcContext,
+        _: grpc::GetOOMEventRequest,
+    ) -> ttrpc::Result<grpc::OOMEvent> {
+        let lack = self.0.exit_of(LACK);
+        lack.subscribe().wait_for(Option::is_some).await.unwrap();
+        lack.send_replace(None);
+        Ok(grpc::OOMEvent { container_id: "c".to_owned(), ..Default::default() })
     }
 
     async fn update_container(

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::{PATIENCE, Scene, cid, container, eid, exec};
 use crate::command::{ProcessStatus, Stdio};
 use crate::error::ErrorKind;
+use crate::event::Event;
 
 async fn status(scene: &Scene, id: &str, exec: Option<&str>) -> ProcessStatus {
     scene.sandbox.state(&cid(id), exec.map(eid).as_ref()).await.unwrap().status
@@ -221,4 +222,13 @@ async fn limits_are_changed_while_it_lives() {
     scene.exit_of("c", None).await;
     let ended = scene.sandbox.update(&cid("c"), limits()).await.unwrap_err();
     assert_eq!(ended.kind(), ErrorKind::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn each_lack_of_memory_is_told() {
+    let mut scene = Scene::running().await;
+    for _ in 0..2 {
+        scene.agent.starve();
+        assert!(matches!(scene.event().await, Event::OutOfMemory { container } if container == cid("c")));
+    }
 }

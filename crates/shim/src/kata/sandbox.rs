@@ -215,6 +215,10 @@ async fn follow(
                     tokio::spawn(release(ledger.clone(), key.container, over.clone()));
                 }
             }
+            Event::OutOfMemory { container } => {
+                tracing::warn!(container = container.as_str(), "a process was killed for want of memory");
+                ledger.out_of_memory(container.as_str());
+            }
             Event::VmDied { reason } => tracing::error!(reason = %reason, "the VM died"),
             _ => {}
         }
