@@ -212,13 +212,17 @@ impl Guest {
         Streams::open(&self.dialer, false).await
     }
 
-    /// Asks the agent to end. It is the first process of its pid namespace, the only child of `unshare`.
-    pub(crate) fn terminate(&self) {
+    /// The agent's id: the first process of its pid namespace, the only child of `unshare`.
+    pub(crate) fn agent_id(&self) -> i32 {
         let parent = self.process.id();
         let children =
             fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("is alive");
-        let agent = children.trim().parse().expect("one child");
-        let agent = rustix::process::Pid::from_raw(agent).expect("a process");
+        children.trim().parse().expect("one child")
+    }
+
+    /// Asks the agent to end.
+    pub(crate) fn terminate(&self) {
+        let agent = rustix::process::Pid::from_raw(self.agent_id()).expect("a process");
         rustix::process::kill_process(agent, rustix::process::Signal::TERM).expect("can be told");
     }
 

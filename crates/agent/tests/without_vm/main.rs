@@ -25,6 +25,7 @@ macro_rules! agent_test {
     };
 }
 
+mod growth;
 mod jail;
 mod seccomp;
 
