@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::command::Finished;
 use crate::containerd::Containerd;
+use crate::recipe::Recipe;
 
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -55,11 +57,35 @@ pub fn both_refuse(containerd: &Containerd, bundles: &[Bundle]) {
 /// Runs each bundle under both runtimes. Every difference that is not expected is listed.
 #[track_caller]
 pub fn compare(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected<'_>]) {
+    compare_facts(bundles, expected, |bundle, runtime| {
+        facts(containerd, bundle, runtime.unwrap_or(containerd.stage.runtime.as_str()))
+    });
+}
+
+/// As [`compare`], for a process that is added to a container of each bundle.
+#[track_caller]
+pub fn compare_execs(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected<'_>]) {
+    compare_facts(bundles, expected, |bundle, runtime| {
+        let runtime = runtime.unwrap_or(containerd.stage.runtime.as_str());
+        let container = recipe(containerd, bundle, runtime, &["/bin/sleep", "1000"]).start();
+        let finished = container.exec(probe(bundle)).run();
+        container.remove();
+        told_by(&finished)
+    });
+}
+
+/// `facts` of a bundle under runc, or with `None` under the runtime under test.
+#[track_caller]
+fn compare_facts(
+    bundles: &[Bundle],
+    expected: &[Expected<'_>],
+    facts: impl Fn(&Bundle, Option<&str>) -> Facts,
+) {
     let mut differences = Vec::new();
     for bundle in bundles {
-        let right = facts(containerd, bundle, RUNC);
+        let right = facts(bundle, Some(RUNC));
         assert_eq!(right[OUTCOME], SUCCESS, "{}: under runc", bundle.name);
-        let ours = facts(containerd, bundle, &containerd.stage.runtime);
+        let ours = facts(bundle, None);
         for name in right.keys().chain(ours.keys().filter(|name| !right.contains_key(*name))) {
             let (right, ours) = (right.get(name), ours.get(name));
             if right != ours && !expected.iter().any(|expected| fits(expected.fact, name)) {
@@ -77,16 +103,25 @@ pub fn compare(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected
 }
 
 fn facts(containerd: &Containerd, bundle: &Bundle, runtime: &str) -> Facts {
-    let recipe = containerd.container().runtime(runtime).spec(|spec| {
+    told_by(&recipe(containerd, bundle, runtime, &probe(bundle)).run())
+}
+
+fn probe(bundle: &Bundle) -> Vec<&'static str> {
+    std::iter::once("/bin/kata-probe").chain(bundle.sections.iter().copied()).collect()
+}
+
+fn recipe<'c>(containerd: &'c Containerd, bundle: &Bundle, runtime: &str, words: &[&str]) -> Recipe<'c> {
+    containerd.container().runtime(runtime).spec(|spec| {
         let root = spec["root"]["path"].as_str().expect("a path").to_owned();
         let root = Path::new(&root);
         fs::copy(&containerd.stage.probe, root.join("bin/kata-probe"))
             .expect("a root file system can be written to");
-        let words = std::iter::once("/bin/kata-probe").chain(bundle.sections.iter().copied());
-        spec["process"]["args"] = json!(words.collect::<Vec<_>>());
+        spec["process"]["args"] = json!(words);
         (bundle.change)(spec, root);
-    });
-    let finished = recipe.run();
+    })
+}
+
+fn told_by(finished: &Finished) -> Facts {
     let mut facts: Facts = finished
         .text()
         .lines()

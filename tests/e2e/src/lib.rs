@@ -29,7 +29,7 @@ mod task;
 mod terminal;
 
 pub use command::{Finished, Live};
-pub use compare::{Bundle, Expected, both_refuse, compare};
+pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs};
 pub use containerd::Containerd;
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
 pub use events::{Event, Events};

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use kata_e2e::{Bundle, Expected, both_refuse, compare, test};
+use kata_e2e::{Bundle, Expected, both_refuse, compare, compare_execs, test};
 use serde_json::{Value, json};
 
 /// The guest's kernel is another one: configured for what containers need, without audit, with memory of its own.
@@ -332,6 +332,34 @@ fn a_shared_root_is_shared() {
         Expected { fact: "mount / passes on", reason: "runc 1.1 leaves it private, against config-linux.md" };
     let expected: Vec<Expected<'_>> = ALWAYS.iter().copied().chain([runcs]).collect();
     test(|containerd| compare(containerd, &bundles, &expected));
+}
+
+#[test]
+fn added_processes_are_the_same() {
+    let bundles = [
+        bundle("as containerd makes it", |_, _| {}),
+        bundle("a user with groups and new privileges", |spec, _| {
+            spec["process"]["user"] = json!({ "uid": 7, "gid": 8, "additionalGids": [10, 9], "umask": 0o27 });
+            spec["process"]["noNewPrivileges"] = json!(false);
+        }),
+        bundle("limits and a folder", |spec, _| {
+            limit(spec, "RLIMIT_CORE", 0, 0);
+            spec["process"]["cwd"] = json!("/tmp");
+            spec["process"]["oomScoreAdj"] = json!(300);
+        }),
+        bundle("under a profile", |spec, root| {
+            spec["root"]["readonly"] = json!(true);
+            some_refused(spec, root);
+        }),
+    ];
+    let numbers = "runc uses up some process ids itself";
+    let own = [
+        Expected { fact: "status Pid", reason: numbers },
+        Expected { fact: "status NS*", reason: numbers },
+        Expected { fact: "status Umask", reason: "runc 1.1 forgets the mask of an added process" },
+    ];
+    let expected: Vec<Expected<'_>> = ALWAYS.iter().copied().chain(own).collect();
+    test(|containerd| compare_execs(containerd, &bundles, &expected));
 }
 
 #[test]
