@@ -12,15 +12,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::agent::Agent;
 use crate::console;
 use crate::error::chain;
+use crate::gone::NEWS_PATIENCE;
 use crate::host::{BootError, Daemon, DaemonEnd, Machine, Way};
 use crate::jobs::{Boot, Happening, Queue, Reach, Site};
 use crate::timeline::{Moment, phase};
 
 /// How long starting the processes may take.
 const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long the real reason may take to arrive after a sign that something is wrong.
-pub(crate) const NEWS_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Site {
     /// Starts the VM and stays until its agent has announced itself.

@@ -164,8 +164,11 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
-    pub(crate) fn hook(id: &crate::ContainerId, source: crate::hooks::HookError) -> Self {
-        Self::Hook { id: id.to_string(), source: source.into() }
+    pub(crate) fn hook(
+        id: &crate::ContainerId,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Hook { id: id.to_string(), source: Box::new(source) }
     }
 
     /// The kind of this error.

@@ -1,10 +1,14 @@
 //! The news that the sandbox has ended, for everybody who waits for something from it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::error::SandboxError as Error;
+
+/// How long the real reason may take to arrive after a sign that something is wrong.
+pub(crate) const NEWS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the sandbox has ended; `None` while it lives.
 type Reason = Option<Arc<str>>;

@@ -12,11 +12,10 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::agent::{Agent, Deadlines};
-use crate::boot::NEWS_PATIENCE;
 use crate::command::{CreateContainer, Created, ExecSpec, Exit, Key, Reply, Stdio};
 use crate::driver::Message;
 use crate::error::{Result, SandboxError as Error, chain};
-use crate::gone::Gone;
+use crate::gone::{Gone, NEWS_PATIENCE};
 use crate::hooks::Hooks;
 use crate::host::{Files, Host, Machine, Sources};
 use crate::state::Phase;
