@@ -210,8 +210,6 @@ impl Driver {
             process.phase = Phase::Running;
         }
         reply.send(Ok(pid)).ok();
-        self.watch_memory();
-        let Ok(process) = self.containers.process(key) else { return };
         if let Some(pumps) = pumps {
             let drain = pumps.drain();
             process.pumps = pumps;
@@ -230,6 +228,7 @@ impl Driver {
             });
         }
         self.settle_early_exit(key);
+        self.watch_memory();
     }
 
     /// Begins with the first process that runs: before, it would only be in the way.

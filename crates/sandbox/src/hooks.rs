@@ -79,41 +79,43 @@ impl Hooks {
     /// `prestart` and `createRuntime`, in this order.
     pub(crate) async fn before_create(&self, pid: u32) -> Result<(), HookError> {
         let prestart = self.hooks.as_ref().and_then(|hooks| hooks.prestart().as_ref());
-        self.run("prestart", prestart, ("creating", Some(pid))).await?;
+        let state = self.state("creating", Some(pid));
+        self.run("prestart", prestart, &state).await?;
         let create = self.hooks.as_ref().and_then(|hooks| hooks.create_runtime().as_ref());
-        self.run("createRuntime", create, ("creating", Some(pid))).await
+        self.run("createRuntime", create, &state).await
     }
 
     /// `poststart`.
     pub(crate) async fn after_start(&self, pid: u32) -> Result<(), HookError> {
         let hooks = self.hooks.as_ref().and_then(|hooks| hooks.poststart().as_ref());
-        self.run("poststart", hooks, ("running", Some(pid))).await
+        self.run("poststart", hooks, &self.state("running", Some(pid))).await
     }
 
     /// `poststop`; a failure stops nothing any more.
     pub(crate) async fn after_stop(&self, id: &ContainerId) {
         let hooks = self.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref());
+        let state = self.state("stopped", None);
         for hook in hooks.into_iter().flatten() {
-            if let Err(error) = self.run("poststop", Some(&vec![hook.clone()]), ("stopped", None)).await {
+            if let Err(error) = run_one("poststop", hook, &self.bundle, &state).await {
                 tracing::warn!(container = %id, error = crate::error::chain(&error), "A hook failed");
             }
         }
     }
 
-    async fn run(
-        &self,
-        when: &'static str,
-        hooks: Option<&Vec<Hook>>,
-        (status, pid): (&str, Option<u32>),
-    ) -> Result<(), HookError> {
+    /// The state at one moment, as JSON.
+    fn state(&self, status: &str, pid: Option<u32>) -> String {
         let mut state = self.state.clone();
         state["status"] = status.into();
         if let Some(pid) = pid {
             state["pid"] = pid.into();
         }
-        let state = state.to_string();
+        state.to_string()
+    }
+
+    /// One after the other, until one fails.
+    async fn run(&self, when: &'static str, hooks: Option<&Vec<Hook>>, state: &str) -> Result<(), HookError> {
         for hook in hooks.into_iter().flatten() {
-            run_one(when, hook, &self.bundle, &state).await?;
+            run_one(when, hook, &self.bundle, state).await?;
         }
         Ok(())
     }
