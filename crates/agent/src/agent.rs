@@ -263,8 +263,8 @@ impl Agent {
             self.hold_pid_namespace(&new.id, pid);
         }
         let launcher = Arc::clone(&self.launcher);
-        let seccomp = std::mem::take(&mut new.spec.Linux.mut_or_insert_default().Seccomp);
-        let parts = Parts { id: new.id, cgroup, mounts, seccomp, launcher, start: Some(start) };
+        let linux = spec::of_all_processes(new.spec.Linux.unwrap_or_default());
+        let parts = Parts { id: new.id, cgroup, mounts, linux, launcher, start: Some(start) };
         Ok((Container::new(parts, init), pid))
     }
 

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kata_protocol::oci::{LinuxDeviceCgroup, LinuxResources};
+use kata_protocol::oci::LinuxResources;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
@@ -30,6 +30,9 @@ pub(crate) enum CgroupError {
     /// A file of the cgroup could not be read or written.
     #[error("Cannot use {}", path.display())]
     File { path: PathBuf, source: io::Error },
+    /// A file of another cgroup, or none at all.
+    #[error("There is no limit {name:?}; the names in linux.resources.unified are those of files, without slashes")]
+    Name { name: String },
     /// A rule makes no sense.
     #[error(transparent)]
     Rule(#[from] devices::RuleError),
@@ -109,18 +112,24 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes it, with these limits. One that is there already is somebody else's.
+    /// Makes it, with these limits; nothing is left of it if one of them cannot be had. One that is there already is
+    /// somebody else's.
     pub(crate) fn create(&self, limits: &LinuxResources) -> Result<()> {
+        let program = devices::program(&limits.Devices)?;
         let made = fs::create_dir(&self.path);
         made.map_err(|source| CgroupError::File { path: self.path.clone(), source })?;
-        limits::settings(limits).iter().try_for_each(|(file, value)| self.write(file, value))?;
-        self.guard_devices(&limits.Devices)
+        let limited = self.limit(limits, program.as_deref());
+        if limited.is_err() {
+            // Nobody is in it yet.
+            let _ = fs::remove_dir(&self.path);
+        }
+        limited
     }
 
-    /// Only the devices of these rules can be used.
-    fn guard_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
-        let Some(program) = devices::program(rules)? else { return Ok(()) };
-        let guarded = self.open().and_then(|folder| sys::guard_devices(&folder, &program));
+    fn limit(&self, limits: &LinuxResources, devices: Option<&[devices::Instruction]>) -> Result<()> {
+        limits::settings(limits).iter().try_for_each(|(file, value)| self.write(file, value))?;
+        let Some(program) = devices else { return Ok(()) };
+        let guarded = self.open().and_then(|folder| sys::guard_devices(&folder, program));
         guarded.map_err(CgroupError::Guard)
     }
 
@@ -270,6 +279,9 @@ impl Cgroup {
     }
 
     fn write(&self, file: &str, value: &str) -> Result<()> {
+        if file.contains('/') {
+            return Err(CgroupError::Name { name: file.to_owned() });
+        }
         let path = self.path.join(file);
         fs::write(&path, value).map_err(|source| CgroupError::File { path, source })
     }
@@ -312,6 +324,20 @@ mod tests {
     fn mount_points_are_read_from_mountinfo() {
         let line = "30 24 0:26 / /sys/fs/cgroup/uni\\040fied rw,relatime - cgroup2 cgroup2 rw";
         assert_eq!(mount_point(line), Some("/sys/fs/cgroup/uni fied".into()));
+    }
+
+    /// It was left, and its name could not be used again.
+    #[test]
+    fn a_cgroup_whose_limits_are_refused_is_not_left() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let cgroup = Cgroup { path: root.path().join("web") };
+        let limits = |name: &str| LinuxResources {
+            Unified: [(name.to_owned(), "1".to_owned())].into(),
+            ..LinuxResources::default()
+        };
+        let error = cgroup.create(&limits("../other/pids.max")).expect_err("another's file");
+        assert!(error.to_string().contains("\"../other/pids.max\""), "{error}");
+        assert!(!root.path().join("web").exists(), "nothing is left");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! It is small on purpose: it starts with every container and every exec, and on an emulated CPU each instruction that
 //! runs for the first time costs microseconds.
 
+mod clocks;
 mod console;
 mod devices;
 mod error;
@@ -18,8 +19,10 @@ mod mounts;
 pub(crate) mod plan;
 mod protect;
 mod rootfs;
+mod scheduling;
 mod seccomp;
 mod sys;
+mod users;
 pub(crate) mod workload;
 
 use std::fs::File;

@@ -13,19 +13,8 @@ use serde_json::Value;
 
 use crate::oci;
 
-/// Parts of the specification (JSON pointers) that have no field in the protocol, or that no agent honours yet.
-const UNSUPPORTED: [&str; 10] = [
-    "/hooks/createContainer",
-    "/hooks/startContainer",
-    "/process/scheduler",
-    "/process/ioPriority",
-    "/process/execCPUAffinity",
-    "/linux/uidMappings",
-    "/linux/gidMappings",
-    "/linux/timeOffsets",
-    "/linux/personality",
-    "/linux/netDevices",
-];
+/// Parts of the specification (JSON pointers) that have no field in the protocol.
+const UNSUPPORTED: [&str; 2] = ["/linux/memoryPolicy", "/linux/netDevices"];
 
 /// `spec` as a message; what the protocol cannot hold is left out.
 #[must_use]
@@ -55,13 +44,8 @@ pub fn unsupported(spec: &runtime::Spec) -> Option<String> {
         Some(Value::Object(fields)) => !fields.is_empty(),
         Some(_) => true,
     };
-    let part = UNSUPPORTED.iter().find(|pointer| is_set(json.pointer(pointer)));
-    if let Some(part) = part {
-        return Some(part.trim_start_matches('/').replace('/', "."));
-    }
-    let mapped = |mount: &&Value| is_set(mount.get("uidMappings")) || is_set(mount.get("gidMappings"));
-    let mount = json["mounts"].as_array()?.iter().find(mapped)?;
-    Some(format!("id mappings of the mount {}", mount["destination"].as_str().unwrap_or_default()))
+    let part = UNSUPPORTED.iter().find(|pointer| is_set(json.pointer(pointer)))?;
+    Some(part.trim_start_matches('/').replace('/', "."))
 }
 
 fn as_json<T: serde::Serialize>(value: &T) -> Value {

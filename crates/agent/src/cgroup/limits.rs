@@ -29,6 +29,11 @@ pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
     for limit in &resources.HugepageLimits {
         add(&mut settings, &format!("hugetlb.{}.max", limit.Pagesize), limit.Limit.to_string());
     }
+    for (device, limit) in &resources.Rdma {
+        let count = |count: Option<u32>| count.map_or_else(|| "max".to_owned(), |count| count.to_string());
+        let (handles, objects) = (count(limit.HcaHandles), count(limit.HcaObjects));
+        add(&mut settings, "rdma.max", format!("{device} hca_handle={handles} hca_object={objects}"));
+    }
     // What is said in v2's own words comes last, and so wins.
     for (file, value) in &resources.Unified {
         add(&mut settings, file, value.clone());
@@ -86,11 +91,18 @@ fn add_memory(settings: &mut Vec<Setting>, memory: &LinuxMemory) {
     }
 }
 
+/// v1's weight of block devices, from 10 to 1,000, linearly in v2's range.
+fn io_weight(weight: u32) -> u64 {
+    WEIGHTS.0 + u64::from(weight.clamp(10, 1000) - 10) * (WEIGHTS.1 - WEIGHTS.0) / 990
+}
+
 fn add_io(settings: &mut Vec<Setting>, io: &LinuxBlockIO) {
     if io.Weight != 0 {
-        // v1 counts from 10 to 1,000.
-        let weight = 1 + u64::from(io.Weight.clamp(10, 1000) - 10) * 9_999 / 990;
-        add(settings, "io.weight", format!("default {weight}"));
+        add(settings, "io.weight", format!("default {}", io_weight(io.Weight)));
+    }
+    for device in io.WeightDevice.iter().filter(|device| device.Weight != 0) {
+        let value = format!("{}:{} {}", device.Major, device.Minor, io_weight(device.Weight));
+        add(settings, "io.weight", value);
     }
     let throttles = [
         ("rbps", &io.ThrottleReadBpsDevice),
@@ -108,7 +120,7 @@ fn add_io(settings: &mut Vec<Setting>, io: &LinuxBlockIO) {
 
 #[cfg(test)]
 mod tests {
-    use kata_protocol::oci::{LinuxPids, LinuxThrottleDevice};
+    use kata_protocol::oci::{LinuxPids, LinuxRdma, LinuxThrottleDevice, LinuxWeightDevice};
     use protobuf::MessageField;
 
     use super::*;
@@ -167,6 +179,22 @@ mod tests {
         let io = LinuxBlockIO { ThrottleReadBpsDevice: vec![device], ..Default::default() };
         let resources = LinuxResources { BlockIO: MessageField::some(io), ..Default::default() };
         assert_eq!(of(&resources), one("io.max", "8:16 rbps=1024"));
+    }
+
+    #[test]
+    fn weights_may_be_of_one_device() {
+        let device = LinuxWeightDevice { Major: 8, Minor: 16, Weight: 1000, ..Default::default() };
+        let io = LinuxBlockIO { Weight: 10, WeightDevice: vec![device], ..Default::default() };
+        let resources = LinuxResources { BlockIO: MessageField::some(io), ..Default::default() };
+        let written = ["default 1", "8:16 10000"].map(|value| ("io.weight".to_owned(), value.to_owned()));
+        assert_eq!(of(&resources), written);
+    }
+
+    #[test]
+    fn rdma_devices_have_two_limits() {
+        let limit = LinuxRdma { HcaHandles: Some(3), ..Default::default() };
+        let resources = LinuxResources { Rdma: [("mlx5_1".to_owned(), limit)].into(), ..Default::default() };
+        assert_eq!(of(&resources), one("rdma.max", "mlx5_1 hca_handle=3 hca_object=max"));
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use kata_protocol::{kata, oci};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use protobuf::MessageField;
 use tokio::sync::mpsc;
 
 use super::launch::{Launched, Launcher, Start};
@@ -26,8 +25,8 @@ pub(crate) struct Parts {
     pub(crate) cgroup: Cgroup,
     /// What was mounted for it.
     pub(crate) mounts: Mounts,
-    /// The profile of system calls, for further processes.
-    pub(crate) seccomp: MessageField<oci::LinuxSeccomp>,
+    /// What holds for further processes too.
+    pub(crate) linux: oci::Linux,
     /// Makes further processes.
     pub(crate) launcher: Arc<Launcher>,
     /// Starts it; taken when that has been done.
@@ -165,7 +164,7 @@ impl Actor {
         let launcher = Arc::clone(&self.parts.launcher);
         let place = (self.processes.init().pid, self.parts.cgroup.clone());
         let commands = self.commands.clone();
-        let process = (process, self.parts.seccomp.clone());
+        let process = (process, self.parts.linux.clone());
         tokio::spawn(async move {
             let made = make_exec(&launcher, place, process, stdio).await;
             if let Some(commands) = commands.upgrade() {
@@ -287,7 +286,7 @@ impl Actor {
 async fn make_exec(
     launcher: &Launcher,
     (init, cgroup): (i32, Cgroup),
-    process: (oci::Process, MessageField<oci::LinuxSeccomp>),
+    process: (oci::Process, oci::Linux),
     (prepared, ends): (Prepared, ChildEnds),
 ) -> Result<Made> {
     let size = process.0.ConsoleSize.clone().into_option();

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use kata_protocol::oci::{Linux, LinuxSeccomp, Process, Spec};
+use kata_protocol::oci::{Linux, Process, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protobuf::{Message, MessageField};
@@ -104,10 +104,10 @@ impl Launcher {
         Ok((launched, Start(start)))
     }
 
-    /// Makes a process, under a seccomp profile, in the container whose first process is `init`.
+    /// Makes a process in the container whose first process is `init`, under what holds for all of them.
     pub(crate) async fn exec(
         &self,
-        (process, seccomp): (Process, MessageField<LinuxSeccomp>),
+        (process, linux): (Process, Linux),
         (init, cgroup): (i32, &Cgroup),
         ends: ChildEnds,
     ) -> Result<Launched> {
@@ -115,7 +115,6 @@ impl Launcher {
         let pid = rustix::process::Pid::from_raw(init).ok_or_else(|| failed(Errno::SRCH.into()))?;
         let init = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
         let job = Job { verb: "exec", cgroup, other: init, pid_namespace: None, terminal: process.Terminal };
-        let linux = Linux { Seccomp: seccomp, ..Linux::default() };
         let plan = Spec {
             Process: MessageField::some(process),
             Linux: MessageField::some(linux),

@@ -58,6 +58,12 @@ pub(crate) fn adapt_process(process: &mut Process) {
     }
 }
 
+/// What holds for each process of the container, also for one that is added later.
+pub(crate) fn of_all_processes(linux: Linux) -> Linux {
+    let Linux { Seccomp, Personality, Namespaces, .. } = linux;
+    Linux { Seccomp, Personality, Namespaces, ..Linux::default() }
+}
+
 fn adapt_linux(linux: &mut Linux, surroundings: &Surroundings<'_>) -> GuestSysctls {
     linux.IntelRdt = MessageField::none();
     linux.MountLabel.clear();
@@ -82,6 +88,9 @@ fn limit_to(hierarchy: &Hierarchy, resources: &mut LinuxResources) {
     }
     if !hierarchy.has("io") {
         resources.BlockIO = MessageField::none();
+    }
+    if !hierarchy.has("rdma") {
+        resources.Rdma.clear();
     }
     if !hierarchy.has("hugetlb") {
         resources.HugepageLimits.clear();

@@ -5,13 +5,15 @@ use std::path::Path;
 
 use kata_protocol::oci;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, makedev, mknodat, statat, symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, Uid, chmodat, chownat, fstat, makedev, mknodat, statat, symlinkat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
 use super::error::{JailError, Named, Result};
-use super::mounts::guest_has;
+use super::mounts::{attach, copy, guest_has};
 use super::rootfs::Root;
+use super::users;
 
 /// Name, major and minor number of what every container has.
 const DEFAULT: [(&str, u32, u32); 6] = [
@@ -40,12 +42,14 @@ pub(super) fn make_all(root: &Root, spec: &oci::Spec) -> Result<()> {
     if spec.Mounts.iter().any(bound) {
         return Ok(());
     }
+    // In a user namespace there are no devices but those that have been made outside.
+    let make = if users::has_own(&spec.Linux) { Node::bind } else { Node::make };
     for (path, major, minor) in DEFAULT {
         let node = Node { kind: FileType::CharacterDevice, major, minor, mode: EVERYBODY, owner: (0, 0) };
-        node.make(root, Path::new(path)).at("make the device", path)?;
+        make(&node, root, Path::new(path)).at("make the device", path)?;
     }
     for device in &spec.Linux.Devices {
-        let made = Node::of(device)?.make(root, Path::new(&device.Path));
+        let made = make(&Node::of(device)?, root, Path::new(&device.Path));
         made.at("make the device", &device.Path)?;
     }
     make_links(root)
@@ -98,6 +102,21 @@ impl Node {
         let mode = if device.FileMode == 0 { EVERYBODY } else { device.FileMode & 0o7777 };
         let owner = (device.UID, device.GID);
         Ok(Self { kind, major: number(device.Major), minor: number(device.Minor), mode, owner })
+    }
+
+    /// Mounts the guest's own device of that name.
+    fn bind(&self, root: &Root, path: &Path) -> io::Result<()> {
+        if self.kind == FileType::Fifo {
+            return self.make(root, path);
+        }
+        let device = copy(CWD, path, false)?;
+        let found = fstat(&device)?;
+        let same = FileType::from_raw_mode(found.st_mode) == self.kind
+            && found.st_rdev == makedev(self.major, self.minor);
+        match same {
+            true => attach(device, root.make_file(path)?),
+            false => Err(io::Error::other("the guest has another device of this name")),
+        }
     }
 
     fn make(&self, root: &Root, path: &Path) -> io::Result<()> {

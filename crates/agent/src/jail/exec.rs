@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use kata_protocol::oci::Spec;
+use kata_protocol::oci::{Linux, Spec};
 use rustix::process::setsid;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -13,27 +13,25 @@ use super::init::enter_folder;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
 use super::seccomp::Filter;
-use super::{FAILED, console, identity, read_plan, spawn, workload};
+use super::{FAILED, console, identity, read_plan, scheduling, spawn, workload};
+
+const ENTER: &str = "enter the container; has it ended?";
 
 /// Makes the process; its id.
 pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let Descriptors { plan, answer, cgroup, other: init, console, .. } = fds;
     let spec: Spec = read_plan(plan)?;
     identity::score(&spec.Process)?;
-    let all = ThreadNameSpaceType::MOUNT
-        | ThreadNameSpaceType::PROCESS_ID
-        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::CONTROL_GROUP;
-    move_into_thread_name_spaces(init.as_fd(), all).step("enter the container; has it ended?")?;
-    drop(init);
-    spawn(0, cgroup, || run(&spec, console.as_ref(), &File::from(answer)))
+    scheduling::bind(&spec.Process.ExecCPUAffinity.get_or_default().Initial)?;
+    // The others are entered by the new process: what comes before takes the agent's rights.
+    move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID).step(ENTER)?;
+    spawn(0, cgroup, || run(&spec, init, console.as_ref(), &File::from(answer)))
 }
 
-fn run(spec: &Spec, console: Option<&OwnedFd>, answer: &File) -> i32 {
-    let failed = match prepare(spec, console) {
+fn run(spec: &Spec, init: OwnedFd, console: Option<&OwnedFd>, answer: &File) -> i32 {
+    let failed = match prepare(spec, init, console) {
         Ok(filter) => {
-            let Err(failure) = workload::become_workload(&spec.Process, filter);
+            let Err(failure) = workload::become_workload(spec, filter);
             failure.message
         }
         Err(error) => crate::report::chain(&error),
@@ -43,16 +41,32 @@ fn run(spec: &Spec, console: Option<&OwnedFd>, answer: &File) -> i32 {
 }
 
 /// The steps, in their order.
-fn prepare(spec: &Spec, console: Option<&OwnedFd>) -> Result<Option<Filter>> {
+fn prepare(spec: &Spec, init: OwnedFd, console: Option<&OwnedFd>) -> Result<Option<Filter>> {
     let process = &*spec.Process;
     setsid().step("make a session")?;
+    scheduling::bind(&process.ExecCPUAffinity.get_or_default().Final)?;
+    identity::limit(None, process)?;
+    scheduling::set(None, process)?;
+    move_into_thread_name_spaces(init.as_fd(), namespaces(&spec.Linux)).step(ENTER)?;
+    drop(init);
     if let Some(agent) = console {
         let root = Root::at(Path::new("/")).step("open the container's root")?;
         console::set_up(&root, agent, false, process.User.get_or_default().UID)?;
     }
-    identity::limit(process)?;
     enter_folder(&process.Cwd)?;
     let filter = identity::assume(process, Filter::of_container(&spec.Linux)?)?;
-    workload::check(process).map_err(|failure| JailError::Refused(failure.message))?;
+    workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
     Ok(filter)
+}
+
+/// Those of the container, whose own are in its specification where the guest's would do too: they cannot be entered
+/// from inside.
+fn namespaces(linux: &Linux) -> ThreadNameSpaceType {
+    let usual = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    let own = [("user", ThreadNameSpaceType::USER), ("time", ThreadNameSpaceType::TIME)];
+    let has = |name: &str| linux.Namespaces.iter().any(|namespace| namespace.Type == name);
+    own.into_iter().filter(|(name, _)| has(name)).fold(usual, |all, (_, kind)| all | kind)
 }

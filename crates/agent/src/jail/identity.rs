@@ -6,7 +6,7 @@ use std::io;
 
 use kata_protocol::oci;
 use rustix::fs::{Gid, Uid, fchown, fstat};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit, umask};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, configure_capability_in_ambient_set,
     remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs,
@@ -56,8 +56,8 @@ pub(super) fn limit_files() -> rustix::io::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: Some(USUAL_FILES), ..agents })
 }
 
-/// Sets the limits of this process.
-pub(super) fn limit(process: &oci::Process) -> Result<()> {
+/// Sets the limits of a process, or of this one.
+pub(super) fn limit(pid: Option<Pid>, process: &oci::Process) -> Result<()> {
     for limit in &process.Rlimits {
         let Some((_, resource)) = LIMITS.iter().find(|(name, _)| *name == limit.Type) else {
             return Err(JailError::Refused(format!(
@@ -67,7 +67,7 @@ pub(super) fn limit(process: &oci::Process) -> Result<()> {
         };
         let bound = |value: u64| (value != u64::MAX).then_some(value);
         let rlimit = Rlimit { current: bound(limit.Soft), maximum: bound(limit.Hard) };
-        setrlimit(*resource, rlimit).at("set the limit", &limit.Type)?;
+        prlimit(pid, *resource, rlimit).at("set the limit", &limit.Type)?;
     }
     Ok(())
 }

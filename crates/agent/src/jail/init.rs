@@ -7,42 +7,65 @@ use std::path::Path;
 
 use kata_protocol::oci;
 use rustix::fs::{CWD, Mode};
-use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{chdir, fchdir, getcwd, pivot_root, setsid, umask};
+use rustix::process::{Pid, chdir, fchdir, getcwd, pivot_root, setsid, umask};
 use rustix::system::{setdomainname, sethostname};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::error::{JailError, Named, Result};
+use super::mounts::Planned;
 use super::mounts::options::propagation;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
 use super::seccomp::Filter;
 use super::sys::{self, MountChange};
-use super::{FAILED, console, devices, identity, mounts, protect, read_plan, spawn, workload};
+use super::users::{self, Gate};
+use super::{
+    FAILED, clocks, console, devices, identity, mounts, protect, read_plan, scheduling, spawn, workload,
+};
 
 /// Namespaces by their names in the specification.
-const NAMESPACES: [(&str, libc::c_int); 4] = [
+const NAMESPACES: [(&str, libc::c_int); 5] = [
+    ("user", libc::CLONE_NEWUSER),
     ("mount", libc::CLONE_NEWNS),
     ("pid", libc::CLONE_NEWPID),
     ("ipc", libc::CLONE_NEWIPC),
     ("uts", libc::CLONE_NEWUTS),
 ];
 
+/// Where the container's root is attached in the guest's, which its process then leaves: any folder that the process
+/// can reach, whoever it is, and needs nothing from.
+const ATTACHED: &str = "/sys";
+
 /// Makes the first process; its id.
 pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let Descriptors { plan, answer, cgroup, other: start, console, pid_namespace } = fds;
     let spec: oci::Spec = read_plan(plan)?;
+    identity::score(&spec.Process)?;
     let mut namespaces = new_namespaces(&spec)?;
     if let Some(joined) = pid_namespace {
         namespaces &= !libc::CLONE_NEWPID;
         move_into_thread_name_spaces(joined.as_fd(), ThreadNameSpaceType::PROCESS_ID)
             .step("join the sandbox's pid namespace")?;
     }
-    // Before the mount namespace changes: a mount of another one cannot be copied.
-    let cgroup_mount = mounts::copy(&cgroup, Path::new(""), false).step("copy the mount of the cgroup")?;
-    let init = Init { spec: &spec, cgroup_mount, console: console.as_ref() };
-    spawn(namespaces, cgroup, || init.run(File::from(answer), File::from(start)))
+    clocks::set_off(&spec.Linux)?;
+    // Here, as only what is in this mount namespace can be copied, and all of it may be reached.
+    let path = Path::new(&spec.Root.Path);
+    let root = mounts::copy(CWD, path, true).map_err(|source| JailError::Root { path: path.to_owned(), source })?;
+    let mounts = Planned::all(&spec, &cgroup)?;
+    let mut gate = Gate::of(&spec.Linux)?;
+    if gate.is_some() {
+        users::delegate(&spec, &cgroup)?;
+    }
+    let init = Init { spec: &spec, root: Root::new(root), mounts, console: console.as_ref() };
+    let made = {
+        let gate = &mut gate;
+        spawn(namespaces, cgroup, || init.run(gate.take(), File::from(answer), File::from(start)))?
+    };
+    if let (Some(gate), Some(pid)) = (gate, Pid::from_raw(made)) {
+        gate.open(pid, &spec)?;
+    }
+    Ok(made)
 }
 
 fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
@@ -51,8 +74,8 @@ fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
         let kind = namespace.Type.as_str();
         match NAMESPACES.iter().find(|(name, _)| *name == kind) {
             Some((_, flag)) => flags |= flag,
-            // Made by the new process itself: it must be in its cgroup for that.
-            None if kind == "cgroup" => {}
+            // The new process must be in its cgroup, and clocks set off before anybody has them.
+            None if matches!(kind, "cgroup" | "time") => {}
             None => {
                 let text = format!("A {kind} namespace is not supported; remove it from linux.namespaces");
                 return Err(JailError::Refused(text));
@@ -65,14 +88,16 @@ fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
 /// The new process.
 struct Init<'a> {
     spec: &'a oci::Spec,
-    cgroup_mount: OwnedFd,
+    root: Root,
+    mounts: Vec<Planned<'a>>,
     console: Option<&'a OwnedFd>,
 }
 
 impl Init<'_> {
     /// All of it; returns an exit status if it did not become the workload.
-    fn run(&self, answer: File, mut start: File) -> i32 {
-        let filter = match self.prepare() {
+    fn run(self, gate: Option<Gate>, answer: File, mut start: File) -> i32 {
+        let spec = self.spec;
+        let filter = match self.prepare(gate) {
             Ok(filter) => filter,
             Err(error) => {
                 let _ = Answer::Failed(crate::report::chain(&error)).send(&answer);
@@ -88,38 +113,45 @@ impl Init<'_> {
             return FAILED;
         }
         drop(start);
-        let Err(failure) = workload::become_workload(&self.spec.Process, filter);
+        let Err(failure) = workload::become_workload(spec, filter);
         // The output of the container is the only place left to say it.
         let _ = io::stderr().write_all(format!("{}\n", failure.message).as_bytes());
         failure.status
     }
 
     /// The steps, in their order. A filter of system calls that is left is for the last moment.
-    fn prepare(&self) -> Result<Option<Filter>> {
+    fn prepare(mut self, gate: Option<Gate>) -> Result<Option<Filter>> {
         let (spec, process) = (self.spec, &*self.spec.Process);
         // The mask would take bits from devices and folders.
         umask(Mode::empty());
         setsid().step("make a session")?;
-        identity::score(process)?;
-        identity::limit(process)?;
+        match gate {
+            // Whoever holds it open sees to the rest.
+            Some(gate) => gate.pass()?,
+            None => {
+                identity::limit(None, process)?;
+                scheduling::set(None, process)?;
+            }
+        }
         self.enter_cgroup_namespace()?;
         let filter = Filter::of_container(&spec.Linux)?;
         let null = mounts::guest_path("/dev/null").step("open /dev/null")?;
-        let root = self.take_root()?;
-        mounts::mount_all(&root, &spec.Mounts, &self.cgroup_mount)?;
-        devices::make_all(&root, spec)?;
+        self.attach_root()?;
+        std::mem::take(&mut self.mounts).into_iter().try_for_each(|mount| mount.attach(&self.root))?;
+        let root = &self.root;
+        devices::make_all(root, spec)?;
         if let Some(agent) = self.console {
-            console::set_up(&root, agent, true, process.User.get_or_default().UID)?;
+            console::set_up(root, agent, true, process.User.get_or_default().UID)?;
         }
         self.name_host()?;
         protect::write_settings(&spec.Linux.Sysctl)?;
-        protect::make_read_only(&root, &spec.Linux.ReadonlyPaths)?;
-        protect::mask(&root, &spec.Linux.MaskedPaths, &null)?;
-        self.enter(&root)?;
-        drop(root);
+        protect::make_read_only(root, &spec.Linux.ReadonlyPaths)?;
+        protect::mask(root, &spec.Linux.MaskedPaths, &null)?;
+        self.enter(root)?;
+        drop(self.root);
         enter_folder(&process.Cwd)?;
         let filter = identity::assume(process, filter)?;
-        workload::check(process).map_err(|failure| JailError::Refused(failure.message))?;
+        workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
         Ok(filter)
     }
 
@@ -135,20 +167,17 @@ impl Init<'_> {
         }
     }
 
-    /// The root as a mount of its own, which nothing passes out of. Mounts of the guest still come in where the
+    /// Attaches the root, in a mount namespace which nothing passes out of. Mounts of the guest still come in where the
     /// specification wants that.
-    fn take_root(&self) -> Result<Root> {
-        let path = Path::new(&self.spec.Root.Path);
+    fn attach_root(&self) -> Result<()> {
         let everything = mounts::guest_path("/").step("open the guest's root")?;
         let inwards = MountChange { propagation: libc::MS_SLAVE, ..MountChange::default() };
         sys::change_mount(&everything, inwards, true).step("keep mounts inside")?;
-        let missing = |source: Errno| JailError::Root { path: path.to_owned(), source: source.into() };
-        let place = Root::at(path).map_err(missing)?;
-        let mount = mounts::copy(CWD, path, true).at("copy the mount", path)?;
-        mounts::attach(&mount, place).at("mount", path)?;
-        let root = Root::at(path).map_err(missing)?;
-        self.make_working_folder(&root)?;
-        Ok(root)
+        let place = mounts::guest_path(ATTACHED).step("open /sys")?;
+        sys::change_mount(&self.root, inwards, true)
+            .and_then(|()| mounts::attach(&self.root, place))
+            .step("mount the root")?;
+        self.make_working_folder(&self.root)
     }
 
     /// As runc does, if it is not there; it may also appear with a mount, and if not, entering it says what is wrong.

@@ -17,15 +17,83 @@ use rustix::mount::{
 use super::error::{JailError, Named, Result};
 use super::rootfs::Root;
 use super::sys::{MountChange, change_mount};
+use super::users;
 use options::Options;
 
 /// File systems of the kernel itself, which no attribute of a device can concern.
 const VIRTUAL: [&str; 6] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup2"];
 
-/// Makes the mounts of a specification, in their order. `cgroup` is a mount of the container's own cgroup, for the place
-/// where the specification wants cgroups.
-pub(super) fn mount_all(root: &Root, mounts: &[oci::Mount], cgroup: &OwnedFd) -> Result<()> {
-    mounts.iter().try_for_each(|mount| make(root, mount, cgroup))
+/// A mount of a specification.
+#[derive(Debug)]
+pub(super) struct Planned<'a> {
+    mount: &'a oci::Mount,
+    options: Options<'a>,
+    /// What is mounted, where the container's process may not make or reach it itself.
+    source: Option<OwnedFd>,
+}
+
+impl<'a> Planned<'a> {
+    /// The mounts of a specification in their order. `cgroup` is the folder of the container's own cgroup, for the place
+    /// where the specification wants cgroups.
+    pub(super) fn all(spec: &'a oci::Spec, cgroup: &OwnedFd) -> Result<Vec<Self>> {
+        let own_users = users::has_own(&spec.Linux);
+        spec.Mounts.iter().map(|mount| Self::new(mount, cgroup, own_users)).collect()
+    }
+
+    fn new(mount: &'a oci::Mount, cgroup: &OwnedFd, own_users: bool) -> Result<Self> {
+        let to = mount.destination.as_str();
+        if !mount.UIDMappings.is_empty() || !mount.GIDMappings.is_empty() {
+            let text = format!("Cannot mount {to}: this agent maps no ids of mounts; remove its mappings");
+            return Err(JailError::Refused(text));
+        }
+        let options = Options::read(&mount.options)
+            .map_err(|error| JailError::Refused(format!("Cannot mount {to}: {error}")))?;
+        let bind = options.bind.or((mount.type_ == "bind").then_some(false));
+        let source = match (bind, mount.type_.as_str()) {
+            (Some(recursive), _) => {
+                let what = || format!("mount {} on {to}: its source", mount.source);
+                let copied = copy(CWD, Path::new(&mount.source), recursive);
+                Some(copied.map_err(|source| JailError::Step(what(), source))?)
+            }
+            (None, "cgroup" | "cgroup2") => {
+                Some(copy(cgroup, Path::new(""), false).step("copy the mount of the cgroup")?)
+            }
+            // It shows the network, which is the guest's.
+            (None, "sysfs") if own_users => Some(new_of_kind(mount, &options)?),
+            _ => None,
+        };
+        Ok(Self { mount, options, source })
+    }
+
+    /// Mounts it.
+    pub(super) fn attach(self, root: &Root) -> Result<()> {
+        let to = Path::new(&self.mount.destination);
+        let made = match self.source {
+            Some(source) => source,
+            None => new_of_kind(self.mount, &self.options)?,
+        };
+        let place = place_for(root, &made, self.mount)?;
+        for (change, recursive) in [(self.options.own, false), (self.options.all, true)] {
+            if change != MountChange::default() {
+                change_mount(&made, MountChange { propagation: 0, ..change }, recursive)
+                    .at("set the options of the mount on", to)?;
+            }
+        }
+        attach(&made, place).at("mount on", to)?;
+        for (change, recursive) in [(self.options.own, false), (self.options.all, true)] {
+            if change.propagation != 0 {
+                let only = MountChange { propagation: change.propagation, ..MountChange::default() };
+                change_mount(&made, only, recursive).at("set the propagation of the mount on", to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn new_of_kind(mount: &oci::Mount, options: &Options<'_>) -> Result<OwnedFd> {
+    let (kind, to) = (&mount.type_, &mount.destination);
+    new_file_system(kind, &mount.source, &file_system_data(kind, options))
+        .map_err(|source| JailError::Step(format!("mount {kind} on {to}"), source))
 }
 
 /// A copy of the mount at `path`, attached nowhere.
@@ -79,48 +147,6 @@ fn explain(context: &OwnedFd, errno: rustix::io::Errno) -> io::Error {
     }
 }
 
-fn make(root: &Root, mount: &oci::Mount, cgroup: &OwnedFd) -> Result<()> {
-    let to = Path::new(&mount.destination);
-    let named =
-        |error: &dyn std::fmt::Display| JailError::Refused(format!("Cannot mount {}: {error}", to.display()));
-    let options = Options::read(&mount.options).map_err(|error| named(&error))?;
-    let kind = mount.type_.as_str();
-    let bind = options.bind.or((kind == "bind").then_some(false));
-    let (made, place) = match (bind, kind) {
-        (Some(recursive), _) => {
-            let what = || format!("mount {} on {}: its source", mount.source, to.display());
-            let made = copy(CWD, Path::new(&mount.source), recursive);
-            let made = made.map_err(|source| JailError::Step(what(), source))?;
-            let place = place_for(root, &made, to).at("make the place to mount on,", to)?;
-            (made, place)
-        }
-        (None, "cgroup" | "cgroup2") => {
-            let made = cgroup.try_clone().step("mount the container's cgroup")?;
-            (made, root.make_folder(to).at("make the place to mount on,", to)?)
-        }
-        (None, kind) => {
-            let made = new_file_system(kind, &mount.source, &file_system_data(kind, &options));
-            let made =
-                made.map_err(|source| JailError::Step(format!("mount {kind} on {}", to.display()), source))?;
-            (made, folder_for(root, kind, to)?)
-        }
-    };
-    for (change, recursive) in [(options.own, false), (options.all, true)] {
-        if change != MountChange::default() {
-            change_mount(&made, MountChange { propagation: 0, ..change }, recursive)
-                .at("set the options of the mount on", to)?;
-        }
-    }
-    attach(&made, place).at("mount on", to)?;
-    for (change, recursive) in [(options.own, false), (options.all, true)] {
-        if change.propagation != 0 {
-            let only = MountChange { propagation: change.propagation, ..MountChange::default() };
-            change_mount(&made, only, recursive).at("set the propagation of the mount on", to)?;
-        }
-    }
-    Ok(())
-}
-
 /// A device that is read-only refuses to be mounted in another way.
 fn file_system_data<'a>(kind: &str, options: &Options<'a>) -> Vec<(&'a str, Option<&'a str>)> {
     let mut data = options.data.clone();
@@ -130,27 +156,26 @@ fn file_system_data<'a>(kind: &str, options: &Options<'a>) -> Vec<(&'a str, Opti
     data
 }
 
-/// Where a bind mount goes: to a folder if it is one, else to a file.
-fn place_for(root: &Root, made: &OwnedFd, to: &Path) -> io::Result<OwnedFd> {
-    let is_folder = FileType::from_raw_mode(fstat(made)?.st_mode) == FileType::Directory;
-    if is_folder { root.make_folder(to) } else { root.make_file(to) }
-}
-
-/// Where a file system goes. Instructions to the kernel are written below `/proc` and `/sys`: a link there could lead
-/// them elsewhere.
-fn folder_for(root: &Root, kind: &str, to: &Path) -> Result<OwnedFd> {
-    let folder = root.make_folder(to).at("make the place to mount on,", to)?;
-    if matches!(kind, "proc" | "sysfs") {
+/// Where a mount goes: to a folder if it is one, else to a file. Instructions to the kernel are written below `/proc` and
+/// `/sys`: a link there could lead them elsewhere.
+fn place_for(root: &Root, made: &OwnedFd, mount: &oci::Mount) -> Result<OwnedFd> {
+    let to = Path::new(&mount.destination);
+    let kind = fstat(made).step("look at what is mounted")?.st_mode;
+    let folder = FileType::from_raw_mode(kind) == FileType::Directory;
+    let place = if folder { root.make_folder(to) } else { root.make_file(to) };
+    let place = place.at("make the place to mount on,", to)?;
+    if matches!(mount.type_.as_str(), "proc" | "sysfs") {
         let plain = root.open(to, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());
         let plain = plain.and_then(|found| Ok(fstat(found)?)).at("look at", to)?;
         if FileType::from_raw_mode(plain.st_mode) != FileType::Directory {
             return Err(JailError::Refused(format!(
-                "Cannot mount {kind} on {}: it is a link; make it a folder in the image",
+                "Cannot mount {} on {}: it is a link; make it a folder in the image",
+                mount.type_,
                 to.display()
             )));
         }
     }
-    Ok(folder)
+    Ok(place)
 }
 
 /// Opens a path of the guest's own, outside any container.

@@ -1,7 +1,7 @@
 //! The system calls of the jail that have no safe wrapper.
 #![expect(
     unsafe_code,
-    reason = "clone3, mount_setattr, inherited descriptors, a signal's disposition, seccomp"
+    reason = "clone3, mount_setattr, inherited descriptors, a signal's disposition, scheduling, seccomp"
 )]
 
 use std::io;
@@ -41,6 +41,44 @@ pub(super) fn schedule_as_usual() -> io::Result<()> {
     let parameter = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the parameter, which outlives the call.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The kernel's `struct sched_attr` in its first version; times in nanoseconds.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct Scheduling {
+    pub(super) size: u32,
+    pub(super) policy: u32,
+    pub(super) flags: u64,
+    pub(super) nice: i32,
+    pub(super) priority: u32,
+    pub(super) runtime: u64,
+    pub(super) deadline: u64,
+    pub(super) period: u64,
+}
+
+/// Sets how a process (0: this one) is scheduled. The size is filled in here.
+///
+/// # Errors
+/// The system's.
+pub(super) fn schedule(pid: i32, mut how: Scheduling) -> io::Result<()> {
+    how.size = u32::try_from(size_of::<Scheduling>()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads a structure of the size that stands in it.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const how, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the I/O priority of a process (0: this one).
+///
+/// # Errors
+/// The system's.
+pub(super) fn prioritize_io(pid: i32, class: i32, level: i32) -> io::Result<()> {
+    const WHO_PROCESS: i32 = 1;
+    const CLASS_SHIFT: i32 = 13;
+    let priority = class << CLASS_SHIFT | level;
+    // SAFETY: takes numbers, no pointer.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, pid, priority) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

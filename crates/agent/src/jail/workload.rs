@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kata_protocol::oci::Process;
+use kata_protocol::oci::{LinuxPersonality, Process, Spec};
 use nix::errno::Errno;
 use nix::sys::personality::{self, Persona};
 use nix::sys::signal::SigSet;
@@ -31,14 +31,17 @@ pub(super) struct Unrunnable {
     pub(super) status: i32,
 }
 
-/// Whether the executable is there, before anybody waits for it.
-pub(super) fn check(process: &Process) -> Result<(), Unrunnable> {
+/// Whether the process can be, before anybody waits for it.
+pub(super) fn check(spec: &Spec) -> Result<(), Unrunnable> {
+    let process = &*spec.Process;
+    persona(spec.Linux.Personality.as_ref()).map_err(not_found)?;
     let found = arguments(process).and_then(|arguments| find(&arguments[0], &search_path(process)));
     found.map(drop).map_err(not_found)
 }
 
 /// Becomes the workload, under a filter of system calls, if one is left.
-pub(super) fn become_workload(process: &Process, filter: Option<Filter>) -> Result<Infallible, Unrunnable> {
+pub(super) fn become_workload(spec: &Spec, filter: Option<Filter>) -> Result<Infallible, Unrunnable> {
+    let process = &*spec.Process;
     let arguments = arguments(process).map_err(not_found)?;
     let path = find(&arguments[0], &search_path(process)).map_err(not_found)?;
     let failed = |errno: Errno| {
@@ -54,7 +57,7 @@ pub(super) fn become_workload(process: &Process, filter: Option<Filter>) -> Resu
         status: NOT_EXECUTABLE,
     })?;
     SigSet::empty().thread_set_mask().map_err(failed)?;
-    randomize_addresses().map_err(failed)?;
+    personality::set(persona(spec.Linux.Personality.as_ref()).map_err(not_found)?).map_err(failed)?;
     if let Some(filter) = filter {
         filter.install().map_err(|error| Unrunnable {
             message: format!("exec: the seccomp filter cannot be set: {error}"),
@@ -68,10 +71,20 @@ fn not_found(message: String) -> Unrunnable {
     Unrunnable { message, status: NOT_FOUND }
 }
 
-/// The workload's addresses are random again; see [`fix_addresses_of_children`].
-fn randomize_addresses() -> nix::Result<()> {
-    let persona = personality::get()?;
-    personality::set(persona - Persona::ADDR_NO_RANDOMIZE).map(|_| ())
+/// What the workload's kernel looks like to it (OCI `config-linux.md`, "Personality"). Its addresses are random again; see
+/// [`fix_addresses_of_children`].
+fn persona(wanted: Option<&LinuxPersonality>) -> Result<Persona, String> {
+    /// `PER_LINUX32` of linux/personality.h.
+    const LINUX32: Persona = Persona::from_bits_retain(8);
+    let Some(wanted) = wanted else { return Ok(Persona::empty()) };
+    if let Some(flag) = wanted.Flags.first() {
+        return Err(format!("There is no flag {flag:?}; remove it from linux.personality"));
+    }
+    match wanted.Domain.as_str() {
+        "LINUX" => Ok(Persona::empty()),
+        "LINUX32" => Ok(LINUX32),
+        other => Err(format!("There is no domain {other:?}; correct linux.personality")),
+    }
 }
 
 /// Lets every jail be loaded at the same addresses: an emulated CPU (TCG) translates code anew for each address at

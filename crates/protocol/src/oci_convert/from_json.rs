@@ -36,6 +36,14 @@ impl<'a> Node<'a> {
         u32::try_from(self.unsigned(key)).unwrap_or(u32::MAX)
     }
 
+    fn signed_word(self, key: &str) -> i32 {
+        i32::try_from(self.signed(key)).unwrap_or(i32::MAX)
+    }
+
+    fn optional_word(self, key: &str) -> Option<u32> {
+        self.0[key].as_u64().map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+    }
+
     fn strings(self, key: &str) -> Vec<String> {
         self.list(key, |item| item.0.as_str().unwrap_or_default().to_owned())
     }
@@ -59,8 +67,12 @@ impl<'a> Node<'a> {
     }
 
     fn map(self, key: &str) -> HashMap<String, String> {
+        self.messages(key, |value| value.0.as_str().unwrap_or_default().to_owned())
+    }
+
+    fn messages<M>(self, key: &str, convert: impl Fn(Node<'a>) -> M) -> HashMap<String, M> {
         let fields = self.0[key].as_object().into_iter().flatten();
-        fields.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+        fields.map(|(name, value)| (name.clone(), convert(Node(value)))).collect()
     }
 }
 
@@ -98,7 +110,7 @@ pub(super) fn process(node: Node<'_>) -> oci::Process {
                 gid.0.as_u64().and_then(|gid| u32::try_from(gid).ok()).unwrap_or(0)
             }),
             Username: user.text("username"),
-            Umask: user.0["umask"].as_u64().and_then(|mask| u32::try_from(mask).ok()),
+            Umask: user.optional_word("umask"),
             ..Default::default()
         }),
         Args: node.strings("args"),
@@ -122,6 +134,30 @@ pub(super) fn process(node: Node<'_>) -> oci::Process {
         ApparmorProfile: node.text("apparmorProfile"),
         OOMScoreAdj: node.signed("oomScoreAdj"),
         SelinuxLabel: node.text("selinuxLabel"),
+        Scheduler: node.message("scheduler", scheduler),
+        IOPriority: node.message("ioPriority", |io| oci::LinuxIOPriority {
+            Class: io.text("class"),
+            Priority: io.signed("priority"),
+            ..Default::default()
+        }),
+        ExecCPUAffinity: node.message("execCPUAffinity", |cpus| oci::ExecCPUAffinity {
+            Initial: cpus.text("initial"),
+            Final: cpus.text("final"),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn scheduler(node: Node<'_>) -> oci::Scheduler {
+    oci::Scheduler {
+        Policy: node.text("policy"),
+        Nice: node.signed_word("nice"),
+        Priority: node.signed_word("priority"),
+        Flags: node.strings("flags"),
+        Runtime: node.unsigned("runtime"),
+        Deadline: node.unsigned("deadline"),
+        Period: node.unsigned("period"),
         ..Default::default()
     }
 }
@@ -132,6 +168,8 @@ fn mount(node: Node<'_>) -> oci::Mount {
         source: node.text("source"),
         type_: node.text("type"),
         options: node.strings("options"),
+        UIDMappings: node.list("uidMappings", id_mapping),
+        GIDMappings: node.list("gidMappings", id_mapping),
         ..Default::default()
     }
 }
@@ -178,6 +216,16 @@ fn linux(node: Node<'_>) -> oci::Linux {
         MountLabel: node.text("mountLabel"),
         IntelRdt: node.message("intelRdt", |rdt| oci::LinuxIntelRdt {
             L3CacheSchema: rdt.text("l3CacheSchema"),
+            ..Default::default()
+        }),
+        TimeOffsets: node.messages("timeOffsets", |offset| oci::LinuxTimeOffset {
+            Secs: offset.signed("secs"),
+            Nanosecs: offset.word("nanosecs"),
+            ..Default::default()
+        }),
+        Personality: node.message("personality", |persona| oci::LinuxPersonality {
+            Domain: persona.text("domain"),
+            Flags: persona.strings("flags"),
             ..Default::default()
         }),
         ..Default::default()
@@ -229,6 +277,11 @@ pub(super) fn resources(node: Node<'_>) -> oci::LinuxResources {
             ..Default::default()
         }),
         Unified: node.map("unified"),
+        Rdma: node.messages("rdma", |limit| oci::LinuxRdma {
+            HcaHandles: limit.optional_word("hcaHandles"),
+            HcaObjects: limit.optional_word("hcaObjects"),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -319,12 +372,12 @@ fn seccomp(node: Node<'_>) -> oci::LinuxSeccomp {
                 }),
                 ..Default::default()
             };
-            if !rule.0["errnoRet"].is_null() {
-                syscall.set_errnoret(rule.word("errnoRet"));
+            if let Some(errno) = rule.optional_word("errnoRet") {
+                syscall.set_errnoret(errno);
             }
             syscall
         }),
-        DefaultErrnoRet: (!node.0["defaultErrnoRet"].is_null()).then(|| node.word("defaultErrnoRet")),
+        DefaultErrnoRet: node.optional_word("defaultErrnoRet"),
         ListenerPath: node.text("listenerPath"),
         ListenerMetadata: node.text("listenerMetadata"),
         ..Default::default()

@@ -40,12 +40,38 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn scheduler()(policy in select(vec!["SCHED_OTHER", "SCHED_FIFO", "SCHED_DEADLINE"]), Nice in any::<i32>(),
+                   Priority in any::<i32>(), reset in any::<bool>(), Runtime in any::<u64>(),
+                   Deadline in any::<u64>(), Period in any::<u64>()) -> oci::Scheduler {
+        let Flags = if reset { vec!["SCHED_RESET_ON_FORK".to_owned()] } else { Vec::new() };
+        let Policy = policy.to_owned();
+        oci::Scheduler { Policy, Nice, Priority, Flags, Runtime, Deadline, Period, ..Default::default() }
+    }
+}
+
+prop_compose! {
+    fn io_priority()(class in select(vec!["IOPRIO_CLASS_RT", "IOPRIO_CLASS_IDLE"]), Priority in 0i64..8)
+                    -> oci::LinuxIOPriority {
+        oci::LinuxIOPriority { Class: class.to_owned(), Priority, ..Default::default() }
+    }
+}
+
+prop_compose! {
+    fn affinity()(Initial in "|[0-9]", Final in "[0-9]-1[0-9],20") -> oci::ExecCPUAffinity {
+        oci::ExecCPUAffinity { Initial, Final, ..Default::default() }
+    }
+}
+
+prop_compose! {
     fn process()(Terminal in any::<bool>(), User in user(), Args in vec(text(), 0..4), Env in vec(text(), 0..4),
                  Cwd in text(), Capabilities in message(capabilities()), NoNewPrivileges in any::<bool>(),
                  OOMScoreAdj in -1000i64..1000, size in option::of(any::<(u32, u32)>()),
-                 limits in vec((select(vec!["RLIMIT_NOFILE", "RLIMIT_CORE"]), any::<(u64, u64)>()), 0..3))
+                 limits in vec((select(vec!["RLIMIT_NOFILE", "RLIMIT_CORE"]), any::<(u64, u64)>()), 0..3),
+                 Scheduler in message(scheduler()), IOPriority in message(io_priority()),
+                 ExecCPUAffinity in message(affinity()))
                 -> oci::Process {
         oci::Process {
+            Scheduler, IOPriority, ExecCPUAffinity,
             Terminal, User: MessageField::some(User), Args, Env, Cwd, Capabilities, NoNewPrivileges, OOMScoreAdj,
             ConsoleSize: size.map_or_else(MessageField::none, |(Height, Width)| {
                 MessageField::some(oci::Box { Height, Width, ..Default::default() })
@@ -91,6 +117,7 @@ prop_compose! {
                 oci::LinuxHugepageLimit { Pagesize: "2MB".to_owned(), Limit: huge, ..Default::default() },
             ],
             Network: MessageField::some(oci::LinuxNetwork { ClassID: 7, ..Default::default() }),
+            Rdma: [("mlx5_1".to_owned(), oci::LinuxRdma { HcaHandles: Some(3), ..Default::default() })].into(),
             ..Default::default()
         }
     }
@@ -135,7 +162,10 @@ prop_compose! {
                Sysctl in proptest::collection::hash_map(text(), text(), 0..3), ids in any::<(u32, u32, u32)>(),
                kinds in vec((select(vec!["pid", "network", "mount", "ipc", "uts", "user", "cgroup"]), text()), 0..4),
                MaskedPaths in vec(text(), 0..3), ReadonlyPaths in vec(text(), 0..3), RootfsPropagation in text(),
-               MountLabel in text(), mode in 0u32..0o7777) -> oci::Linux {
+               MountLabel in text(), mode in 0u32..0o7777, (Secs, Nanosecs) in any::<(i64, u32)>(),
+               domain in select(vec!["LINUX", "LINUX32"])) -> oci::Linux {
+        let offset = oci::LinuxTimeOffset { Secs, Nanosecs, ..Default::default() };
+        let personality = oci::LinuxPersonality { Domain: domain.to_owned(), ..Default::default() };
         let mapping = oci::LinuxIDMapping { HostID: ids.0, ContainerID: ids.1, Size: ids.2, ..Default::default() };
         let device = oci::LinuxDevice {
             Path: "/dev/x".to_owned(), Type: "c".to_owned(), Major: 1, Minor: 3, FileMode: mode, ..Default::default()
@@ -149,6 +179,8 @@ prop_compose! {
             IntelRdt: MessageField::some(oci::LinuxIntelRdt {
                 L3CacheSchema: "L3:0=f".to_owned(), ..Default::default()
             }),
+            TimeOffsets: [("boottime".to_owned(), offset)].into(),
+            Personality: MessageField::some(personality),
             ..Default::default()
         }
     }
@@ -179,6 +211,7 @@ prop_compose! {
              -> oci::Spec {
         let mount = oci::Mount {
             destination: "/proc".to_owned(), source: "proc".to_owned(), type_: "proc".to_owned(), options,
+            UIDMappings: vec![oci::LinuxIDMapping { HostID: 1000, Size: 5, ..Default::default() }],
             ..Default::default()
         };
         oci::Spec {
@@ -234,16 +267,9 @@ fn a_rule_for_all_devices_has_minus_one_for_numbers() {
 fn what_would_be_lost_is_named() {
     let of =
         |json: serde_json::Value| unsupported(&serde_json::from_value(json).expect("is a specification"));
-    let plain = serde_json::json!({ "ociVersion": "1.2.0", "linux": { "uidMappings": [] }, "mounts": [
+    let plain = serde_json::json!({ "ociVersion": "1.2.0", "linux": { "netDevices": {} }, "mounts": [
         { "destination": "/data", "type": "bind", "source": "/srv" } ] });
     assert_eq!(of(plain), None);
-    let mapping = serde_json::json!([{ "containerID": 0, "hostID": 1000, "size": 1 }]);
-    let users = serde_json::json!({ "ociVersion": "1.2.0", "linux": { "uidMappings": mapping } });
-    assert_eq!(of(users).as_deref(), Some("linux.uidMappings"));
-    let hook =
-        serde_json::json!({ "ociVersion": "1.2.0", "hooks": { "startContainer": [{ "path": "/bin/x" }] } });
-    assert_eq!(of(hook).as_deref(), Some("hooks.startContainer"));
-    let mount = serde_json::json!({ "ociVersion": "1.2.0", "mounts": [
-        { "destination": "/data", "type": "bind", "source": "/srv", "uidMappings": mapping } ] });
-    assert_eq!(of(mount).as_deref(), Some("id mappings of the mount /data"));
+    let network = serde_json::json!({ "ociVersion": "1.2.0", "linux": { "netDevices": { "eth0": {} } } });
+    assert_eq!(of(network).as_deref(), Some("linux.netDevices"));
 }

@@ -46,8 +46,11 @@ impl Object {
     }
 
     fn map(self, key: &str, items: &HashMap<String, String>) -> Self {
-        let fields: Map<_, _> =
-            items.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
+        self.messages(key, items, |text| Value::from(text.as_str()))
+    }
+
+    fn messages<M>(self, key: &str, items: &HashMap<String, M>, convert: impl Fn(&M) -> Value) -> Self {
+        let fields: Map<_, _> = items.iter().map(|(name, item)| (name.clone(), convert(item))).collect();
         self.given(key, fields)
     }
 
@@ -103,6 +106,27 @@ pub(super) fn process(process: &oci::Process) -> Value {
         .given("apparmorProfile", process.ApparmorProfile.as_str())
         .given("oomScoreAdj", process.OOMScoreAdj)
         .given("selinuxLabel", process.SelinuxLabel.as_str())
+        .message("scheduler", process.Scheduler.as_ref(), scheduler)
+        .message(
+            "ioPriority",
+            process.IOPriority.as_ref(),
+            |io| json!({ "class": io.Class, "priority": io.Priority }),
+        )
+        .message("execCPUAffinity", process.ExecCPUAffinity.as_ref(), |cpus| {
+            object().given("initial", cpus.Initial.as_str()).given("final", cpus.Final.as_str()).done()
+        })
+        .done()
+}
+
+fn scheduler(scheduler: &oci::Scheduler) -> Value {
+    object()
+        .always("policy", scheduler.Policy.as_str())
+        .given("nice", scheduler.Nice)
+        .given("priority", scheduler.Priority)
+        .strings("flags", &scheduler.Flags)
+        .given("runtime", scheduler.Runtime)
+        .given("deadline", scheduler.Deadline)
+        .given("period", scheduler.Period)
         .done()
 }
 
@@ -121,6 +145,8 @@ fn mount(mount: &oci::Mount) -> Value {
         .given("source", mount.source.as_str())
         .given("type", mount.type_.as_str())
         .strings("options", &mount.options)
+        .list("uidMappings", &mount.UIDMappings, id_mapping)
+        .list("gidMappings", &mount.GIDMappings, id_mapping)
         .done()
 }
 
@@ -163,6 +189,12 @@ fn linux(linux: &oci::Linux) -> Value {
         .message("intelRdt", linux.IntelRdt.as_ref(), |rdt| {
             object().given("l3CacheSchema", rdt.L3CacheSchema.as_str()).done()
         })
+        .messages("timeOffsets", &linux.TimeOffsets, |offset| {
+            json!({ "secs": offset.Secs, "nanosecs": offset.Nanosecs })
+        })
+        .message("personality", linux.Personality.as_ref(), |persona| {
+            object().always("domain", persona.Domain.as_str()).strings("flags", &persona.Flags).done()
+        })
         .done()
 }
 
@@ -202,6 +234,13 @@ pub(super) fn resources(resources: &oci::LinuxResources) -> Value {
                     &network.Priorities,
                     |priority| json!({ "name": priority.Name, "priority": priority.Priority }),
                 )
+                .done()
+        })
+        .messages("rdma", &resources.Rdma, |limit| {
+            let count = |count: &u32| Value::from(*count);
+            object()
+                .message("hcaHandles", limit.HcaHandles.as_ref(), count)
+                .message("hcaObjects", limit.HcaObjects.as_ref(), count)
                 .done()
         })
         .done()
