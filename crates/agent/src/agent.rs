@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kata_protocol::agent::{CreateSandboxRequest, Storage};
 use kata_protocol::oci::{Process, Spec};
@@ -19,6 +19,7 @@ use crate::clock::Stopwatch;
 use crate::container::launch::{LaunchError, Launcher, Start};
 use crate::container::spec::{self, GuestSysctls, Surroundings};
 use crate::container::{Container, ContainerError, Made, Parts};
+use crate::hooks::{GuestHooks, HookError, State};
 use crate::id::ContainerId;
 use crate::reaper::Reaper;
 use crate::stdio::ports::StdioPorts;
@@ -57,6 +58,9 @@ pub(crate) enum SandboxError {
     /// The container.
     #[error(transparent)]
     Container(#[from] ContainerError),
+    /// A hook.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// A mount.
     #[error(transparent)]
     Storage(#[from] storage::StorageError),
@@ -103,6 +107,9 @@ pub(crate) struct Agent {
     pipe_size: usize,
     hierarchy: Option<Hierarchy>,
     launcher: Arc<Launcher>,
+    reaper: Reaper,
+    /// For every container; none until the sandbox is configured.
+    hooks: OnceLock<GuestHooks>,
     ports: StdioPorts,
     /// `None` while one is being made.
     containers: Mutex<HashMap<ContainerId, Option<Container>>>,
@@ -125,7 +132,9 @@ impl Agent {
             oom: OomEvents::default(),
             pipe_size: setup.pipe_size,
             hierarchy: setup.hierarchy,
-            launcher: Arc::new(Launcher::new(setup.reaper)),
+            launcher: Arc::new(Launcher::new(setup.reaper.clone())),
+            reaper: setup.reaper,
+            hooks: OnceLock::new(),
             ports: setup.ports,
             containers: Mutex::default(),
             mounts: Mutex::default(),
@@ -140,7 +149,9 @@ impl Agent {
             return Err(SandboxError::Unsupported { what: "Loading kernel modules" });
         }
         if !request.guest_hook_path.is_empty() {
-            return Err(SandboxError::Unsupported { what: "Running guest hooks" });
+            let hooks = GuestHooks::below(Path::new(&request.guest_hook_path))?;
+            // A sandbox is configured once.
+            let _ = self.hooks.set(hooks);
         }
         if self.owns_guest && !request.hostname.is_empty() {
             let set = nix::unistd::sethostname(&request.hostname);
@@ -196,6 +207,17 @@ impl Agent {
         found.ok_or_else(|| SandboxError::NoContainer { id: id.clone() })
     }
 
+    /// Lets a container's first process become the workload.
+    pub(crate) async fn start(&self, id: &ContainerId) -> Result<()> {
+        let container = self.container(id)?;
+        container.start().await?;
+        if let Some(hooks) = self.hooks.get() {
+            let (state, pid) = container.about();
+            hooks.poststart(&self.reaper, state, pid).await?;
+        }
+        Ok(())
+    }
+
     /// Runs a process in a container; its id in the guest.
     pub(crate) async fn exec(
         &self,
@@ -211,9 +233,15 @@ impl Agent {
 
     /// Ends a container and takes it away.
     pub(crate) async fn remove(&self, id: &ContainerId) -> Result<()> {
-        self.container(id)?.remove().await?;
+        let container = self.container(id)?;
+        container.remove().await?;
         locked(&self.containers).remove(id);
         locked(&self.pid_namespace).take_if(|(holder, _)| holder == id);
+        if let Some(hooks) = self.hooks.get()
+            && let Err(error) = hooks.poststop(&self.reaper, container.about().0).await
+        {
+            tracing::warn!(container = %id, error = crate::report::chain(&error), "A hook failed");
+        }
         Ok(())
     }
 
@@ -263,9 +291,23 @@ impl Agent {
             self.hold_pid_namespace(&new.id, pid);
         }
         let launcher = Arc::clone(&self.launcher);
+        let about = Arc::new((State::of(&new.spec), pid));
         let linux = spec::of_all_processes(new.spec.Linux.unwrap_or_default());
         let parts = Parts { id: new.id, cgroup, mounts, linux, launcher, start: Some(start) };
-        Ok((Container::new(parts, init), pid))
+        let container = Container::new(parts, init, about);
+        match self.run_prestart(&container).await {
+            Ok(()) => Ok((container, pid)),
+            Err(error) => {
+                container.remove().await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn run_prestart(&self, container: &Container) -> Result<()> {
+        let Some(hooks) = self.hooks.get() else { return Ok(()) };
+        let (state, pid) = container.about();
+        Ok(hooks.prestart(&self.reaper, state, pid).await?)
     }
 
     async fn make_process(
@@ -277,7 +319,7 @@ impl Agent {
     ) -> Result<(Made, Start)> {
         let surroundings =
             Surroundings { owns_guest: self.owns_guest, hierarchy, terminal: new.stdio.terminal };
-        let sysctls = spec::adapt(&mut new.spec, &surroundings)?;
+        let sysctls = spec::adapt(&new.id, &mut new.spec, &surroundings)?;
         write_sysctls(&sysctls)?;
         let (prepared, ends) = self.prepare(new.stdio).await?;
         cgroup.create(&new.spec.Linux.Resources).map_err(ContainerError::from)?;

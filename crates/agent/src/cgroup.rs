@@ -31,7 +31,9 @@ pub(crate) enum CgroupError {
     #[error("Cannot use {}", path.display())]
     File { path: PathBuf, source: io::Error },
     /// A file of another cgroup, or none at all.
-    #[error("There is no limit {name:?}; the names in linux.resources.unified are those of files, without slashes")]
+    #[error(
+        "There is no limit {name:?}; the names in linux.resources.unified are those of files, without slashes"
+    )]
     Name { name: String },
     /// A rule makes no sense.
     #[error(transparent)]

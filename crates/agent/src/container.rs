@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::{self, Cgroup};
+use crate::hooks;
 use crate::id::{ContainerId, ExecId};
 use crate::reaper::Exit;
 use crate::stdio::ends::{Reader, Writer};
@@ -168,15 +169,21 @@ enum Command {
 pub(crate) struct Container {
     commands: mpsc::Sender<Command>,
     cgroup: Cgroup,
+    about: Arc<(hooks::State, i32)>,
 }
 
 impl Container {
     /// Takes charge of a container that the jail has made.
-    pub(crate) fn new(parts: Parts, init: Made) -> Self {
+    pub(crate) fn new(parts: Parts, init: Made, about: Arc<(hooks::State, i32)>) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE);
-        let container = Self { commands: commands.clone(), cgroup: parts.cgroup.clone() };
+        let container = Self { commands: commands.clone(), cgroup: parts.cgroup.clone(), about };
         tokio::spawn(actor::run(parts, init, queue, commands));
         container
+    }
+
+    /// What hooks are told of it, and its first process.
+    pub(crate) fn about(&self) -> (&hooks::State, i32) {
+        (&self.about.0, self.about.1)
     }
 
     /// Lets the first process become the workload.

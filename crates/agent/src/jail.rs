@@ -13,6 +13,7 @@ mod console;
 mod devices;
 mod error;
 mod exec;
+mod hooks;
 mod identity;
 mod init;
 mod mounts;

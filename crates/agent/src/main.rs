@@ -6,6 +6,7 @@ mod boot;
 mod cgroup;
 mod clock;
 mod container;
+mod hooks;
 mod id;
 mod jail;
 mod logging;

@@ -62,6 +62,8 @@ pub struct Hypervisor {
     pub virtio_fs_queue_size: u32,
     /// Extra arguments for virtiofsd.
     pub virtio_fs_extra_args: Vec<String>,
+    /// A folder in the guest with hooks for every container; empty for none.
+    pub guest_hook_path: String,
     /// Where the guest's random numbers come from on the host.
     pub entropy_source: PathBuf,
     /// Host paths (globs) that the annotation `entropy_source` may name.

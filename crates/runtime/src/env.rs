@@ -112,7 +112,7 @@ struct Hypervisor {
 struct SecurityInfo {
     rootless: bool,
     disable_seccomp: bool,
-    guest_hook_path: &'static str,
+    guest_hook_path: String,
     enable_annotations: Vec<String>,
     confidential_guest: bool,
 }
@@ -230,7 +230,7 @@ impl Hypervisor {
             security_info: SecurityInfo {
                 rootless: false,
                 disable_seccomp: vm.disable_seccomp,
-                guest_hook_path: "",
+                guest_hook_path: vm.guest_hook_path.clone(),
                 enable_annotations: vm.enable_annotations.clone(),
                 confidential_guest: false,
             },

@@ -82,6 +82,9 @@ pub(crate) trait Host: Send + Sync {
     /// What the guest must mount for the sandbox as a whole.
     fn sandbox_storages(&self) -> Vec<Storage>;
 
+    /// Where the guest has hooks of its own; empty for none.
+    fn guest_hook_path(&self) -> String;
+
     /// Prepares a container's files. What a failure leaves is undone by [`Host::detach`].
     async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files>;
 

@@ -221,6 +221,7 @@ impl Site {
             hostname: hostname(spec),
             sandbox_id: self.id.to_string(),
             storages: self.host.sandbox_storages(),
+            guest_hook_path: self.host.guest_hook_path(),
             ..Default::default()
         };
         let request = kata::StartSandboxRequest {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
+use kata_storage::idmap::IdMap;
 use kata_storage::intent::{Intent, Intents};
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
@@ -130,6 +131,10 @@ impl Host for LocalHost {
         Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)) }, way))
     }
 
+    fn guest_hook_path(&self) -> String {
+        self.spec.config.hypervisor.guest_hook_path.clone()
+    }
+
     fn sandbox_storages(&self) -> Vec<Storage> {
         vec![Storage {
             driver: "virtio-fs".to_owned(),
@@ -192,12 +197,20 @@ fn prepare(
     let guest_root = files.mount_rootfs(&rootfs, &root)?;
     set_root(&mut spec, guest_root)?;
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    files.share_volumes(&mut mounts, &bundle)?;
+    files.share_volumes(&mut mounts, &bundle, &own_ids(&spec))?;
     spec.set_mounts(Some(mounts));
     if !seccomp && let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None);
     }
     Ok(Files { spec, storages: Vec::new() })
+}
+
+/// The ids of the container's user namespace.
+fn own_ids(spec: &Spec) -> IdMap {
+    let linux = spec.linux().as_ref();
+    let uids = linux.and_then(|linux| linux.uid_mappings().clone()).unwrap_or_default();
+    let gids = linux.and_then(|linux| linux.gid_mappings().clone()).unwrap_or_default();
+    IdMap { uids, gids }
 }
 
 /// The root's path becomes the guest's; whether it is read-only stays.

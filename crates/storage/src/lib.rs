@@ -5,6 +5,7 @@
 //! in its read-only twin, which [`virtiofsd`] exports. Every step is announced to an [`intent::Intents`] log
 //! first, and [`undo`] knows how to take each one back.
 
+pub mod idmap;
 pub mod intent;
 mod mount;
 pub mod processes;

@@ -1,14 +1,15 @@
 //! Bind mounts made with the new mount API: prepared out of sight, then attached with everything set.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::MsFlags;
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use crate::sys::{MOUNT_ATTR_RDONLY, MountAttr, mount_setattr};
+use crate::idmap::IdMap;
+use crate::sys::{MOUNT_ATTR_IDMAP, MOUNT_ATTR_RDONLY, MountAttr, mount_setattr};
 
 /// What happens to mounts made later in the source or in the copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,18 @@ impl DetachedMount {
     pub(crate) fn read_only(self) -> io::Result<Self> {
         let attr = MountAttr { attr_set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
         mount_setattr(self.tree.as_fd(), true, attr)?;
+        Ok(self)
+    }
+
+    /// Lets the files of the copy, and with `recursive` of all mounts in it, belong to others.
+    pub(crate) fn map_ids(self, ids: &IdMap, recursive: bool) -> io::Result<Self> {
+        let namespace = ids.namespace()?;
+        let attr = MountAttr {
+            attr_set: MOUNT_ATTR_IDMAP,
+            userns_fd: u64::from(namespace.as_raw_fd().cast_unsigned()),
+            ..MountAttr::default()
+        };
+        mount_setattr(self.tree.as_fd(), recursive, attr)?;
         Ok(self)
     }
 

@@ -11,6 +11,8 @@
 //! | bind of a socket, FIFO or device | an error: the other end would not be in the guest |
 //! | any other type | an error |
 //!
+//! A volume whose ids are mapped (`idmap`, `ridmap`, `uidMappings`) is an ID-mapped mount on the host.
+//!
 //! A read-only volume is read-only on the host as well, with all mounts below it: not even the guest's kernel can
 //! write to it.
 
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Mount;
 use rustix::fs::fstatvfs;
 
+use crate::idmap::{self, IdMap, NoIds, Wanted};
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::share::ContainerFiles;
 use crate::trail::StepError;
@@ -88,6 +91,23 @@ pub enum VolumeError {
         /// Its type.
         fs_type: String,
     },
+    /// Ids are to be mapped where there are no files of the host's.
+    #[error(
+        "The ids of the mount on {destination:?} cannot be mapped: only files and directories of the host can"
+    )]
+    NoFiles {
+        /// Where it should go in the container.
+        destination: PathBuf,
+    },
+    /// Ids are to be mapped, but not which.
+    #[error("The ids of the mount on {destination:?} cannot be mapped")]
+    Ids {
+        /// Where it should go in the container.
+        destination: PathBuf,
+        /// Why.
+        #[source]
+        source: NoIds,
+    },
     /// The source could not be mounted into the share.
     #[error("{from:?} cannot be shared with the VM")]
     Share {
@@ -101,21 +121,42 @@ pub enum VolumeError {
 
 impl ContainerFiles {
     /// Carries the host's part of `mounts` into the share and rewrites each to what the guest must mount.
-    /// Relative sources are in `bundle`.
+    /// Relative sources are in `bundle`; `ids` are the container's own, for mounts that are mapped and do not say how.
     ///
     /// # Errors
     /// A source is missing or cannot be shared, or a mount fails. What was made before it is taken back by
     /// [`ContainerFiles::remove`].
-    pub fn share_volumes(&mut self, mounts: &mut [Mount], bundle: &Path) -> Result<(), VolumeError> {
-        mounts.iter_mut().try_for_each(|mount| self.share_volume(mount, bundle))
+    pub fn share_volumes(
+        &mut self,
+        mounts: &mut [Mount],
+        bundle: &Path,
+        ids: &IdMap,
+    ) -> Result<(), VolumeError> {
+        for mount in mounts {
+            let destination = mount.destination().clone();
+            let mapping = idmap::take(mount, ids);
+            let mapping =
+                mapping.map_err(|source| VolumeError::Ids { destination: destination.clone(), source })?;
+            let shared = self.share_volume(mount, bundle, mapping.as_ref())?;
+            if !shared && mapping.is_some() {
+                return Err(VolumeError::NoFiles { destination });
+            }
+        }
+        Ok(())
     }
 
-    fn share_volume(&mut self, mount: &mut Mount, bundle: &Path) -> Result<(), VolumeError> {
-        let Some(source) = bind_source(mount)? else { return Ok(()) };
+    /// Whether there was anything to share.
+    fn share_volume(
+        &mut self,
+        mount: &mut Mount,
+        bundle: &Path,
+        mapping: Option<&Wanted>,
+    ) -> Result<bool, VolumeError> {
+        let Some(source) = bind_source(mount)? else { return Ok(false) };
         let source = bundle.join(source);
         let destination = mount.destination().clone();
         if is_guests_own_tree(&source) {
-            return Ok(());
+            return Ok(false);
         }
         let opened = open_path(&source).and_then(|fd| metadata(&fd).map(|metadata| (fd, metadata)));
         let (fd, metadata) = opened.map_err(|error| VolumeError::Source {
@@ -125,28 +166,28 @@ impl ContainerFiles {
         })?;
         if destination == Path::new(SHARED_MEMORY) {
             become_tmpfs(mount, &fd);
-            return Ok(());
+            return Ok(false);
         }
         if is_guests_own(&source, &metadata) {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(kind) = unshareable(metadata.file_type()) {
             return Err(VolumeError::Kind { from: source, destination, kind });
         }
         let path = self
-            .bind(&source, &fd, metadata.is_dir(), mount)
+            .bind(&source, (&fd, metadata.is_dir()), mount, mapping)
             .map_err(|error| VolumeError::Share { from: source, source: Box::new(error) })?;
         rewrite(mount, path);
-        Ok(())
+        Ok(true)
     }
 
     /// Binds what `fd` refers to into the share; returns its path in the guest.
     fn bind(
         &mut self,
         source: &Path,
-        fd: &OwnedFd,
-        is_dir: bool,
+        (fd, is_dir): (&OwnedFd, bool),
         mount: &Mount,
+        mapping: Option<&Wanted>,
     ) -> Result<PathBuf, StepError> {
         let name = format!("{}-{}", self.volumes, printable(source));
         self.volumes += 1;
@@ -164,6 +205,9 @@ impl ContainerFiles {
             let mut copy = DetachedMount::copy_of(fd.as_fd(), recursive)?.propagate(propagation)?;
             if is_read_only(mount) {
                 copy = copy.read_only()?;
+            }
+            if let Some(Wanted { ids, recursive }) = mapping {
+                copy = copy.map_ids(ids, *recursive).map_err(explain_mapping)?;
             }
             copy.attach(&target)
         })?;
@@ -184,6 +228,17 @@ fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
     match mount.source() {
         Some(source) => Ok(Some(source)),
         None => Err(VolumeError::NoSource { destination: destination.clone() }),
+    }
+}
+
+fn explain_mapping(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            let text = "the ids of its files cannot be mapped: its file system or the host's kernel does not support it, \
+                        or mappings overlap";
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        }
+        _ => error,
     }
 }
 

@@ -1,11 +1,13 @@
 //! Bind mounts of the host's files and directories, and the file systems every container has.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
 use std::time::Duration;
 
-use kata_e2e::{Bind, eventually, test};
+use kata_e2e::{Bind, eventually, kata_test, test};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
 
 #[test]
 fn a_directory_can_be_read() {
@@ -168,5 +170,34 @@ fn a_tmpfs_has_the_size_asked_for() {
             .shell("dd if=/dev/zero of=/scratch/x bs=1k count=2000 2>/dev/null; stat -c %s /scratch/x")
             .run();
         assert_eq!(run.text(), "1048576");
+    });
+}
+
+/// The ids from 0 on are others on the mount, `to` and so on.
+fn mapped(source: &Path, to: u32) -> Value {
+    let ids = json!([{ "containerID": 0, "hostID": to, "size": 100 }]);
+    json!({ "destination": "/data", "type": "bind", "source": source, "options": ["rbind", "idmap"],
+        "uidMappings": ids, "gidMappings": ids })
+}
+
+#[test]
+fn files_of_a_mapped_mount_belong_to_others() {
+    kata_test(|containerd| {
+        let data = containerd.directory().join("data");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("file"), "x").unwrap();
+        chown(data.join("file"), Some(7), Some(8)).unwrap();
+        let container = containerd.container().spec(|spec| {
+            spec["mounts"].as_array_mut().unwrap().push(mapped(&data, 5000));
+            let line = "stat -c %u:%g /data/file; touch /data/own; chown 5003:5004 /data/own; stat -c %u:%g /data/own";
+            spec["process"]["args"] = json!(["/bin/sh", "-c", line]);
+            spec["process"]["user"] = json!({ "uid": 5000, "gid": 5000 });
+            let all = json!(["CAP_CHOWN"]);
+            spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all,
+                "inheritable": all, "ambient": all });
+        });
+        assert_eq!(container.run().ok().text(), "5007:5008\n5003:5004");
+        let own = fs::metadata(data.join("own")).unwrap();
+        assert_eq!((own.uid(), own.gid()), (3, 4), "on the host they are as they were");
     });
 }

@@ -1,7 +1,7 @@
 //! Bundles under runc and under this runtime: what a process sees is the same, but for the listed differences.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{lchown, symlink};
 use std::path::Path;
 
 use kata_e2e::{Bundle, Expected, both_refuse, compare, compare_execs, test};
@@ -265,6 +265,67 @@ fn namespaces_and_settings_are_the_same() {
     test(|containerd| compare(containerd, &bundles, ALWAYS));
 }
 
+/// A user namespace with the ids from 100,000 on, to whose root all files of the image belong.
+fn own_users(spec: &mut Value, root: &Path) {
+    let mapping = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
+    spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "user" }));
+    spec["linux"]["uidMappings"] = mapping.clone();
+    spec["linux"]["gidMappings"] = mapping;
+    give(root, 100_000);
+}
+
+fn give(path: &Path, owner: u32) {
+    lchown(path, Some(owner), Some(owner)).expect("may be given away");
+    if path.is_dir() && !path.is_symlink() {
+        let entries = fs::read_dir(path).expect("a folder");
+        entries.for_each(|entry| give(&entry.expect("can be listed").path(), owner));
+    }
+}
+
+#[test]
+fn user_namespaces_are_the_same() {
+    let bundles = [
+        bundle("root", own_users),
+        bundle("a user", |spec, root| {
+            own_users(spec, root);
+            spec["process"]["user"] = json!({ "uid": 1000, "gid": 1001, "additionalGids": [5] });
+        }),
+        bundle("all capabilities", |spec, root| {
+            own_users(spec, root);
+            let all = json!(["CAP_SYS_ADMIN", "CAP_CHOWN", "CAP_NET_ADMIN"]);
+            spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
+        }),
+        bundle("limits and a score", |spec, root| {
+            own_users(spec, root);
+            spec["process"]["oomScoreAdj"] = json!(300);
+            limit(spec, "RLIMIT_STACK", 1 << 20, 1 << 22);
+        }),
+        bundle("a bind", |spec, root| {
+            own_users(spec, root);
+            let source = root.parent().expect("lies in a folder").join("source");
+            fs::create_dir(&source).expect("a folder");
+            let mount = json!({ "destination": "/data", "type": "bind", "source": source, "options": ["rbind", "ro"] });
+            add_mount(spec, mount);
+        }),
+        bundle("a cgroup namespace", |spec, root| {
+            own_users(spec, root);
+            spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "cgroup" }));
+        }),
+    ];
+    test(|containerd| compare(containerd, &bundles, &with_guests_devices()));
+}
+
+fn with_guests_devices() -> Vec<Expected<'static>> {
+    let devices =
+        "the guest's own devices, which are mounted here, lie in a file system without set-user-id bits";
+    let queues = "runc makes message queues before it has become the namespace's root group";
+    let more = [
+        Expected { fact: "mount /dev/* options", reason: devices },
+        Expected { fact: "device /dev/mqueue owner", reason: queues },
+    ];
+    ALWAYS.iter().copied().chain(more).collect()
+}
+
 fn some_refused(spec: &mut Value, _: &Path) {
     let architectures = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"];
     let own_reason = ["mount", "umount2", "swapon", "reboot", "bpf"];
@@ -351,6 +412,7 @@ fn added_processes_are_the_same() {
             spec["root"]["readonly"] = json!(true);
             some_refused(spec, root);
         }),
+        bundle("in a user namespace", own_users),
     ];
     let numbers = "runc uses up some process ids itself";
     let own = [
@@ -358,7 +420,7 @@ fn added_processes_are_the_same() {
         Expected { fact: "status NS*", reason: numbers },
         Expected { fact: "status Umask", reason: "runc 1.1 forgets the mask of an added process" },
     ];
-    let expected: Vec<Expected<'_>> = ALWAYS.iter().copied().chain(own).collect();
+    let expected: Vec<Expected<'_>> = with_guests_devices().into_iter().chain(own).collect();
     test(|containerd| compare_execs(containerd, &bundles, &expected));
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use kata_protocol::oci::{Linux, LinuxResources, Process, Spec};
+use kata_protocol::oci::{Hooks, Linux, LinuxResources, Process, Spec};
 use protobuf::MessageField;
 
 use crate::cgroup::Hierarchy;
+use crate::id::ContainerId;
 
 /// A specification that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +34,14 @@ pub(crate) type GuestSysctls = HashMap<String, String>;
 
 /// Rewrites `spec` in place.
 ///
-/// Left out are the host's hooks and AppArmor, SELinux and RDT settings, which the guest has not.
-pub(crate) fn adapt(spec: &mut Spec, surroundings: &Surroundings<'_>) -> Result<GuestSysctls> {
-    spec.Hooks = MessageField::none();
+/// Hooks of the host have run there. Left out are AppArmor, SELinux and RDT settings, which the guest has not.
+pub(crate) fn adapt(
+    id: &ContainerId,
+    spec: &mut Spec,
+    surroundings: &Surroundings<'_>,
+) -> Result<GuestSysctls> {
+    let Hooks { CreateContainer, StartContainer, .. } = spec.Hooks.take().unwrap_or_default();
+    spec.Hooks = MessageField::some(Hooks { CreateContainer, StartContainer, ..Hooks::default() });
     let process = spec.Process.as_mut().ok_or(SpecError::Missing { part: "process" })?;
     if process.Args.is_empty() {
         return Err(SpecError::Missing { part: "process.args" });
@@ -46,6 +52,7 @@ pub(crate) fn adapt(spec: &mut Spec, surroundings: &Surroundings<'_>) -> Result<
         return Err(SpecError::Missing { part: "root with an absolute path" });
     }
     let linux = spec.Linux.as_mut().ok_or(SpecError::Missing { part: "linux section" })?;
+    linux.CgroupsPath = format!("/{}", id.as_str());
     Ok(adapt_linux(linux, surroundings))
 }
 

@@ -28,14 +28,16 @@ pub(super) fn set_off(linux: &oci::Linux) -> Result<()> {
         return Ok(());
     }
     std::fs::write("/proc/self/timens_offsets", lines)
-        .step("set linux.timeOffsets; a clock cannot stand before its beginning")
+        .step("set linux.timeOffsets; a clock stands between its beginning and 146 years later")
 }
 
 fn lines(offsets: &HashMap<String, oci::LinuxTimeOffset>) -> Result<String> {
     let mut lines = String::new();
     for (clock, offset) in offsets {
         if !CLOCKS.contains(&clock.as_str()) {
-            let text = format!("The clock {clock:?} cannot be set off; linux.timeOffsets has monotonic and boottime");
+            let text = format!(
+                "The clock {clock:?} cannot be set off; linux.timeOffsets has monotonic and boottime"
+            );
             return Err(JailError::Refused(text));
         }
         let _ = writeln!(lines, "{clock} {} {}", offset.Secs, offset.Nanosecs);

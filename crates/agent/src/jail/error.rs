@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::hooks::HookError;
+
 /// The reason, for people.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JailError {
@@ -12,6 +14,9 @@ pub(super) enum JailError {
     /// The root file system is not there.
     #[error("The container's root file system {} is not there in the guest; was it shared?", path.display())]
     Root { path: PathBuf, source: io::Error },
+    /// A hook failed.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The specification asks for what cannot be.
     #[error("{0}")]
     Refused(String),

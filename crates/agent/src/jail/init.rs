@@ -13,6 +13,8 @@ use rustix::system::{setdomainname, sethostname};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::error::{JailError, Named, Result};
+use crate::hooks::State;
+
 use super::mounts::Planned;
 use super::mounts::options::propagation;
 use super::plan::{Answer, Descriptors};
@@ -21,7 +23,8 @@ use super::seccomp::Filter;
 use super::sys::{self, MountChange};
 use super::users::{self, Gate};
 use super::{
-    FAILED, clocks, console, devices, identity, mounts, protect, read_plan, scheduling, spawn, workload,
+    FAILED, clocks, console, devices, hooks, identity, mounts, protect, read_plan, scheduling, spawn,
+    workload,
 };
 
 /// Namespaces by their names in the specification.
@@ -33,8 +36,8 @@ const NAMESPACES: [(&str, libc::c_int); 5] = [
     ("uts", libc::CLONE_NEWUTS),
 ];
 
-/// Where the container's root is attached in the guest's, which its process then leaves: any folder that the process
-/// can reach, whoever it is, and needs nothing from.
+/// Where the container's root is attached in the guest's, which its process then leaves, if that process may not reach
+/// its own place in a user namespace.
 const ATTACHED: &str = "/sys";
 
 /// Makes the first process; its id.
@@ -51,11 +54,13 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     clocks::set_off(&spec.Linux)?;
     // Here, as only what is in this mount namespace can be copied, and all of it may be reached.
     let path = Path::new(&spec.Root.Path);
-    let root = mounts::copy(CWD, path, true).map_err(|source| JailError::Root { path: path.to_owned(), source })?;
+    let root =
+        mounts::copy(CWD, path, true).map_err(|source| JailError::Root { path: path.to_owned(), source })?;
     let mounts = Planned::all(&spec, &cgroup)?;
     let mut gate = Gate::of(&spec.Linux)?;
     if gate.is_some() {
         users::delegate(&spec, &cgroup)?;
+        namespaces &= !libc::CLONE_NEWIPC;
     }
     let init = Init { spec: &spec, root: Root::new(root), mounts, console: console.as_ref() };
     let made = {
@@ -97,6 +102,7 @@ impl Init<'_> {
     /// All of it; returns an exit status if it did not become the workload.
     fn run(self, gate: Option<Gate>, answer: File, mut start: File) -> i32 {
         let spec = self.spec;
+        let state = State::of(spec);
         let filter = match self.prepare(gate) {
             Ok(filter) => filter,
             Err(error) => {
@@ -113,6 +119,10 @@ impl Init<'_> {
             return FAILED;
         }
         drop(start);
+        if let Err(failure) = hooks::run("startContainer", &spec.Hooks.StartContainer, &state, "created") {
+            let _ = io::stderr().write_all(format!("{}\n", crate::report::chain(&failure)).as_bytes());
+            return FAILED;
+        }
         let Err(failure) = workload::become_workload(spec, filter);
         // The output of the container is the only place left to say it.
         let _ = io::stderr().write_all(format!("{}\n", failure.message).as_bytes());
@@ -126,8 +136,11 @@ impl Init<'_> {
         umask(Mode::empty());
         setsid().step("make a session")?;
         match gate {
-            // Whoever holds it open sees to the rest.
-            Some(gate) => gate.pass()?,
+            // Whoever opens it sees to the rest.
+            Some(gate) => {
+                gate.pass()?;
+                self.own_messages()?;
+            }
             None => {
                 identity::limit(None, process)?;
                 scheduling::set(None, process)?;
@@ -147,6 +160,7 @@ impl Init<'_> {
         protect::write_settings(&spec.Linux.Sysctl)?;
         protect::make_read_only(root, &spec.Linux.ReadonlyPaths)?;
         protect::mask(root, &spec.Linux.MaskedPaths, &null)?;
+        hooks::run("createContainer", &spec.Hooks.CreateContainer, &State::of(spec), "creating")?;
         self.enter(root)?;
         drop(self.root);
         enter_folder(&process.Cwd)?;
@@ -157,6 +171,15 @@ impl Init<'_> {
 
     fn has_own(&self, namespace: &str) -> bool {
         self.spec.Linux.Namespaces.iter().any(|own| own.Type == namespace)
+    }
+
+    /// Whoever makes message queues owns their file system: that is the root of the user namespace, whom this process has
+    /// just become.
+    fn own_messages(&self) -> Result<()> {
+        match self.has_own("ipc") {
+            true => sys::unshare(libc::CLONE_NEWIPC).step("make an ipc namespace"),
+            false => Ok(()),
+        }
     }
 
     fn enter_cgroup_namespace(&self) -> Result<()> {
@@ -173,7 +196,9 @@ impl Init<'_> {
         let everything = mounts::guest_path("/").step("open the guest's root")?;
         let inwards = MountChange { propagation: libc::MS_SLAVE, ..MountChange::default() };
         sys::change_mount(&everything, inwards, true).step("keep mounts inside")?;
-        let place = mounts::guest_path(ATTACHED).step("open /sys")?;
+        // Hooks look for it where it was.
+        let place = mounts::guest_path(&self.spec.Root.Path).or_else(|_| mounts::guest_path(ATTACHED));
+        let place = place.step("find a place for the root")?;
         sys::change_mount(&self.root, inwards, true)
             .and_then(|()| mounts::attach(&self.root, place))
             .step("mount the root")?;

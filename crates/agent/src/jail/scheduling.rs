@@ -32,8 +32,7 @@ const FLAGS: [(&str, u64); 8] = [
 ];
 
 /// Classes of I/O by their names, from linux/ioprio.h.
-const CLASSES: [(&str, i32); 3] =
-    [("IOPRIO_CLASS_RT", 1), ("IOPRIO_CLASS_BE", 2), ("IOPRIO_CLASS_IDLE", 3)];
+const CLASSES: [(&str, i32); 3] = [("IOPRIO_CLASS_RT", 1), ("IOPRIO_CLASS_BE", 2), ("IOPRIO_CLASS_IDLE", 3)];
 
 /// Levels within a class.
 const LEVELS: std::ops::RangeInclusive<i64> = 0..=7;
@@ -42,8 +41,9 @@ const LEVELS: std::ops::RangeInclusive<i64> = 0..=7;
 pub(super) fn set(pid: Option<Pid>, process: &oci::Process) -> Result<()> {
     let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
     if let Some(scheduler) = process.Scheduler.as_ref() {
-        sys::schedule(number, scheduling(scheduler)?)
-            .step("set process.scheduler; does the kernel have this policy, and the container's cgroup allow it?")?;
+        sys::schedule(number, scheduling(scheduler)?).step(
+            "set process.scheduler; does the kernel have this policy, and the container's cgroup allow it?",
+        )?;
     }
     if let Some(priority) = process.IOPriority.as_ref() {
         let (class, level) = io_priority(priority)?;
@@ -55,7 +55,10 @@ pub(super) fn set(pid: Option<Pid>, process: &oci::Process) -> Result<()> {
 fn scheduling(scheduler: &oci::Scheduler) -> Result<Scheduling> {
     let flags = scheduler.Flags.iter().map(|flag| known("flag of process.scheduler", flag, &FLAGS));
     let priority = u32::try_from(scheduler.Priority).map_err(|_| {
-        JailError::Refused(format!("A priority of {} is not possible; correct process.scheduler", scheduler.Priority))
+        JailError::Refused(format!(
+            "A priority of {} is not possible; correct process.scheduler",
+            scheduler.Priority
+        ))
     })?;
     Ok(Scheduling {
         policy: known("policy of process.scheduler", &scheduler.Policy, &POLICIES)?,
@@ -84,7 +87,9 @@ fn io_priority(priority: &oci::LinuxIOPriority) -> Result<(i32, i32)> {
 
 fn known<T: Copy>(what: &str, name: &str, table: &[(&str, T)]) -> Result<T> {
     let found = table.iter().find(|(known, _)| *known == name);
-    found.map(|(_, value)| *value).ok_or_else(|| JailError::Refused(format!("There is no {what} {name:?}; correct it")))
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| JailError::Refused(format!("There is no {what} {name:?}; correct it")))
 }
 
 /// Binds this process to CPUs, given as `0-3,7`; an empty list changes nothing.
@@ -92,8 +97,9 @@ pub(super) fn bind(cpus: &str) -> Result<()> {
     if cpus.is_empty() {
         return Ok(());
     }
-    let set = cpu_set(cpus)
-        .ok_or_else(|| JailError::Refused(format!("{cpus:?} is no list of CPUs; correct process.execCPUAffinity")))?;
+    let set = cpu_set(cpus).ok_or_else(|| {
+        JailError::Refused(format!("{cpus:?} is no list of CPUs; correct process.execCPUAffinity"))
+    })?;
     sched_setaffinity(None, &set).step(&format!("run on the CPUs {cpus} of process.execCPUAffinity"))
 }
 

@@ -58,7 +58,9 @@ impl Gate {
         set_thread_groups(&[])
             .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
             .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))
-            .step("become root in the user namespace; is 0 mapped in linux.uidMappings and linux.gidMappings?")
+            .step(
+                "become root in the user namespace; is 0 mapped in linux.uidMappings and linux.gidMappings?",
+            )
     }
 
     /// The jail: maps the ids of process `pid`, gives it what it cannot take itself any more, and lets it go on.
@@ -68,8 +70,9 @@ impl Gate {
         scheduling::set(Some(pid), &spec.Process)?;
         for (file, mappings) in [("gid_map", &spec.Linux.GIDMappings), ("uid_map", &spec.Linux.UIDMappings)] {
             let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
-            std::fs::write(path, lines(mappings))
-                .step("map the ids of the user namespace; do linux.uidMappings or linux.gidMappings overlap?")?;
+            std::fs::write(path, lines(mappings)).step(
+                "map the ids of the user namespace; do linux.uidMappings or linux.gidMappings overlap?",
+            )?;
         }
         File::from(self.open).write_all(b".").step("let the process go on")
     }
@@ -91,11 +94,13 @@ pub(super) fn delegate(spec: &oci::Spec, cgroup: &OwnedFd) -> Result<()> {
     };
     let own = spec.Linux.Namespaces.iter().any(|namespace| namespace.Type == "cgroup");
     let root = root_of(&spec.Linux.UIDMappings);
-    let (Some(root), true) = (root, own && spec.Mounts.iter().any(|mount| writable(&mount))) else { return Ok(()) };
+    let (Some(root), true) = (root, own && spec.Mounts.iter().any(|mount| writable(&mount))) else {
+        return Ok(());
+    };
     let give = |name: &&str| -> io::Result<()> {
         Ok(chownat(cgroup, *name, Some(Uid::from_raw(root)), None, AtFlags::EMPTY_PATH)?)
     };
-    DELEGATED.iter().try_for_each(|name| give(name)).step("give the cgroup to the container's root")
+    DELEGATED.iter().try_for_each(give).step("give the cgroup to the container's root")
 }
 
 /// What the container's root is outside.

@@ -47,7 +47,7 @@ impl From<SandboxError> for Failure {
             SandboxError::Unsupported { .. } => Code::INVALID_ARGUMENT,
             SandboxError::Spec(_) => Code::INVALID_ARGUMENT,
             SandboxError::Container(inner) => container_code(inner),
-            SandboxError::Storage(_) | SandboxError::Setting { .. } => Code::INTERNAL,
+            SandboxError::Hook(_) | SandboxError::Storage(_) | SandboxError::Setting { .. } => Code::INTERNAL,
         };
         Self { code, message: chain(&error) }
     }

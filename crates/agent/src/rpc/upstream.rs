@@ -191,8 +191,9 @@ impl AgentService for Service {
         _: &TtrpcContext,
         request: StartContainerRequest,
     ) -> ttrpc::Result<Empty> {
-        let container = self.container(&request.container_id)?;
-        empty(container.start().await.map_err(Failure::from))
+        let agent = Arc::clone(&self.agent);
+        finish(async move { Ok(agent.start(&request.container_id.parse()?).await?) }).await?;
+        Ok(Empty::default())
     }
 
     async fn remove_container(

@@ -26,7 +26,9 @@ macro_rules! agent_test {
 }
 
 mod growth;
+mod hooks;
 mod jail;
+mod properties;
 mod seccomp;
 
 agent_test!(a_container_exits_with_the_code_of_its_process, |guest| {

@@ -84,6 +84,12 @@ pub(super) static ROWS: &[Row] = &[
             set(&mut c.hypervisor.virtio_fs_extra_args, v.list().to_vec())
         })
         .annotation("hypervisor.virtio_fs_extra_args"),
+    row("guest_hook_path", Kind::OptionalPath, Fixed::Text(""))
+        .does(
+            "A folder in the guest with executables in `prestart`, `poststart` and `poststop`, run for every container.",
+            |c, v| set(&mut c.hypervisor.guest_hook_path, v.text().to_owned()),
+        )
+        .annotation("hypervisor.guest_hook_path"),
     row("entropy_source", Kind::Path, Fixed::Text("/dev/urandom"))
         .does("Where the guest's random numbers come from on the host.", |c, v| {
             set(&mut c.hypervisor.entropy_source, v.text().into())

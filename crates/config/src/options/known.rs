@@ -71,7 +71,7 @@ static KNOWN: &[Known] = &[
     ]),
     empty(Table::Hypervisor, &[
         "ctlpath", "dbg_monitor_socket", "default_gpu_model", "device_state_path", "extra_monitor_socket",
-        "firmware_volume", "guest_hook_path", "guest_memory_dump_path", "guest_swap_path", "hypervisor_socket",
+        "firmware_volume", "guest_memory_dump_path", "guest_swap_path", "hypervisor_socket",
         "image", "initdata", "jailer_path", "kernel_verity_params", "machine_accelerators", "measurement_algo",
         "memory_path", "prefetch_list_path", "remote_hypervisor_socket", "seccomp_sandbox", "seccompsandbox",
         "selinux_label", "snp_id_auth", "snp_id_block", "vhost_user_store_path",

@@ -169,6 +169,10 @@ impl Host for FakeHost {
         Ok((machine, Box::new(BySerial { dialer })))
     }
 
+    fn guest_hook_path(&self) -> String {
+        String::new()
+    }
+
     fn sandbox_storages(&self) -> Vec<Storage> {
         vec![Storage { driver: "virtio-fs".to_owned(), ..Default::default() }]
     }

@@ -1,15 +1,16 @@
 //! Classification in memory; sharing in a mount namespace of one's own.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Mount, MountBuilder};
+use oci_spec::runtime::{LinuxIdMappingBuilder, Mount, MountBuilder};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use tempfile::TempDir;
 
-use super::VolumeError;
+use super::{VolumeError, has_option};
+use crate::idmap::IdMap;
 use crate::share::{ContainerFiles, SharedDirectory};
 use crate::testing::{MemoryLog, in_private_mounts, mounts_below};
 
@@ -41,7 +42,7 @@ impl Fixture {
     }
 
     fn share(&mut self, mount: &mut Mount) -> Result<(), VolumeError> {
-        self.files.share_volumes(std::slice::from_mut(mount), self.host.path())
+        self.files.share_volumes(std::slice::from_mut(mount), self.host.path(), &IdMap::default())
     }
 
     /// Shares, checks the rewriting, and returns where virtiofsd sees it.
@@ -201,6 +202,42 @@ fn errors_name_source_and_destination() {
         let mut no_source = oci("bind", Path::new("x"), "/data", &[]);
         no_source.set_source(None);
         assert!(matches!(fixture.share(&mut no_source), Err(VolumeError::NoSource { .. })));
+        fixture.finish();
+    });
+}
+
+#[test]
+fn files_of_a_mapped_mount_belong_to_others() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        fs::create_dir(fixture.host("data")).unwrap();
+        fs::write(fixture.host("data/file"), "x").unwrap();
+        std::os::unix::fs::chown(fixture.host("data/file"), Some(3), Some(4)).unwrap();
+        let mut mount = oci("bind", &fixture.host("data"), "/data", &["rbind", "idmap"]);
+        let ids = |host: u32| {
+            let ids = LinuxIdMappingBuilder::default().container_id(0_u32).host_id(host).size(10_u32);
+            Some(vec![ids.build().unwrap()])
+        };
+        mount.set_uid_mappings(ids(1000)).set_gid_mappings(ids(2000));
+        let shared = fixture.shared(&mut mount);
+        let seen = fs::metadata(shared.join("file")).unwrap();
+        assert_eq!((seen.uid(), seen.gid()), (1003, 2004));
+        assert_eq!((mount.uid_mappings(), has_option(&mount, "idmap")), (&None, false));
+        let host = fixture.finish();
+        assert_eq!(fs::metadata(host.path().join("data/file")).unwrap().uid(), 3);
+    });
+}
+
+#[test]
+fn what_is_not_the_hosts_cannot_be_mapped() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let mut mount = oci("tmpfs", Path::new("tmpfs"), "/tmp", &["idmap"]);
+        assert!(matches!(fixture.share(&mut mount), Err(VolumeError::Ids { .. })), "no ids are given");
+        let ids =
+            LinuxIdMappingBuilder::default().container_id(0_u32).host_id(5_u32).size(1_u32).build().unwrap();
+        mount.set_uid_mappings(Some(vec![ids])).set_gid_mappings(Some(vec![ids]));
+        assert!(matches!(fixture.share(&mut mount), Err(VolumeError::NoFiles { .. })));
         fixture.finish();
     });
 }

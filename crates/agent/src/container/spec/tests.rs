@@ -1,6 +1,6 @@
 //! What the guest makes of the host's specification.
 
-use kata_protocol::oci::{Hooks, LinuxMemory, LinuxNamespace, Root};
+use kata_protocol::oci::{Hook, Hooks, LinuxMemory, LinuxNamespace, Root};
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn spec(linux: Linux) -> Spec {
 fn try_adapt(spec: &mut Spec, owns_guest: bool) -> Result<GuestSysctls> {
     let hierarchy = hierarchy();
     let surroundings = Surroundings { owns_guest, hierarchy: &hierarchy, terminal: false };
-    adapt(spec, &surroundings)
+    adapt(&"c".parse().expect("a name"), spec, &surroundings)
 }
 
 fn adapted(mut spec: Spec, owns_guest: bool) -> (Spec, GuestSysctls) {
@@ -39,9 +39,13 @@ fn the_network_is_the_guests() {
 }
 
 #[test]
-fn what_the_guest_has_not_is_left_out() {
-    let (spec, _) = adapted(spec(Linux::default()), true);
-    assert!(spec.Hooks.is_none());
+fn only_hooks_of_the_guest_are_run_in_it() {
+    let mut spec = spec(Linux::default());
+    let hook = |path: &str| vec![Hook { Path: path.to_owned(), ..Default::default() }];
+    let hooks = Hooks { Prestart: hook("/host"), CreateContainer: hook("/guest"), ..Default::default() };
+    spec.Hooks = MessageField::some(hooks);
+    let hooks = adapted(spec, true).0.Hooks;
+    assert_eq!((hooks.Prestart.len(), hooks.CreateContainer.len()), (0, 1));
 }
 
 #[test]

@@ -189,9 +189,11 @@ fn linux(linux: &oci::Linux) -> Value {
         .message("intelRdt", linux.IntelRdt.as_ref(), |rdt| {
             object().given("l3CacheSchema", rdt.L3CacheSchema.as_str()).done()
         })
-        .messages("timeOffsets", &linux.TimeOffsets, |offset| {
-            json!({ "secs": offset.Secs, "nanosecs": offset.Nanosecs })
-        })
+        .messages(
+            "timeOffsets",
+            &linux.TimeOffsets,
+            |offset| json!({ "secs": offset.Secs, "nanosecs": offset.Nanosecs }),
+        )
         .message("personality", linux.Personality.as_ref(), |persona| {
             object().always("domain", persona.Domain.as_str()).strings("flags", &persona.Flags).done()
         })

@@ -1,0 +1,108 @@
+//! Properties of a process that are newer than the runtimes others are compared with.
+
+use serde_json::{Value, json};
+
+use super::guest::{Guest, message, process, skips};
+
+/// The nice value and the number of the policy of a process, from proc_pid_stat(5).
+const SCHEDULING: &str = "cut -d ' ' -f 19,41 /proc/self/stat";
+
+async fn output_of(guest: &Guest, spec: &Value) -> String {
+    let mut streams = guest.create_with("c", spec, false).await.expect("created");
+    guest.start_container("c").await.expect("started");
+    String::from_utf8(streams.output().await).expect("is text")
+}
+
+/// The output of a process that is added to a container of this specification.
+async fn output_of_added(guest: &Guest, spec: &Value, added: &Value) -> String {
+    guest.create_with("c", spec, false).await.expect("created");
+    guest.start_container("c").await.expect("started");
+    let mut streams = guest.exec_with("c", "e", added, false).await.expect("added");
+    String::from_utf8(streams.output().await).expect("is text")
+}
+
+async fn refusal_of(guest: &Guest, spec: &Value) -> String {
+    message(guest.create_with("c", spec, false).await)
+}
+
+agent_test!(a_process_is_scheduled_as_its_specification_says, |guest| {
+    let mut spec = guest.spec(&["sh", "-c", SCHEDULING]);
+    spec["process"]["scheduler"] = json!({ "policy": "SCHED_BATCH", "nice": 7 });
+    let output = output_of(&guest, &spec).await;
+    assert_eq!(output, "7 3\n");
+});
+
+agent_test!(a_process_may_be_scheduled_in_real_time, |guest| {
+    let mut spec = guest.spec(&["sh", "-c", "cut -d ' ' -f 40,41 /proc/self/stat; ionice"]);
+    spec["process"]["scheduler"] = json!({ "policy": "SCHED_FIFO", "priority": 3 });
+    spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_RT", "priority": 1 });
+    assert_eq!(output_of(&guest, &spec).await, "3 1\nrealtime: prio 1\n");
+});
+
+agent_test!(an_added_process_has_its_own_scheduler, |guest| {
+    let mut added = process(&["sh", "-c", &format!("{SCHEDULING}; ionice")]);
+    added["scheduler"] = json!({ "policy": "SCHED_IDLE" });
+    added["ioPriority"] = json!({ "class": "IOPRIO_CLASS_BE", "priority": 2 });
+    let output = output_of_added(&guest, &guest.spec(&["sleep", "1000"]), &added).await;
+    assert_eq!(output, "0 5\nbest-effort: prio 2\n");
+});
+
+agent_test!(the_priority_of_input_and_output_is_set, |guest| {
+    let mut spec = guest.spec(&["sh", "-c", "ionice"]);
+    spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 });
+    assert!(output_of(&guest, &spec).await.starts_with("idle"));
+    guest.remove("c").await.expect("removed");
+    spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 8 });
+    assert!(refusal_of(&guest, &spec).await.contains("process.ioPriority"));
+});
+
+agent_test!(an_added_process_runs_on_the_cpus_it_is_bound_to, |guest| {
+    let cpus = "grep Cpus_allowed_list /proc/self/status";
+    let mut added = process(&["sh", "-c", cpus]);
+    added["execCPUAffinity"] = json!({ "initial": "0", "final": "1" });
+    let output = output_of_added(&guest, &guest.spec(&["sleep", "1000"]), &added).await;
+    assert_eq!(output, "Cpus_allowed_list:\t1\n");
+});
+
+agent_test!(a_container_may_take_its_kernel_for_a_32_bit_one, |guest| {
+    let mut spec = guest.spec(&["sh", "-c", "sleep 1000"]);
+    spec["linux"]["personality"] = json!({ "domain": "LINUX32" });
+    let added = process(&["sh", "-c", "uname -m"]);
+    assert_eq!(output_of_added(&guest, &spec, &added).await, "i686\n");
+});
+
+agent_test!(clocks_are_set_off_in_a_time_namespace, |guest| {
+    let days = 10_000_i64;
+    let mut spec = guest.spec(&["sleep", "1000"]);
+    spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "time" }));
+    spec["linux"]["timeOffsets"] = json!({ "boottime": { "secs": days * 86_400, "nanosecs": 5 } });
+    let uptime = output_of_added(&guest, &spec, &process(&["sh", "-c", "uptime"])).await;
+    assert!(uptime.contains(&format!("up {days} days")), "{uptime}");
+});
+
+agent_test!(an_offset_without_a_time_namespace_is_refused, |guest| {
+    let mut spec = guest.spec(&["true"]);
+    spec["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 1 } });
+    assert!(refusal_of(&guest, &spec).await.contains("add one to linux.namespaces"));
+});
+
+agent_test!(a_user_namespace_without_a_root_is_refused, |guest| {
+    let mut spec = guest.spec(&["true"]);
+    spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "user" }));
+    let mapping = json!([{ "containerID": 5, "hostID": 1000, "size": 1 }]);
+    spec["linux"]["uidMappings"] = mapping.clone();
+    spec["linux"]["gidMappings"] = mapping;
+    let refusal = refusal_of(&guest, &spec).await;
+    assert!(refusal.contains("is 0 mapped in linux.uidMappings"), "{refusal}");
+});
+
+agent_test!(mappings_that_overlap_are_refused, |guest| {
+    let mut spec = guest.spec(&["true"]);
+    spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "user" }));
+    let mapping = json!([{ "containerID": 0, "hostID": 1000, "size": 9 }, { "containerID": 5, "hostID": 1, "size": 1 }]);
+    spec["linux"]["uidMappings"] = mapping.clone();
+    spec["linux"]["gidMappings"] = mapping;
+    assert!(refusal_of(&guest, &spec).await.contains("overlap"));
+    // The name is free again.
+    guest.run("c", &["true"]).await;
+});
