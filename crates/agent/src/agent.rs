@@ -292,8 +292,8 @@ impl Agent {
         }
         let launcher = Arc::clone(&self.launcher);
         let about = Arc::new((State::of(&new.spec), pid));
-        let linux = spec::of_all_processes(new.spec.Linux.unwrap_or_default());
-        let parts = Parts { id: new.id, cgroup, mounts, linux, launcher, start: Some(start) };
+        let common = spec::of_all_processes(new.spec);
+        let parts = Parts { id: new.id, cgroup, mounts, common, launcher, start: Some(start) };
         let container = Container::new(parts, init, about);
         match self.run_prestart(&container).await {
             Ok(()) => Ok((container, pid)),

@@ -26,7 +26,7 @@ pub(crate) struct Parts {
     /// What was mounted for it.
     pub(crate) mounts: Mounts,
     /// What holds for further processes too.
-    pub(crate) linux: oci::Linux,
+    pub(crate) common: oci::Spec,
     /// Makes further processes.
     pub(crate) launcher: Arc<Launcher>,
     /// Starts it; taken when that has been done.
@@ -164,7 +164,7 @@ impl Actor {
         let launcher = Arc::clone(&self.parts.launcher);
         let place = (self.processes.init().pid, self.parts.cgroup.clone());
         let commands = self.commands.clone();
-        let process = (process, self.parts.linux.clone());
+        let process = (process, self.parts.common.clone());
         tokio::spawn(async move {
             let made = make_exec(&launcher, place, process, stdio).await;
             if let Some(commands) = commands.upgrade() {
@@ -286,7 +286,7 @@ impl Actor {
 async fn make_exec(
     launcher: &Launcher,
     (init, cgroup): (i32, Cgroup),
-    process: (oci::Process, oci::Linux),
+    process: (oci::Process, oci::Spec),
     (prepared, ends): (Prepared, ChildEnds),
 ) -> Result<Made> {
     let size = process.0.ConsoleSize.clone().into_option();

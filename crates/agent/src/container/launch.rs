@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use kata_protocol::oci::{Linux, Process, Spec};
+use kata_protocol::oci::{Process, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protobuf::{Message, MessageField};
@@ -107,7 +107,7 @@ impl Launcher {
     /// Makes a process in the container whose first process is `init`, under what holds for all of them.
     pub(crate) async fn exec(
         &self,
-        (process, linux): (Process, Linux),
+        (process, common): (Process, Spec),
         (init, cgroup): (i32, &Cgroup),
         ends: ChildEnds,
     ) -> Result<Launched> {
@@ -115,11 +115,7 @@ impl Launcher {
         let pid = rustix::process::Pid::from_raw(init).ok_or_else(|| failed(Errno::SRCH.into()))?;
         let init = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
         let job = Job { verb: "exec", cgroup, other: init, pid_namespace: None, terminal: process.Terminal };
-        let plan = Spec {
-            Process: MessageField::some(process),
-            Linux: MessageField::some(linux),
-            ..Spec::default()
-        };
+        let plan = Spec { Process: MessageField::some(process), ..common };
         self.launch(job, &plan.write_to_bytes()?, ends).await
     }
 

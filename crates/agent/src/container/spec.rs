@@ -66,9 +66,11 @@ pub(crate) fn adapt_process(process: &mut Process) {
 }
 
 /// What holds for each process of the container, also for one that is added later.
-pub(crate) fn of_all_processes(linux: Linux) -> Linux {
-    let Linux { Seccomp, Personality, Namespaces, .. } = linux;
-    Linux { Seccomp, Personality, Namespaces, ..Linux::default() }
+pub(crate) fn of_all_processes(spec: Spec) -> Spec {
+    let Linux { Seccomp, Personality, Namespaces, CgroupsPath, .. } = spec.Linux.unwrap_or_default();
+    let linux = Linux { Seccomp, Personality, Namespaces, CgroupsPath, ..Linux::default() };
+    let Spec { Version, Root, Annotations, .. } = spec;
+    Spec { Version, Root, Annotations, Linux: MessageField::some(linux), ..Spec::default() }
 }
 
 fn adapt_linux(linux: &mut Linux, surroundings: &Surroundings<'_>) -> GuestSysctls {

@@ -12,7 +12,7 @@ use super::error::{JailError, Named, Result};
 use super::init::enter_folder;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
-use super::seccomp::Filter;
+use super::seccomp::{Filter, Listener};
 use super::{FAILED, console, identity, read_plan, scheduling, spawn, workload};
 
 const ENTER: &str = "enter the container; has it ended?";
@@ -23,40 +23,60 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let spec: Spec = read_plan(plan)?;
     identity::score(&spec.Process)?;
     scheduling::bind(&spec.Process.ExecCPUAffinity.get_or_default().Initial)?;
+    let listener = Listener::connect(&spec)?;
     // The others are entered by the new process: what comes before takes the agent's rights.
     move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID).step(ENTER)?;
-    spawn(0, cgroup, || run(&spec, init, console.as_ref(), &File::from(answer)))
+    let work = Added { spec: &spec, init, console: console.as_ref(), listener };
+    spawn(0, cgroup, || work.run(&File::from(answer)))
 }
 
-fn run(spec: &Spec, init: OwnedFd, console: Option<&OwnedFd>, answer: &File) -> i32 {
-    let failed = match prepare(spec, init, console) {
-        Ok(filter) => {
-            let Err(failure) = workload::become_workload(spec, filter);
-            failure.message
-        }
-        Err(error) => crate::report::chain(&error),
-    };
-    let _ = Answer::Failed(failed).send(answer);
-    FAILED
+/// The new process.
+struct Added<'a> {
+    spec: &'a Spec,
+    /// The container's first process.
+    init: OwnedFd,
+    console: Option<&'a OwnedFd>,
+    listener: Option<Listener>,
 }
 
-/// The steps, in their order.
-fn prepare(spec: &Spec, init: OwnedFd, console: Option<&OwnedFd>) -> Result<Option<Filter>> {
-    let process = &*spec.Process;
-    setsid().step("make a session")?;
-    scheduling::bind(&process.ExecCPUAffinity.get_or_default().Final)?;
-    identity::limit(None, process)?;
-    scheduling::set(None, process)?;
-    move_into_thread_name_spaces(init.as_fd(), namespaces(&spec.Linux)).step(ENTER)?;
-    drop(init);
-    if let Some(agent) = console {
-        let root = Root::at(Path::new("/")).step("open the container's root")?;
-        console::set_up(&root, agent, false, process.User.get_or_default().UID)?;
+impl Added<'_> {
+    /// All of it; returns an exit status if it did not become the workload.
+    fn run(self, answer: &File) -> i32 {
+        let spec = self.spec;
+        let failed = match self.prepare() {
+            Ok(filter) => {
+                let Err(failure) = workload::become_workload(spec, filter);
+                failure.message
+            }
+            Err(error) => crate::report::chain(&error),
+        };
+        let _ = Answer::Failed(failed).send(answer);
+        FAILED
     }
-    enter_folder(&process.Cwd)?;
-    let filter = identity::assume(process, Filter::of_container(&spec.Linux)?)?;
-    workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
-    Ok(filter)
+
+    /// The steps, in their order.
+    fn prepare(mut self) -> Result<Option<Filter>> {
+        let spec = self.spec;
+        let process = &*spec.Process;
+        setsid().step("make a session")?;
+        scheduling::bind(&process.ExecCPUAffinity.get_or_default().Final)?;
+        identity::limit(None, process)?;
+        scheduling::set(None, process)?;
+        if let Some(listener) = &mut self.listener {
+            listener.identify(spec, "running")?;
+        }
+        move_into_thread_name_spaces(self.init.as_fd(), namespaces(&spec.Linux)).step(ENTER)?;
+        drop(self.init);
+        if let Some(agent) = self.console {
+            let root = Root::at(Path::new("/")).step("open the container's root")?;
+            console::set_up(&root, agent, false, process.User.get_or_default().UID)?;
+        }
+        enter_folder(&process.Cwd)?;
+        let filter = Filter::of_container(&spec.Linux, self.listener)?;
+        let filter = identity::assume(process, filter)?;
+        workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
+        Ok(filter)
+    }
 }
 
 /// Those of the container, whose own are in its specification where the guest's would do too: they cannot be entered

@@ -19,7 +19,7 @@ use super::mounts::Planned;
 use super::mounts::options::propagation;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
-use super::seccomp::Filter;
+use super::seccomp::{Filter, Listener};
 use super::sys::{self, MountChange};
 use super::users::{self, Gate};
 use super::{
@@ -62,7 +62,8 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
         users::delegate(&spec, &cgroup)?;
         namespaces &= !libc::CLONE_NEWIPC;
     }
-    let init = Init { spec: &spec, root: Root::new(root), mounts, console: console.as_ref() };
+    let listener = Listener::connect(&spec)?;
+    let init = Init { spec: &spec, root: Root::new(root), mounts, console: console.as_ref(), listener };
     let made = {
         let gate = &mut gate;
         spawn(namespaces, cgroup, || init.run(gate.take(), File::from(answer), File::from(start)))?
@@ -96,6 +97,7 @@ struct Init<'a> {
     root: Root,
     mounts: Vec<Planned<'a>>,
     console: Option<&'a OwnedFd>,
+    listener: Option<Listener>,
 }
 
 impl Init<'_> {
@@ -147,7 +149,10 @@ impl Init<'_> {
             }
         }
         self.enter_cgroup_namespace()?;
-        let filter = Filter::of_container(&spec.Linux)?;
+        if let Some(listener) = &mut self.listener {
+            listener.identify(spec, "creating")?;
+        }
+        let filter = Filter::of_container(&spec.Linux, self.listener.take())?;
         let null = mounts::guest_path("/dev/null").step("open /dev/null")?;
         self.attach_root()?;
         std::mem::take(&mut self.mounts).into_iter().try_for_each(|mount| mount.attach(&self.root))?;

@@ -8,6 +8,7 @@
 //! A program finds the call by bisection: neighbours with the same verdict are one range.
 
 mod assembler;
+mod listener;
 #[cfg(test)]
 mod tests;
 mod verdicts;
@@ -18,6 +19,7 @@ use kata_protocol::oci;
 use libc::sock_filter;
 
 use assembler::{Assembler, Label, Test};
+pub(super) use listener::Listener;
 use verdicts::{Architectures, Comparison, Condition, Verdict, condition, lets_pass, verdict};
 
 /// The kernel's limit of a program, `BPF_MAXINSNS`.
@@ -34,6 +36,9 @@ const X32_BIT: u32 = 0x4000_0000;
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
+
+/// The call that a listener gets its descriptor by.
+const HAND_OVER: &str = "sendmsg";
 
 const ENOSYS: Verdict = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
@@ -62,11 +67,14 @@ pub(super) enum ProfileError {
         /// Its length.
         length: usize,
     },
-    /// Nobody would answer.
+    /// The one who answers could not be told.
     #[error(
-        "The seccomp profile asks for SCMP_ACT_NOTIFY, which is not supported; remove it from linux.seccomp"
+        "The seccomp profile has SCMP_ACT_NOTIFY for {call}, which cannot be; correct it in linux.seccomp"
     )]
-    Notify,
+    Notify {
+        /// What for.
+        call: &'static str,
+    },
 }
 
 /// A program for the kernel.
@@ -75,6 +83,8 @@ pub(super) struct Filter {
     pub(super) program: Vec<sock_filter>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub(super) flags: libc::c_ulong,
+    /// Who answers calls in place of the kernel.
+    listener: Option<Listener>,
 }
 
 /// What is done about one call.
@@ -91,19 +101,33 @@ type Table = BTreeMap<u32, Rules>;
 
 impl Filter {
     /// The filter of a container, if it has a profile.
-    pub(super) fn of_container(linux: &oci::Linux) -> super::error::Result<Option<Self>> {
+    pub(super) fn of_container(
+        linux: &oci::Linux,
+        listener: Option<Listener>,
+    ) -> super::error::Result<Option<Self>> {
         let filter = linux.Seccomp.as_ref().map(Self::of).transpose();
-        filter.map_err(|error| super::error::JailError::Refused(error.to_string()))
+        let filter = filter.map_err(|error| super::error::JailError::Refused(error.to_string()))?;
+        Ok(filter.map(|filter| Self { listener, ..filter }))
     }
 
     /// Puts this process under it.
     pub(super) fn install(mut self) -> std::io::Result<()> {
-        super::sys::filter_calls(&mut self.program, self.flags)
+        match self.listener {
+            None => super::sys::filter_calls(&mut self.program, self.flags).map(drop),
+            Some(listener) => {
+                let flags = self.flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+                let calls = super::sys::filter_calls(&mut self.program, flags)?;
+                calls.map_or(Ok(()), |calls| listener.hand_over(&calls))
+            }
+        }
     }
 
     /// Compiles a profile.
     pub(super) fn of(profile: &oci::LinuxSeccomp) -> Result<Self, ProfileError> {
         let default = verdict(&profile.DefaultAction, profile.DefaultErrnoRet)?;
+        if default == libc::SECCOMP_RET_USER_NOTIF {
+            return Err(ProfileError::Notify { call: "every call" });
+        }
         let others = verdicts::architectures(&profile.Architectures)?;
         let own = syscalls::x86_64::Sysno::iter().map(|call| (call.name(), number(call.id())));
         let own = table(profile, default, &own.collect())?;
@@ -116,7 +140,7 @@ impl Filter {
         let program =
             Compiler { default, newer, code: Assembler::default() }.program(others, &own, compatible);
         match program.len() <= MAX_LENGTH {
-            true => Ok(Self { program, flags: verdicts::flags(&profile.Flags)? }),
+            true => Ok(Self { program, flags: verdicts::flags(&profile.Flags)?, listener: None }),
             false => Err(ProfileError::Long { length: program.len() }),
         }
     }
@@ -135,8 +159,8 @@ fn table(profile: &oci::LinuxSeccomp, default: Verdict, numbers: &Numbers) -> Re
     for rule in &profile.Syscalls {
         let errno = rule.ErrnoRet.is_some().then(|| rule.errnoret());
         let verdict = verdict(&rule.Action, errno)?;
-        if verdict == libc::SECCOMP_RET_USER_NOTIF {
-            return Err(ProfileError::Notify);
+        if verdict == libc::SECCOMP_RET_USER_NOTIF && rule.Names.iter().any(|name| name == HAND_OVER) {
+            return Err(ProfileError::Notify { call: HAND_OVER });
         }
         let conditions = rule.Args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
         for call in rule.Names.iter().filter_map(|name| numbers.get(name.as_str())) {

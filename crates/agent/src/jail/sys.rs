@@ -177,17 +177,26 @@ pub(super) fn control_terminal(terminal: impl AsFd) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Puts this process, and all that it makes, under a filter (`SECCOMP_FILTER_FLAG_*`).
+/// Puts this process, and all that it makes, under a filter (`SECCOMP_FILTER_FLAG_*`). With the flag for a new listener,
+/// the descriptor that calls are answered by.
 ///
 /// # Errors
 /// The system's; EACCES without `CAP_SYS_ADMIN` and with new privileges allowed.
-pub(super) fn filter_calls(program: &mut [libc::sock_filter], flags: libc::c_ulong) -> io::Result<()> {
+pub(super) fn filter_calls(
+    program: &mut [libc::sock_filter],
+    flags: libc::c_ulong,
+) -> io::Result<Option<OwnedFd>> {
     let len = u16::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     // SAFETY: the kernel copies `len` instructions from a slice of that length, and checks them.
     let result =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    match RawFd::try_from(result) {
+        Ok(0) => Ok(None),
+        // SAFETY: the kernel has just opened it for this process.
+        Ok(listener) if listener > 0 => Ok(Some(unsafe { OwnedFd::from_raw_fd(listener) })),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Moves this process into namespaces of its own (`CLONE_NEW*`).

@@ -1,5 +1,12 @@
 //! Profiles of system calls, as the workload meets them.
 
+use std::fs;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 
 use super::guest::{Guest, message, process, skips};
@@ -88,4 +95,57 @@ agent_test!(a_profile_that_makes_no_sense_is_named, |guest| {
         { "names": ["kill"], "action": "SCMP_ACT_ERRNO", "args": [{ "index": 9, "value": 1, "op": "SCMP_CMP_EQ" }] } ] });
     let refusal = message(guest.create_with("c", &with_profile(&guest, "true", profile), false).await);
     assert!(refusal.contains("compares argument 9"), "{refusal}");
+});
+
+/// Takes what a listener is sent: the state, and the name of what the descriptor stands for.
+fn take_calls(listener: &UnixListener) -> (Value, String) {
+    let (socket, _) = listener.accept().expect("a container connects");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut state = [0; 4096];
+    let received = recvmsg(&socket, &mut [IoSliceMut::new(&mut state)], &mut control, RecvFlags::empty())
+        .expect("a message");
+    let calls = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let calls = calls.expect("a descriptor");
+    let name = fs::read_link(format!("/proc/self/fd/{}", calls.as_raw_fd())).expect("is open");
+    (serde_json::from_slice(&state[..received.bytes]).expect("JSON"), name.display().to_string())
+}
+
+fn folders_asked_for(guest: &Guest) -> Value {
+    json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+        "listenerPath": guest.folder.path().join("listener"), "listenerMetadata": "M=1",
+        "syscalls": [{ "names": ["mkdir"], "action": "SCMP_ACT_NOTIFY" }] })
+}
+
+agent_test!(a_listener_answers_calls_and_is_told_for_whom, |guest| {
+    let listener = UnixListener::bind(guest.folder.path().join("listener")).expect("a socket");
+    // It lets go of the calls at once: then the kernel answers that there is no such call.
+    let listening = std::thread::spawn(move || [take_calls(&listener), take_calls(&listener)]);
+    let script = "sleep 1000";
+    let mut spec = with_profile(&guest, script, folders_asked_for(&guest));
+    spec["process"]["noNewPrivileges"] = true.into();
+    guest.create_with("c", &spec, false).await.expect("created");
+    guest.start_container("c").await.expect("started");
+    let mut streams =
+        guest.exec_with("c", "e", &process(&["sh", "-c", "mkdir /tmp/x 2>&1"]), false).await.expect("added");
+    assert_eq!(streams.output().await, b"mkdir: can't create directory '/tmp/x': Function not implemented\n");
+    let [(first, name), (added, _)] = listening.join().expect("no panic");
+    assert_eq!(name, "anon_inode:seccomp notify");
+    assert_eq!((&first["fds"], &first["metadata"]), (&json!(["seccompFd"]), &json!("M=1")));
+    assert_eq!((&first["state"]["id"], &first["state"]["status"]), (&json!("c"), &json!("creating")));
+    assert_eq!((&first["pid"], &added["state"]["status"]), (&first["state"]["pid"], &json!("running")));
+});
+
+agent_test!(a_listener_that_is_not_there_is_named, |guest| {
+    let refusal = message(
+        guest.create_with("c", &with_profile(&guest, "true", folders_asked_for(&guest)), false).await,
+    );
+    assert!(refusal.contains("must be a socket in the guest"), "{refusal}");
+    let mut profile = folders_asked_for(&guest);
+    profile["listenerPath"] = "".into();
+    let refusal = message(guest.create_with("c", &with_profile(&guest, "true", profile), false).await);
+    assert!(refusal.contains("name its socket in linux.seccomp.listenerPath"), "{refusal}");
 });

@@ -1,0 +1,67 @@
+//! Whoever answers system calls in a workload's place (`SCMP_ACT_NOTIFY`): a program of the guest's, at the socket
+//! `listenerPath`, gets the descriptor for it with the process's state (OCI `config-linux.md`, "The Container Process
+//! State").
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use kata_protocol::oci;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use crate::hooks::{State, quoted};
+use crate::jail::error::{JailError, Named, Result};
+
+const NOTIFY: &str = "SCMP_ACT_NOTIFY";
+
+/// The name of the descriptor in the state.
+const DESCRIPTOR: &str = "seccompFd";
+
+/// A socket to the listener, and what it will be told.
+#[derive(Debug)]
+pub(in crate::jail) struct Listener {
+    socket: UnixStream,
+    state: String,
+}
+
+impl Listener {
+    /// The listener of a container's profile, if that asks for one. The process that is meant is not this one yet.
+    pub(in crate::jail) fn connect(spec: &oci::Spec) -> Result<Option<Self>> {
+        let Some(profile) = spec.Linux.Seccomp.as_ref() else { return Ok(None) };
+        if !profile.Syscalls.iter().any(|rule| rule.Action == NOTIFY) {
+            return Ok(None);
+        }
+        let path = &profile.ListenerPath;
+        if path.is_empty() {
+            let text =
+                "SCMP_ACT_NOTIFY needs somebody to answer; name its socket in linux.seccomp.listenerPath";
+            return Err(JailError::Refused(text.to_owned()));
+        }
+        let socket = UnixStream::connect(path)
+            .at("reach linux.seccomp.listenerPath, which must be a socket in the guest,", path)?;
+        Ok(Some(Self { socket, state: String::new() }))
+    }
+
+    /// In the process that is meant, while it sees the guest's `/proc`.
+    pub(in crate::jail) fn identify(&mut self, spec: &oci::Spec, status: &str) -> Result<()> {
+        let own = std::fs::read_link("/proc/self").step("learn this process's id")?;
+        let pid = own.to_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let metadata = quoted(&spec.Linux.Seccomp.get_or_default().ListenerMetadata);
+        let (version, state) = (quoted(&spec.Version), State::of(spec).json(status, Some(pid)));
+        self.state = format!(
+            "{{\"ociVersion\":{version},\"fds\":[\"{DESCRIPTOR}\"],\"pid\":{pid},\"metadata\":{metadata},\"state\":{state}}}"
+        );
+        Ok(())
+    }
+
+    /// Hands the calls over, in one system call.
+    pub(super) fn hand_over(self, calls: &OwnedFd) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let calls = [calls.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&calls));
+        sendmsg(&self.socket, &[IoSlice::new(self.state.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+}
