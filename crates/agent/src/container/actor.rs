@@ -277,6 +277,10 @@ impl Actor {
 
     async fn remove(&mut self) -> Result<()> {
         self.parts.cgroup.remove().await?;
+        // They have ended; that they are gone from the list of processes, too, is part of nothing being left.
+        for mut exit in self.processes.exits() {
+            exit.wait().await;
+        }
         self.parts.mounts.undo().await;
         tracing::debug!(container = %self.parts.id, "Removed");
         Ok(())

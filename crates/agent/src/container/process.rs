@@ -79,6 +79,12 @@ impl Table {
         self.execs.remove(exec);
     }
 
+    /// The ends of all processes.
+    pub(super) fn exits(&self) -> Vec<Exit> {
+        let execs = self.execs.values().filter_map(|(_, process)| process.as_ref());
+        execs.chain([&self.init]).map(|process| process.exit.clone()).collect()
+    }
+
     /// Names by id in the guest.
     pub(super) fn names(&self) -> HashMap<i32, String> {
         let alive = self.execs.iter().filter_map(|(exec, (_, process))| {

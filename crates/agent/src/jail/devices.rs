@@ -98,10 +98,17 @@ impl Node {
                 return Err(JailError::Refused(text));
             }
         };
-        let number = |number: i64| u32::try_from(number).unwrap_or_default();
+        let number = |number: i64| {
+            u32::try_from(number).map_err(|_| {
+                let (path, major, minor) = (&device.Path, device.Major, device.Minor);
+                JailError::Refused(format!(
+                    "The device {path} cannot have the numbers {major}:{minor}; correct them"
+                ))
+            })
+        };
         let mode = if device.FileMode == 0 { EVERYBODY } else { device.FileMode & 0o7777 };
         let owner = (device.UID, device.GID);
-        Ok(Self { kind, major: number(device.Major), minor: number(device.Minor), mode, owner })
+        Ok(Self { kind, major: number(device.Major)?, minor: number(device.Minor)?, mode, owner })
     }
 
     /// Mounts the guest's own device of that name.

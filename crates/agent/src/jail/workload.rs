@@ -3,7 +3,8 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use kata_protocol::oci::{LinuxPersonality, Process, Spec};
@@ -11,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::personality::{self, Persona};
 use nix::sys::signal::SigSet;
 use nix::unistd::execve;
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
 
 use super::seccomp::Filter;
 use super::sys;
@@ -19,6 +20,8 @@ use super::sys;
 /// Where executables are looked for when the process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const HOME: &str = "HOME=";
+/// Bytes that are read of a list of users.
+const LONGEST_LIST: u64 = 1 << 20;
 
 /// Exit statuses of a shell for a command that is not there, and for one that cannot be run.
 const NOT_FOUND: i32 = 127;
@@ -115,11 +118,22 @@ fn environment(process: &Process) -> Vec<String> {
     let mut variables = process.Env.clone();
     if !variables.iter().any(|variable| variable.len() > HOME.len() && variable.starts_with(HOME)) {
         variables.retain(|variable| variable != HOME);
-        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let users = list_of_users().unwrap_or_default();
         let uid = process.User.get_or_default().UID;
         variables.push(format!("{HOME}{}", home(&users, uid)));
     }
     variables
+}
+
+/// The container's list. It is the image's, which may have put something in its place that nobody comes back from.
+fn list_of_users() -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let file = File::from(openat(CWD, "/etc/passwd", flags, Mode::empty())?);
+    let mut text = String::new();
+    if file.metadata()?.is_file() {
+        file.take(LONGEST_LIST).read_to_string(&mut text)?;
+    }
+    Ok(text)
 }
 
 /// The home of a user according to the container's own list. The C library is not asked: it would load what the

@@ -69,6 +69,25 @@ agent_test!(two_hundred_containers_leave_nothing, |guest| {
     assert_same(&guest, before);
 });
 
+agent_test!(a_hundred_containers_live_at_once, |guest| {
+    let a_hundred = async || {
+        for number in 0..100 {
+            guest.run(&format!("c{number}"), &["sleep", "1000"]).await;
+        }
+        let mut streams = guest.exec("c99", "e", &["echo", "alive"]).await.expect("added");
+        assert_eq!(streams.output().await, b"alive\n");
+        assert_eq!(guest.wait("c99", "e").await.expect("ended"), 0);
+        for number in (0..100).rev() {
+            guest.remove(&format!("c{number}")).await.expect("removed");
+        }
+    };
+    // The allocator keeps what a hundred need at once.
+    a_hundred().await;
+    let before = holdings(&guest);
+    a_hundred().await;
+    assert_same(&guest, before);
+});
+
 agent_test!(a_thousand_execs_leave_nothing, |guest| {
     guest.run("c", &["sleep", "1000"]).await;
     let exec = async |number: usize| {

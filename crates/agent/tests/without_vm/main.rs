@@ -27,6 +27,7 @@ macro_rules! agent_test {
 
 mod growth;
 mod hooks;
+mod hostile;
 mod jail;
 mod properties;
 mod seccomp;
