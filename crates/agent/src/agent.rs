@@ -343,9 +343,12 @@ impl Agent {
         let pid_namespace = self.shared_pid_namespace(new.shares_pids)?;
         let (launched, start) = self.launcher.create(&new.spec, cgroup, pid_namespace, ends).await?;
         watch.lap_until("start jail", launched.began);
+        for (step, done) in launched.steps.0 {
+            watch.lap_until(&step, done);
+        }
         let size = new.spec.Process.ConsoleSize.clone().into_option();
         let stdio = prepared.connect(launched.terminal, size)?;
-        watch.lap("make container");
+        watch.lap("container made");
         Ok(((launched.pid, launched.exit, stdio), start))
     }
 

@@ -20,6 +20,9 @@ use crate::workspace::Workspace;
 
 const RUNC: &str = "io.containerd.runc.v2";
 const STATE: &str = "/run/kata";
+/// Mounts of a container that has what an orchestrator gives it, and those that every one of `ctr`'s has.
+const MOUNTS: usize = 20;
+const MOUNTS_OF_CTR: usize = 7;
 /// The request that starts the workload.
 const LAST_PHASE: &str = "container started";
 const STDOUT_BYTES: u64 = 1 << 30;
@@ -73,9 +76,24 @@ impl<'c> Containers<'c> {
         Ok(begun.elapsed().as_secs_f64())
     }
 
-    /// The timeline of a new sandbox; its last phase is written down shortly after `ctr` has returned.
+    /// The timeline of a new sandbox with a container as `ctr run` makes it.
     pub(crate) fn timeline(&self) -> Result<Timeline> {
-        let idle = self.idle(RUNTIME)?;
+        self.timeline_of(self.idle(RUNTIME)?)
+    }
+
+    /// The same with all that an orchestrator's containers have: a seccomp profile, and 20 mounts in all.
+    pub(crate) fn timeline_of_a_full_one(&self) -> Result<Timeline> {
+        let volume = tempfile::tempdir()?;
+        let mount = |number: usize| {
+            format!("type=bind,src={},dst=/mnt/{number},options=rbind:ro", volume.path().display())
+        };
+        let mounts = (0..MOUNTS - MOUNTS_OF_CTR).flat_map(|number| ["--mount".to_owned(), mount(number)]);
+        let options: Vec<_> = std::iter::once("--seccomp".to_owned()).chain(mounts).collect();
+        self.timeline_of(self.idle_with(RUNTIME, &options)?)
+    }
+
+    /// The last phase is written down shortly after `ctr` has returned.
+    fn timeline_of(&self, idle: Idle<'_>) -> Result<Timeline> {
         let file = Path::new(STATE).join(&idle.id).join("timeline.json");
         let (_clock, ticks) = mpsc::channel::<()>();
         for _ in 0..100 {
@@ -160,11 +178,15 @@ impl<'c> Containers<'c> {
     }
 
     fn idle(&self, runtime: &str) -> Result<Idle<'c>> {
+        self.idle_with(runtime, &[])
+    }
+
+    fn idle_with(&self, runtime: &str, options: &[String]) -> Result<Idle<'c>> {
         let id = self.fresh_id();
         // The last `--runtime` counts.
         let mut ctr = self.containerd.ctr_run();
         // A cgroup at the top: runc would leave one for the namespace behind.
-        ctr.args(["--runtime", runtime, "--cgroup", &id, "--detach", "--null-io"]);
+        ctr.args(["--runtime", runtime, "--cgroup", &id, "--detach", "--null-io"]).args(options);
         ctr.args([self.image, &id, "sleep", "3600"]);
         process::output(&mut ctr)?;
         Ok(Idle { containerd: self.containerd, id })

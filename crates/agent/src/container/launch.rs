@@ -22,7 +22,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 
 use crate::cgroup::Cgroup;
-use crate::jail::plan::{Answer, Descriptors};
+use crate::jail::plan::{Answer, Descriptors, Steps};
 use crate::reaper::{Exit, Reaper, Spawning};
 use crate::stdio::ChildEnds;
 use crate::stdio::ends::{Reader, set_nonblocking};
@@ -63,6 +63,8 @@ pub(crate) struct Launched {
     pub(crate) terminal: Option<OwnedFd>,
     /// When the jail began, in microseconds since the guest's kernel started.
     pub(crate) began: u64,
+    /// What the process did before it was ready.
+    pub(crate) steps: Steps,
 }
 
 /// Lets the first process of a container become the workload. Dropping it ends that process instead.
@@ -125,7 +127,7 @@ impl Launcher {
         let Started { pid, answer, console } =
             job.start(message, ends).map_err(|source| LaunchError::Io("start the jail", source))?;
         let jail = spawning.claim(pid);
-        let (pid, exit, began) =
+        let (pid, exit, began, steps) =
             match tokio::time::timeout(DEADLINE, read_answer(answer, jail, &spawning, verb)).await {
                 Ok(outcome) => outcome?,
                 Err(_) => {
@@ -136,7 +138,7 @@ impl Launcher {
             };
         let received = console.map(|console| receive(&console)).transpose();
         let terminal = received.map_err(|source| LaunchError::Io("receive the terminal", source))?;
-        Ok(Launched { pid, exit, terminal, began })
+        Ok(Launched { pid, exit, terminal, began, steps })
     }
 }
 
@@ -193,8 +195,8 @@ fn pass(fd: BorrowedFd<'_>) -> io::Result<RawFd> {
     Ok(fd.as_raw_fd())
 }
 
-/// A process that has been made: its id and its end, and when its jail began.
-type Made = (i32, Exit, u64);
+/// A process that has been made: its id and its end, when its jail began, and what it did itself.
+type Made = (i32, Exit, u64, Steps);
 
 /// Waits until the process has been made: it is ready to be started (create), or has become the workload (exec), which
 /// closed the pipe. A process that died on the way is told by the pipe's end, too: if nothing says that it is ready, the
@@ -208,18 +210,19 @@ async fn read_answer(answer: OwnedFd, mut jail: Exit, spawning: &Spawning, verb:
     loop {
         let read = reader.read(&mut buffer).await.map_err(failed)?;
         text.extend_from_slice(&buffer[..read]);
-        let (mut began, mut made, mut ready) = (0, None, read == 0 && verb == "exec");
+        let (mut began, mut made) = (0, None);
+        let mut ready = (read == 0 && verb == "exec").then(Steps::default);
         for line in Answer::read(&text) {
             match line {
                 Answer::Began(time) => began = time,
                 Answer::Made(pid) => made = Some(pid),
-                Answer::Ready => ready = true,
+                Answer::Ready(steps) => ready = Some(steps),
                 Answer::Failed(message) => return Err(LaunchError::Refused { message }),
             }
         }
         match (made, ready) {
-            (Some(pid), true) => return Ok((pid, spawning.claim(pid), began)),
-            (Some(pid), false) if read == 0 => {
+            (Some(pid), Some(steps)) => return Ok((pid, spawning.claim(pid), began, steps)),
+            (Some(pid), None) if read == 0 => {
                 return Err(LaunchError::Silent { code: spawning.claim(pid).wait().await });
             }
             (None, _) if read == 0 => return Err(LaunchError::Silent { code: jail.wait().await }),
@@ -261,15 +264,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_container_that_is_ready_is_made() {
-        let (answer, jail, spawning) = said("began 3\nready 1\nmade 8\n", 0);
-        let (pid, _, began) = read_answer(answer, jail, &spawning, "create").await.unwrap();
-        assert_eq!((pid, began), (8, 3));
+        let (answer, jail, spawning) = said("began 3\nready 7\n5 root\nmade 8\n", 0);
+        let (pid, _, began, steps) = read_answer(answer, jail, &spawning, "create").await.unwrap();
+        assert_eq!((pid, began, steps.0), (8, 3, vec![("root".into(), 5)]));
     }
 
     #[tokio::test]
     async fn a_process_that_became_the_workload_says_nothing_more() {
         let (answer, jail, spawning) = said("began 3\nmade 8\n", 0);
-        let (pid, _, _) = read_answer(answer, jail, &spawning, "exec").await.unwrap();
+        let (pid, _, _, _) = read_answer(answer, jail, &spawning, "exec").await.unwrap();
         assert_eq!(pid, 8);
     }
 

@@ -15,11 +15,11 @@ use crate::hooks::{HookError, Prepared, State, kill};
 pub(super) fn run(
     when: &'static str,
     hooks: &[oci::Hook],
-    state: &State,
+    spec: &oci::Spec,
     status: &str,
 ) -> Result<(), HookError> {
     for hook in hooks {
-        let state = state.json(status, Some(std::process::id()));
+        let state = State::of(spec).json(status, Some(std::process::id()));
         let mut prepared = Prepared::new(when, hook, &state)?;
         let child = match prepared.command.spawn() {
             Ok(child) => child,

@@ -13,11 +13,9 @@ use rustix::system::{setdomainname, sethostname};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::error::{JailError, Named, Result};
-use crate::hooks::State;
-
 use super::mounts::Planned;
 use super::mounts::options::propagation;
-use super::plan::{Answer, Descriptors};
+use super::plan::{Answer, Descriptors, Steps};
 use super::rootfs::Root;
 use super::seccomp::{Filter, Listener};
 use super::sys::{self, MountChange};
@@ -104,15 +102,15 @@ impl Init<'_> {
     /// All of it; returns an exit status if it did not become the workload.
     fn run(self, gate: Option<Gate>, answer: File, mut start: File) -> i32 {
         let spec = self.spec;
-        let state = State::of(spec);
-        let filter = match self.prepare(gate) {
+        let mut steps = Steps::default();
+        let filter = match self.prepare(gate, &mut steps) {
             Ok(filter) => filter,
             Err(error) => {
                 let _ = Answer::Failed(crate::report::chain(&error)).send(&answer);
                 return FAILED;
             }
         };
-        if Answer::Ready.send(&answer).is_err() {
+        if Answer::Ready(steps).send(&answer).is_err() {
             return FAILED;
         }
         drop(answer);
@@ -121,7 +119,7 @@ impl Init<'_> {
             return FAILED;
         }
         drop(start);
-        if let Err(failure) = hooks::run("startContainer", &spec.Hooks.StartContainer, &state, "created") {
+        if let Err(failure) = hooks::run("startContainer", &spec.Hooks.StartContainer, spec, "created") {
             let _ = io::stderr().write_all(format!("{}\n", crate::report::chain(&failure)).as_bytes());
             return FAILED;
         }
@@ -132,7 +130,7 @@ impl Init<'_> {
     }
 
     /// The steps, in their order. A filter of system calls that is left is for the last moment.
-    fn prepare(mut self, gate: Option<Gate>) -> Result<Option<Filter>> {
+    fn prepare(mut self, gate: Option<Gate>, steps: &mut Steps) -> Result<Option<Filter>> {
         let (spec, process) = (self.spec, &*self.spec.Process);
         // The mask would take bits from devices and folders.
         umask(Mode::empty());
@@ -149,28 +147,35 @@ impl Init<'_> {
             }
         }
         self.enter_cgroup_namespace()?;
+        steps.done("new process");
         if let Some(listener) = &mut self.listener {
             listener.identify(spec, "creating")?;
         }
         let filter = Filter::of_container(&spec.Linux, self.listener.take())?;
+        steps.done("seccomp profile");
         let null = mounts::guest_path("/dev/null").step("open /dev/null")?;
         self.attach_root()?;
         std::mem::take(&mut self.mounts).into_iter().try_for_each(|mount| mount.attach(&self.root))?;
+        steps.done("mounts");
         let root = &self.root;
         devices::make_all(root, spec)?;
         if let Some(agent) = self.console {
             console::set_up(root, agent, true, process.User.get_or_default().UID)?;
         }
+        steps.done("devices");
         self.name_host()?;
         protect::write_settings(&spec.Linux.Sysctl)?;
         protect::make_read_only(root, &spec.Linux.ReadonlyPaths)?;
         protect::mask(root, &spec.Linux.MaskedPaths, &null)?;
-        hooks::run("createContainer", &spec.Hooks.CreateContainer, &State::of(spec), "creating")?;
+        steps.done("guarded paths");
+        hooks::run("createContainer", &spec.Hooks.CreateContainer, spec, "creating")?;
         self.enter(root)?;
         drop(self.root);
         enter_folder(&process.Cwd)?;
+        steps.done("container entered");
         let filter = identity::assume(process, filter)?;
         workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
+        steps.done("user and rights");
         Ok(filter)
     }
 

@@ -4,6 +4,7 @@
 //! a memory file; the rest are descriptors, passed by number. The jail and the process it makes answer with lines, see
 //! [`Answer`].
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::os::fd::RawFd;
 
@@ -60,7 +61,23 @@ impl Descriptors<RawFd> {
     }
 }
 
-/// One part of the answer: a line, and for a reason the text behind it. The jail and the process it has made both write
+/// Steps of the new process, by name, and when each was done, in microseconds since the guest's kernel started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Steps(pub(crate) Vec<(Cow<'static, str>, u64)>);
+
+impl Steps {
+    /// This step is done now.
+    pub(crate) fn done(&mut self, name: &'static str) {
+        self.0.push((name.into(), crate::clock::since_boot()));
+    }
+
+    fn read(lines: &str) -> Self {
+        let steps = lines.lines().filter_map(|line| line.split_once(' '));
+        Self(steps.filter_map(|(time, name)| Some((name.to_owned().into(), time.parse().ok()?))).collect())
+    }
+}
+
+/// One part of the answer: a line, and for some the text behind it. The jail and the process it has made both write
 /// to the pipe, each part at once and in any order. The pipe's end without [`Answer::Ready`] means that the process
 /// became the workload (exec) or died (create).
 #[derive(Debug, PartialEq, Eq)]
@@ -69,8 +86,8 @@ pub(crate) enum Answer {
     Began(u64),
     /// The process has been made: its id in the agent's pid namespace.
     Made(i32),
-    /// It waits to become the workload.
-    Ready,
+    /// It waits to become the workload, after these steps.
+    Ready(Steps),
     /// It was not made; why, for people.
     Failed(String),
 }
@@ -81,7 +98,10 @@ impl Answer {
         let line = match self {
             Self::Began(time) => format!("began {time}\n"),
             Self::Made(pid) => format!("made {pid}\n"),
-            Self::Ready => "ready 1\n".to_owned(),
+            Self::Ready(Steps(steps)) => {
+                let lines: String = steps.iter().map(|(name, time)| format!("{time} {name}\n")).collect();
+                format!("ready {}\n{lines}", lines.len())
+            }
             Self::Failed(reason) => format!("failed {}\n{reason}", reason.len()),
         };
         pipe.write_all(line.as_bytes())
@@ -104,10 +124,12 @@ impl Answer {
         match word {
             "began" => Some((Self::Began(number.parse().ok()?), rest)),
             "made" => Some((Self::Made(number.parse().ok()?), rest)),
-            "ready" => Some((Self::Ready, rest)),
             _ => {
-                let (reason, rest) = rest.split_at_checked(number.parse().ok()?)?;
-                Some((Self::Failed(String::from_utf8_lossy(reason).into_owned()), rest))
+                let (text, rest) = rest.split_at_checked(number.parse().ok()?)?;
+                let text = String::from_utf8_lossy(text).into_owned();
+                let answer =
+                    if word == "ready" { Self::Ready(Steps::read(&text)) } else { Self::Failed(text) };
+                Some((answer, rest))
             }
         }
     }
@@ -115,7 +137,7 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Descriptors};
+    use super::{Answer, Descriptors, Steps};
 
     #[test]
     fn descriptors_pass_as_arguments() {
@@ -131,10 +153,11 @@ mod tests {
     #[test]
     fn answers_are_read_as_they_come() {
         let mut pipe = Vec::new();
-        for answer in [Answer::Began(7), Answer::Made(8), Answer::Ready] {
+        let ready = || Answer::Ready(Steps(vec![("user and rights".into(), 9)]));
+        for answer in [Answer::Began(7), ready(), Answer::Made(8)] {
             answer.send(&mut pipe).expect("a vector takes all");
         }
-        assert_eq!(Answer::read(&pipe), [Answer::Began(7), Answer::Made(8), Answer::Ready]);
+        assert_eq!(Answer::read(&pipe), [Answer::Began(7), ready(), Answer::Made(8)]);
         assert_eq!(Answer::read(b"began 7\nmade"), [Answer::Began(7)]);
     }
 
