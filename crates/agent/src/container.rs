@@ -18,6 +18,7 @@ use crate::id::{ContainerId, ExecId};
 use crate::reaper::Exit;
 use crate::stdio::ends::{Reader, Writer};
 use crate::stdio::{self, Prepared, Request};
+use crate::traffic;
 
 pub(crate) use actor::{Made, Parts};
 
@@ -250,9 +251,9 @@ impl Container {
         self.ask(Command::Pids).await
     }
 
-    /// What the container uses.
+    /// What the container uses; the traffic is the whole guest's.
     pub(crate) fn stats(&self) -> kata::StatsResponse {
-        cgroup::stats::read(&self.cgroup)
+        kata::StatsResponse { network: traffic::read(), ..cgroup::stats::read(&self.cgroup) }
     }
 
     /// Changes its limits.

@@ -19,6 +19,7 @@ mod service;
 mod stdio;
 mod storage;
 mod sys;
+mod traffic;
 
 use std::env;
 

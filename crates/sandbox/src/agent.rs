@@ -2,6 +2,7 @@
 //! one by one. Every request has a deadline, and ends at once with the reason when the sandbox ends.
 
 mod answers;
+mod measured;
 mod upstream;
 
 use std::path::Path;
@@ -22,10 +23,11 @@ use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::{self, Context};
 
-use crate::command::{Key, PidInfo, Stats};
+use crate::command::{Key, PidInfo};
 use crate::console;
 use crate::error::{Result, SandboxError as Error};
 use crate::gone::Gone;
+use crate::stats::Stats;
 
 /// How much longer the agent may try than we wait, so that our own deadline speaks first.
 const AGENT_EXTRA: Duration = Duration::from_secs(1);
@@ -241,7 +243,7 @@ impl Agent {
         let request = kata::StatsRequest { container_id: container.to_owned(), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.kata.stats(within(deadline), &request);
-        Ok(answers::stats(self.call("read the statistics", deadline, rpc).await?))
+        Ok(measured::stats(self.call("read the statistics", deadline, rpc).await?))
     }
 
     /// A request with a deadline.

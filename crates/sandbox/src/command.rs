@@ -1,6 +1,5 @@
 //! What can be asked of a sandbox: the requests with their answers, as one closed enum.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -12,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Result;
 use crate::state::Phase;
+use crate::stats::Stats;
 use crate::{ContainerId, ExecId};
 
 /// Bytes from the host to a process.
@@ -141,85 +141,6 @@ pub struct PidInfo {
     pub pid: u32,
     /// The added process that it is, if it is one.
     pub exec: Option<String>,
-}
-
-/// A container's consumption, in the terms of cgroup v2. Limits of `u64::MAX` mean none.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// CPU time.
-    pub cpu: CpuStats,
-    /// Memory.
-    pub memory: MemoryStats,
-    /// Number of processes now, and its limit.
-    pub pids: (u64, u64),
-    /// Block devices.
-    pub io: Vec<IoStats>,
-}
-
-/// CPU time in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CpuStats {
-    /// All.
-    pub usage_usec: u64,
-    /// In user mode.
-    pub user_usec: u64,
-    /// In the kernel.
-    pub system_usec: u64,
-    /// Enforcement periods (a count).
-    pub nr_periods: u64,
-    /// Periods in which the container was throttled (a count).
-    pub nr_throttled: u64,
-    /// Time it was throttled for.
-    pub throttled_usec: u64,
-}
-
-/// Memory in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct MemoryStats {
-    /// In use.
-    pub usage: u64,
-    /// Limit.
-    pub usage_limit: u64,
-    /// Swap in use.
-    pub swap_usage: u64,
-    /// Limit of swap.
-    pub swap_limit: u64,
-    /// The guest's `memory.stat`, by its own names.
-    pub stat: BTreeMap<String, u64>,
-    /// The guest's `memory.events`, as counts.
-    pub events: MemoryEvents,
-}
-
-/// Counts of what happened to a container's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MemoryEvents {
-    /// Reclaimed below the low boundary.
-    pub low: u64,
-    /// Throttled at the high boundary.
-    pub high: u64,
-    /// Came to the limit.
-    pub max: u64,
-    /// Could not be reclaimed below the limit.
-    pub oom: u64,
-    /// Processes killed for it.
-    pub oom_kill: u64,
-}
-
-/// One block device's traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct IoStats {
-    /// Device number.
-    pub major: u64,
-    /// Device number.
-    pub minor: u64,
-    /// Bytes read.
-    pub rbytes: u64,
-    /// Bytes written.
-    pub wbytes: u64,
-    /// Read requests.
-    pub rios: u64,
-    /// Write requests.
-    pub wios: u64,
 }
 
 /// One process of a sandbox: the first of a container, or an added one.

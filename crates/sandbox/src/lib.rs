@@ -6,6 +6,7 @@
 //!   from one queue. It never waits: what takes long is a job (`jobs.rs`, `boot.rs`) that reports back.
 //! - `state.rs`: the table of what is allowed when.
 //! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
+//! - `stats.rs`: what a container uses, as numbers.
 //! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams.
 //! - `intent_log.rs`, `cleanup.rs`: what is made on the host is written down before, so that it can be undone
 //!   after any crash.
@@ -32,6 +33,7 @@ mod process;
 mod requests;
 mod sandbox;
 mod state;
+mod stats;
 mod stdio;
 mod sys;
 pub mod timeline;
@@ -42,8 +44,7 @@ mod tests;
 
 pub use cleanup::cleanup;
 pub use command::{
-    CpuStats, CreateContainer, Created, ExecSpec, Exit, Input, IoStats, MemoryEvents, MemoryStats, Output,
-    PidInfo, ProcessState, ProcessStatus, Stats, Stdio,
+    CreateContainer, Created, ExecSpec, Exit, Input, Output, PidInfo, ProcessState, ProcessStatus, Stdio,
 };
 pub use error::{ErrorKind, Result, SandboxError as Error};
 pub use event::{Event, EventReceiver};
@@ -51,4 +52,8 @@ pub use id::{ContainerId, ExecId, IdError, SandboxId};
 pub use launch::{CONSOLE_FILE, LaunchSpec, STATE_ROOT, launch};
 pub use sandbox::Sandbox;
 pub use state::{Phase, Verb};
+pub use stats::{
+    CpuStats, HugetlbStats, IoStats, MemoryEvents, MemoryStats, NetworkStats, PidsStats, Pressure,
+    PressureTimes, RdmaStats, Stats, SwapEvents,
+};
 pub use timeline::Timeline;

@@ -3,11 +3,10 @@
 use oci_spec::runtime::LinuxResources;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{
-    Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, ProcessState, Reply, Stats,
-};
+use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, ProcessState, Reply};
 use crate::driver::Message;
 use crate::error::{Result, SandboxError as Error};
+use crate::stats::Stats;
 use crate::timeline::{Recorder, Timeline};
 use crate::{ContainerId, ExecId};
 

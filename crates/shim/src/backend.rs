@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
-use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use containerd_shim_protos::{cgroups, cgroups_v2};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::events::Ended;
@@ -114,6 +114,14 @@ pub(crate) struct GuestProcess {
     pub(crate) pid: u32,
     /// The exec that it is, or empty.
     pub(crate) exec: String,
+}
+
+/// A container's consumption, in the message of the host's kind of cgroups.
+pub(crate) enum Metrics {
+    /// `io.containerd.cgroups.v1`.
+    V1(Box<cgroups::metrics::Metrics>),
+    /// `io.containerd.cgroups.v2`.
+    V2(Box<cgroups_v2::metrics::Metrics>),
 }
 
 /// A sandbox with its containers.

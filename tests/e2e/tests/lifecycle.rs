@@ -1,9 +1,11 @@
 //! The life of a task as containerd sees it: states, events, pause, processes, metrics.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use kata_e2e::{Bind, eventually, test};
+use kata_e2e::{Bind, Container, eventually, kata_test, test};
+use serde_json::Value;
 
 #[test]
 fn events_come_in_order() {
@@ -128,19 +130,57 @@ fn ls_shows_the_states() {
     });
 }
 
+/// `ctr tasks metrics` as JSON.
+fn metrics(container: &Container) -> Value {
+    let metrics = container.task("metrics", &["--format", "json"]).ok().text();
+    serde_json::from_str(&metrics).expect("ctr prints JSON")
+}
+
+/// The number at one of these paths: cgroup v1 and v2 have different shapes. JSON leaves a 0 out.
+fn number(metrics: &Value, v1: &str, v2: &str) -> u64 {
+    let path = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { v2 } else { v1 };
+    metrics.pointer(path).and_then(Value::as_u64).unwrap_or_default()
+}
+
 #[test]
-fn metrics_show_processes_memory_and_cpu() {
+fn metrics_show_what_was_done_in_the_terms_of_the_hosts_cgroups() {
     test(|containerd| {
         let line = "head -c 20000000 /dev/zero > /dev/shm/zeros; sleep 1000 & touch /ready; sleep 1000; true";
         let container = containerd.container().shell(line).start();
         let _ = container.shell("while [ ! -e /ready ]; do sleep 0.1; done; sleep 0.2");
-        let metrics = container.task("metrics", &["--format", "json"]).ok().text();
-        let metrics: serde_json::Value = serde_json::from_str(&metrics).unwrap();
-        // cgroup v1 and v2 have different shapes.
-        let first =
-            |paths: &[&str]| paths.iter().find_map(|p| metrics.pointer(p)?.as_u64()).unwrap_or_default();
-        assert!(first(&["/pids/current"]) >= 3, "{metrics:#}");
-        assert!(first(&["/memory/usage/usage", "/memory/usage"]) > 20_000_000, "{metrics:#}");
-        assert!(first(&["/cpu/usage/total", "/cpu/usage_usec"]) > 0, "{metrics:#}");
+        let before = metrics(&container);
+        let pids = |metrics: &Value| number(metrics, "/pids/current", "/pids/current");
+        let cpu = |metrics: &Value| number(metrics, "/cpu/usage/total", "/cpu/usage_usec");
+        assert!(pids(&before) >= 3, "{before:#}");
+        assert!(number(&before, "/memory/usage/usage", "/memory/usage") > 20_000_000, "{before:#}");
+        assert!(number(&before, "/memory/total_cache", "/memory/file") > 20_000_000, "{before:#}");
+        assert!(number(&before, "/memory/total_pg_fault", "/memory/pgfault") > 0, "{before:#}");
+        let _ = container.shell("rm /dev/shm/zeros; head -c 50000000 /dev/zero | md5sum");
+        let after = metrics(&container);
+        let unit = number(&serde_json::json!({ "v1": 1_000_000, "v2": 1000 }), "/v1", "/v2");
+        assert!(cpu(&after) - cpu(&before) > 20 * unit, "more than 20 ms: {before:#} {after:#}");
+        assert!(number(&after, "/memory/total_cache", "/memory/file") < 20_000_000, "{after:#}");
+        assert_eq!(pids(&after), pids(&before));
+    });
+}
+
+/// runc leaves the network to whoever made it; here it is in the guest.
+#[test]
+fn metrics_show_the_traffic_of_each_interface() {
+    kata_test(|containerd| {
+        let container = containerd.container().command(["/bin/sleep", "1000"]).start();
+        let loopback = || {
+            let metrics = metrics(&container);
+            let interfaces = metrics["network"].as_array().expect("a list").clone();
+            interfaces.into_iter().find(|interface| interface["name"] == "lo").expect("the loopback")
+        };
+        let before = loopback();
+        let _ = container.shell("ping -c 3 127.0.0.1");
+        let after = loopback();
+        for (packets, bytes) in [("rx_packets", "rx_bytes"), ("tx_packets", "tx_bytes")] {
+            let more = |name: &str| after[name].as_u64().unwrap() - before[name].as_u64().unwrap_or_default();
+            // Each of them goes out and comes back, 84 bytes with its headers.
+            assert!(more(packets) >= 6 && more(bytes) >= 6 * 84, "{before:#} {after:#}");
+        }
     });
 }

@@ -370,6 +370,7 @@ agent_test!(statistics_are_there, |guest| {
     let request = StatsRequest { container_id: "c".into(), ..Default::default() };
     let stats = guest.sandbox.stats(guest::limit(), &request).await.expect("measured");
     assert!(stats.cpu.is_some() && stats.memory.is_some() && stats.pids.is_some());
+    assert!(stats.network.iter().any(|interface| interface.name == "lo"));
 });
 
 agent_test!(a_foreign_runtime_polls_the_streams, |guest| {

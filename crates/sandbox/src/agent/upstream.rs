@@ -3,9 +3,10 @@
 use kata_protocol::agent as grpc;
 use kata_protocol::kata;
 
-use super::{Agent, Started, answers, exec_id, within};
-use crate::command::{Key, Stats};
+use super::{Agent, Started, exec_id, measured, within};
+use crate::command::Key;
 use crate::error::Result;
+use crate::stats::Stats;
 
 /// Bytes of a polled stream per request; ttRPC messages end at 4 MiB.
 const CHUNK: u32 = 128 * 1024;
@@ -69,7 +70,7 @@ impl Agent {
             grpc::StatsContainerRequest { container_id: container.to_owned(), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.stats_container(within(deadline), &request);
-        Ok(answers::upstream_stats(self.call("read the statistics", deadline, rpc).await?))
+        Ok(measured::upstream_stats(self.call("read the statistics", deadline, rpc).await?))
     }
 
     /// The next bytes of a process's output; none at its end. Waits for them as long as the sandbox lives.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
-use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use kata_sandbox::{
     ContainerId, CreateContainer, ErrorKind, Event, EventReceiver, ExecId, ExecSpec, Exit, IdError,
     ProcessStatus, Sandbox,
@@ -16,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::stats;
-use crate::backend::{Backend, Failure, GuestProcess, Kind, NewContainer, State, Status, Stdio};
+use crate::backend::{Backend, Failure, GuestProcess, Kind, Metrics, NewContainer, State, Status, Stdio};
 use crate::events::Ended;
 use crate::ledger::{Key, Ledger};
 

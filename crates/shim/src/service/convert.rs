@@ -1,7 +1,8 @@
 //! Between containerd's messages and ours.
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, ExecProcessRequest, PidsResponse, ProcessInfo, StateResponse, Status as TaskStatus,
+    CreateTaskRequest, ExecProcessRequest, PidsResponse, ProcessInfo, StateResponse, StatsResponse,
+    Status as TaskStatus,
 };
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use oci_spec::runtime::{LinuxResources, Process};
@@ -10,7 +11,7 @@ use protobuf::well_known_types::any::Any;
 use serde::de::DeserializeOwned;
 use ttrpc::{Code, get_status};
 
-use crate::backend::{Failure, GuestProcess, Kind, State, Status};
+use crate::backend::{Failure, GuestProcess, Kind, Metrics, State, Status};
 use crate::events::{any, timestamp};
 use crate::ledger::{Facts, Key};
 use crate::stdio::Names;
@@ -107,4 +108,13 @@ pub(super) fn pids(processes: Vec<GuestProcess>) -> PidsResponse {
         ..ProcessInfo::default()
     });
     PidsResponse { processes: processes.collect(), ..PidsResponse::default() }
+}
+
+/// The answer to `Stats`.
+pub(super) fn stats(metrics: &Metrics) -> StatsResponse {
+    let stats = match metrics {
+        Metrics::V1(metrics) => any("io.containerd.cgroups.v1", &**metrics),
+        Metrics::V2(metrics) => any("io.containerd.cgroups.v2", &**metrics),
+    };
+    StatsResponse { stats: MessageField::some(stats), ..StatsResponse::default() }
 }

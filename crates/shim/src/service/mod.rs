@@ -23,7 +23,7 @@ use ttrpc::r#async::TtrpcContext;
 
 use self::convert::status;
 use crate::backend::{Backend, Failure, Kind, NewContainer, Stdio};
-use crate::events::{self, any, timestamp};
+use crate::events::{self, timestamp};
 use crate::ledger::{Facts, Key, Ledger, Slots};
 use crate::options::Options;
 use crate::publisher::Publisher;
@@ -358,10 +358,7 @@ impl Task for Service {
     async fn stats(&self, _: &TtrpcContext, request: StatsRequest) -> ttrpc::Result<StatsResponse> {
         let (sandbox, _) = self.known(&Key::new(&request.id, "")).map_err(status)?;
         let metrics = sandbox.stats(&request.id).await.map_err(status)?;
-        Ok(StatsResponse {
-            stats: MessageField::some(any("io.containerd.cgroups.v2", &metrics)),
-            ..StatsResponse::default()
-        })
+        Ok(convert::stats(&metrics))
     }
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {

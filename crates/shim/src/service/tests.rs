@@ -11,7 +11,6 @@ use containerd_shim_protos::api::{
     KillRequest, PauseRequest, PidsRequest, ShutdownRequest, StartRequest, StateRequest, StatsRequest,
     Status, UpdateTaskRequest, WaitRequest,
 };
-use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::shim_async::{Client, Task, TaskClient};
 use oci_spec::runtime::{LinuxResources, Process};
 use protobuf::well_known_types::any::Any;
@@ -22,9 +21,9 @@ use ttrpc::context::Context;
 use ttrpc::proto::Request;
 use ttrpc::{Code, Error};
 
-use super::{Launched, Parts, Service};
+use super::{Launched, Parts, Service, convert};
 use crate::backend::Status as Life;
-use crate::backend::{Backend, Failure, GuestProcess, Kind, NewContainer, State, Stdio};
+use crate::backend::{Backend, Failure, GuestProcess, Kind, Metrics, NewContainer, State, Stdio};
 use crate::events::Ended;
 use crate::ledger::{Key, Ledger};
 use crate::publisher::{Item, Publisher};
@@ -111,7 +110,7 @@ impl Backend for Table {
     }
 
     async fn stats(&self, _: &str) -> Result<Metrics, Failure> {
-        Ok(Metrics::default())
+        Ok(Metrics::V2(Box::default()))
     }
 
     async fn update(&self, _: &str, resources: LinuxResources) -> Result<(), Failure> {
@@ -380,4 +379,11 @@ async fn both_versions_of_the_api_are_one_service() {
     let request = StatsRequest { id: "web".into(), ..StatsRequest::default() };
     let stats = bench.task.stats(Context::default(), &request).await.unwrap();
     assert_eq!(stats.stats.type_url, "io.containerd.cgroups.v2.Metrics");
+}
+
+#[test]
+fn each_message_of_metrics_says_which_it_is() {
+    let name = |metrics| convert::stats(&metrics).stats.type_url.clone();
+    assert_eq!(name(Metrics::V1(Box::default())), "io.containerd.cgroups.v1.Metrics");
+    assert_eq!(name(Metrics::V2(Box::default())), "io.containerd.cgroups.v2.Metrics");
 }
