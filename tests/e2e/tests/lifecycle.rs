@@ -121,6 +121,27 @@ fn ps_lists_every_process() {
 }
 
 #[test]
+fn ps_names_the_execs() {
+    test(|containerd| {
+        let container = containerd.container().command(["/bin/sleep", "1000"]).start();
+        let mut first = container.exec_shell("echo up; exec cat").id("first-exec").attach();
+        let mut second = container.exec_shell("echo up; cat; true").id("second-exec").attach();
+        first.expect_line("up");
+        second.expect_line("up");
+        let mut list = String::new();
+        eventually("the second exec has its child", Duration::from_secs(20), || {
+            list = container.task("ps", &[]).ok().text();
+            list.lines().count() == 5
+        });
+        let named = |name: &str| list.lines().filter(|line| line.contains(name)).count();
+        // The others are a heading, the first process and the child of an exec.
+        assert_eq!((named("first-exec"), named("second-exec"), named("exec")), (1, 1, 2), "{list}");
+        first.finish().ok().done();
+        second.finish().ok().done();
+    });
+}
+
+#[test]
 fn ls_shows_the_states() {
     test(|containerd| {
         let running = containerd.container().command(["/bin/sleep", "1000"]).start();

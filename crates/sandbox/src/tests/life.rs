@@ -135,7 +135,9 @@ async fn a_paused_container_takes_no_new_processes() {
     ] {
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::FailedPrecondition);
     }
-    assert_eq!(scene.sandbox.pids(&c).await.unwrap().len(), 2);
+    let pids = scene.sandbox.pids(&c).await.unwrap();
+    let names: Vec<_> = pids.iter().map(|info| (info.pid, info.exec.as_deref())).collect();
+    assert_eq!(names, [(1, None), (2, Some("e"))]);
     scene.sandbox.resume(&c).await.unwrap();
     assert_eq!(status(&scene, "c", None).await, ProcessStatus::Running);
     scene.sandbox.start_exec(&c, &eid("before")).await.unwrap();

@@ -11,6 +11,7 @@ use containerd_shim_protos::api::{
     KillRequest, PauseRequest, PidsRequest, ShutdownRequest, StartRequest, StateRequest, StatsRequest,
     Status, UpdateTaskRequest, WaitRequest,
 };
+use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::{Client, Task, TaskClient};
 use oci_spec::runtime::{LinuxResources, Process};
 use protobuf::well_known_types::any::Any;
@@ -374,7 +375,9 @@ async fn both_versions_of_the_api_are_one_service() {
         let pids = containerd_shim_protos::api::PidsResponse::parse_from_bytes(&response.payload).unwrap();
         assert_eq!(pids.processes.len(), 2);
         assert!(pids.processes[0].info.is_none());
-        assert_eq!(pids.processes[1].info.type_url, "containerd.runc.v1.ProcessDetails");
+        let info = &pids.processes[1].info;
+        assert_eq!(info.type_url, "containerd.runc.v1.ProcessDetails");
+        assert_eq!(ProcessDetails::parse_from_bytes(&info.value).unwrap().exec_id, "sh");
     }
     let request = StatsRequest { id: "web".into(), ..StatsRequest::default() };
     let stats = bench.task.stats(Context::default(), &request).await.unwrap();
