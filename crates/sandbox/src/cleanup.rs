@@ -2,18 +2,22 @@
 //!
 //! Used by orderly shutdown, failed starts, and by whoever finds a sandbox whose process has died. Can be
 //! repeated and can be interrupted at any point: each step is struck out when it is done, and the log itself goes last.
+//! Hooks that nobody has run run here, each once.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use kata_storage::intent::{Intent, Intents};
+use kata_storage::intent::{Intent, IntentId, Intents};
 use kata_storage::undo::undo_all;
 
-use crate::SandboxId;
 use crate::error::{Result, SandboxError as Error};
+use crate::hooks::Poststop;
 use crate::intent_log::{IntentLog, OpenError};
+use crate::{SandboxId, poststop};
 
-/// Removes everything that the sandbox `id` made on the host, and its directory under `state_root`.
+/// Removes everything that the sandbox `id` made on the host, and its directory under `state_root`. Runs the
+/// `poststop` hooks of containers that were never deleted.
 ///
 /// Nothing of that name is success, so it can be repeated.
 ///
@@ -21,19 +25,22 @@ use crate::intent_log::{IntentLog, OpenError};
 /// [`Error::InUse`] if a living process owns the sandbox; [`Error::Left`] if something could not be removed
 /// (everything else was; the log keeps what is left).
 pub async fn cleanup(state_root: &Path, id: &SandboxId) -> Result<()> {
-    let (dir, id) = (state_dir(state_root, id), id.clone());
-    blocking(move || {
-        if !dir.exists() {
-            return Ok(());
+    let dir = state_dir(state_root, id);
+    let (place, name) = (dir.clone(), id.to_string());
+    let opened = blocking(move || {
+        if !place.exists() {
+            return Ok(None);
         }
-        let log = match IntentLog::open(&dir) {
-            Ok(log) => log,
-            Err(OpenError::Locked) => return Err(Error::InUse { id: id.to_string() }),
-            Err(OpenError::Io(source)) => return Err(Error::State { path: dir, source }),
-        };
-        replay(&log, &dir, &id)
+        match IntentLog::open(&place) {
+            Ok(log) => Ok(Some(log)),
+            Err(OpenError::Locked) => Err(Error::InUse { id: name }),
+            Err(OpenError::Io(source)) => Err(Error::State { path: place, source }),
+        }
     })
-    .await
+    .await?;
+    let Some(log) = opened else { return Ok(()) };
+    let owed = log.pending_hooks().map_err(|source| Error::State { path: dir.clone(), source })?;
+    replay(Arc::new(log), &dir, id, owed).await
 }
 
 /// The directory of a sandbox.
@@ -48,20 +55,45 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
 }
 
-/// Undoes what is pending in `log`, then removes the state directory with the log.
-pub(crate) fn replay(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> {
-    let state = |source| Error::State { path: dir.to_owned(), source };
-    let pending = log.pending().map_err(state)?;
+/// Undoes what is pending in `log`, runs the hooks that are `owed`, then removes the state directory with the log.
+pub(crate) async fn replay(
+    log: Arc<IntentLog>,
+    dir: &Path,
+    id: &SandboxId,
+    owed: Vec<(IntentId, Poststop)>,
+) -> Result<()> {
+    let (place, name) = (dir.to_owned(), id.clone());
+    let undoing = log.clone();
+    let undone = blocking(move || undo_pending(&undoing, &place, &name)).await;
+    // Even if something is left: perhaps nobody comes again.
+    for (number, hooks) in owed.into_iter().rev() {
+        let run = poststop::run(&log, number, &hooks).await;
+        run.map_err(|source| Error::State { path: dir.to_owned(), source })?;
+    }
+    undone?;
+    let place = dir.to_owned();
+    blocking(move || remove(&place)).await
+}
+
+fn undo_pending(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> {
+    let pending = log.pending().map_err(|source| Error::State { path: dir.to_owned(), source })?;
     let left: Vec<String> = undo_all(pending, |number| log.done(number))
         .iter()
         .filter_map(|left| left.error.as_ref().map(|error| format!("{} ({error})", name(&left.intent))))
         .collect();
-    if !left.is_empty() {
-        return Err(Error::Left { id: id.to_string(), left });
+    match left.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Left { id: id.to_string(), left }),
     }
+}
+
+/// Removes the state directory.
+fn remove(dir: &Path) -> Result<()> {
     // Only files of ours are in it now; this does not follow links.
     match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(state(error)),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::State { path: dir.to_owned(), source });
+        }
         _ => {}
     }
     // The last sandbox takes the root along; with others in it this does nothing.

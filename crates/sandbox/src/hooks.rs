@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::runtime::{Hook, Spec};
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -91,15 +92,11 @@ impl Hooks {
         self.run("poststart", hooks, &self.state("running", Some(pid))).await
     }
 
-    /// `poststop`; a failure stops nothing any more.
-    pub(crate) async fn after_stop(&self, id: &ContainerId) {
-        let hooks = self.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref());
-        let state = self.state("stopped", None);
-        for hook in hooks.into_iter().flatten() {
-            if let Err(error) = run_one("poststop", hook, &self.bundle, &state).await {
-                tracing::warn!(container = %id, error = crate::error::chain(&error), "A hook failed");
-            }
-        }
+    /// `poststop`, to be run when the container is gone; `None` without such hooks.
+    pub(crate) fn poststop(&self, id: &ContainerId) -> Option<Poststop> {
+        let hooks = self.hooks.as_ref().and_then(|hooks| hooks.poststop().clone())?;
+        let (container, bundle) = (id.to_string(), self.bundle.clone());
+        (!hooks.is_empty()).then(|| Poststop { container, hooks, bundle, state: self.state("stopped", None) })
     }
 
     /// The state at one moment, as JSON.
@@ -118,6 +115,31 @@ impl Hooks {
             run_one(when, hook, &self.bundle, state).await?;
         }
         Ok(())
+    }
+}
+
+/// The `poststop` hooks of a container with all they need: whoever comes after the sandbox's process can run them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Poststop {
+    container: String,
+    hooks: Vec<Hook>,
+    bundle: PathBuf,
+    /// What they are told, as JSON.
+    state: String,
+}
+
+impl Poststop {
+    /// Runs all of them; a failure stops nothing any more.
+    pub(crate) async fn run(&self) {
+        for hook in &self.hooks {
+            if let Err(error) = run_one("poststop", hook, &self.bundle, &self.state).await {
+                tracing::warn!(
+                    container = self.container,
+                    error = crate::error::chain(&error),
+                    "A hook failed"
+                );
+            }
+        }
     }
 }
 
@@ -176,7 +198,9 @@ mod tests {
         let hooks = Hooks::of(&"c".parse().unwrap(), dir, &serde_json::from_value(spec).unwrap());
         hooks.before_create(7).await.map_err(|error| error.to_string())?;
         hooks.after_start(7).await.map_err(|error| error.to_string())?;
-        hooks.after_stop(&"c".parse().unwrap()).await;
+        if let Some(poststop) = hooks.poststop(&"c".parse().unwrap()) {
+            poststop.run().await;
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use oci_spec::runtime::Spec;
 
 use crate::ContainerId;
 use crate::error::Result;
+use crate::hooks::Poststop;
 use crate::timeline::Recorder;
 
 /// Any error on the way to a running VM; only its text matters, as it ends up in many answers.
@@ -91,6 +92,13 @@ pub(crate) trait Host: Send + Sync {
     /// Removes a container's files; success if there are none.
     async fn detach(&self, container: &ContainerId) -> Result<()>;
 
-    /// Undoes everything that is left, including processes. Can be repeated.
+    /// Notes a container's hooks: they run once when it is gone, by [`Host::run_owed_hooks`] or by [`Host::undo`], or
+    /// by whoever cleans up if this process dies.
+    fn owe_hooks(&self, container: &ContainerId, hooks: Poststop) -> Result<()>;
+
+    /// Runs the hooks that are owed to a container.
+    async fn run_owed_hooks(&self, container: &ContainerId);
+
+    /// Undoes everything that is left, including processes, and runs the hooks that are owed. Can be repeated.
     async fn undo(&self) -> Result<()>;
 }

@@ -5,6 +5,9 @@
 //! writer can tear the last line only; and a torn line stands for something that was not made yet. The file
 //! is on tmpfs: it must survive the death of this process, not of the host.
 //!
+//! `{"poststop": {"id", "hooks"}}` stands for hooks that must run once, after everything else is undone. They are
+//! struck out before they run: after a crash between the two nobody runs them again.
+//!
 //! Whoever writes or replays the file has it locked (`flock`), and a line says who owns the sandbox. A locked file
 //! of a living owner is a sandbox in use. With a dead owner the lock will soon be free: another clean-up has it, or
 //! a child that the owner was just starting (a lock passes on to children until they `exec`).
@@ -23,6 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use kata_storage::processes;
 
+use crate::hooks::Poststop;
+
 /// Name of the file in the state directory.
 pub(crate) const INTENTS_FILE: &str = "intents";
 
@@ -32,7 +37,9 @@ pub(crate) const INTENTS_FILE: &str = "intents";
 enum Line {
     /// This is about to be made.
     Will { id: IntentId, intent: Intent },
-    /// This has been undone.
+    /// These hooks shall run when their container is gone.
+    Poststop { id: IntentId, hooks: Poststop },
+    /// This has been undone, or is about to run.
     Done(IntentId),
     /// This process owns the sandbox.
     Owner { pid: u32, start_ticks: u64 },
@@ -98,7 +105,28 @@ impl IntentLog {
 
     /// What was announced and not struck out, in the order in which it was announced.
     pub(crate) fn pending(&self) -> io::Result<Vec<(IntentId, Intent)>> {
-        Ok(parse(&self.text()?).into_iter().collect())
+        Ok(parse(&self.text()?).intents.into_iter().collect())
+    }
+
+    /// The hooks that were announced and not struck out, likewise.
+    pub(crate) fn pending_hooks(&self) -> io::Result<Vec<(IntentId, Poststop)>> {
+        Ok(parse(&self.text()?).hooks.into_iter().collect())
+    }
+
+    /// Announces hooks, to be struck out right before they run.
+    pub(crate) fn will_run(&self, hooks: Poststop) -> io::Result<IntentId> {
+        let id = self.number();
+        self.write(&Line::Poststop { id, hooks })?;
+        Ok(id)
+    }
+
+    /// Strikes out hooks. Only if that succeeds may they run: else they would run again on replay.
+    pub(crate) fn runs(&self, id: IntentId) -> io::Result<()> {
+        self.write(&Line::Done(id))
+    }
+
+    fn number(&self) -> IntentId {
+        IntentId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     fn text(&self) -> io::Result<String> {
@@ -127,7 +155,7 @@ impl IntentLog {
 
 impl Intents for IntentLog {
     fn will(&self, intent: Intent) -> io::Result<IntentId> {
-        let id = IntentId(self.next.fetch_add(1, Ordering::Relaxed));
+        let id = self.number();
         self.write(&Line::Will { id, intent })?;
         Ok(id)
     }
@@ -140,13 +168,24 @@ impl Intents for IntentLog {
     }
 }
 
+/// What stands in a log and is not struck out.
+#[derive(Default)]
+struct Pending {
+    intents: BTreeMap<IntentId, Intent>,
+    hooks: BTreeMap<IntentId, Poststop>,
+}
+
 /// A line that does not parse was torn by the writer's death: what it would have announced was never made.
-fn parse(text: &str) -> BTreeMap<IntentId, Intent> {
-    let mut pending = BTreeMap::new();
+fn parse(text: &str) -> Pending {
+    let mut pending = Pending::default();
     for line in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
         match line {
-            Line::Will { id, intent } => drop(pending.insert(id, intent)),
-            Line::Done(id) => drop(pending.remove(&id)),
+            Line::Will { id, intent } => drop(pending.intents.insert(id, intent)),
+            Line::Poststop { id, hooks } => drop(pending.hooks.insert(id, hooks)),
+            Line::Done(id) => {
+                pending.intents.remove(&id);
+                pending.hooks.remove(&id);
+            }
             Line::Owner { .. } => {}
         }
     }
@@ -161,7 +200,7 @@ fn has_living_owner(text: &str) -> bool {
 
 fn next_id(text: &str) -> u64 {
     let ids = text.lines().filter_map(|line| match serde_json::from_str(line).ok()? {
-        Line::Will { id, .. } => Some(id.0 + 1),
+        Line::Will { id, .. } | Line::Poststop { id, .. } => Some(id.0 + 1),
         Line::Done(_) | Line::Owner { .. } => None,
     });
     ids.max().unwrap_or(0)

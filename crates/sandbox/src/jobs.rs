@@ -154,6 +154,9 @@ impl Site {
         let made = Box::pin(async {
             let machine = self.devices().await?;
             let pid = machine.vmm.pid();
+            if let Some(hooks) = hooks.poststop(&id) {
+                self.host.owe_hooks(&id, hooks)?;
+            }
             hooks.before_create(pid).await.map_err(|source| Error::hook(&id, source))?;
             let begun = Moment::now();
             let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
@@ -164,7 +167,7 @@ impl Site {
         })
         .await;
         if made.is_err()
-            && let Err(error) = self.host.detach(&id).await
+            && let Err(error) = self.detach(&id).await
         {
             // The creation's error is the one to tell; the intent log still knows what is left.
             tracing::warn!(container = %id, error = chain(&error), "Files of a failed container are left");
@@ -315,7 +318,14 @@ impl Site {
             }
         }
         drain.finish(&key).await;
-        self.host.detach(id).await
+        self.detach(id).await
+    }
+
+    /// Removes a container's files; then it is gone, and its last hooks run.
+    async fn detach(&self, id: &ContainerId) -> Result<()> {
+        self.host.detach(id).await?;
+        self.host.run_owed_hooks(id).await;
+        Ok(())
     }
 
     /// Ends the VM and undoes everything.

@@ -29,6 +29,7 @@ mod jobs;
 mod launch;
 mod local;
 mod plan;
+mod poststop;
 mod process;
 mod requests;
 mod sandbox;

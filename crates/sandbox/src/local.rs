@@ -17,10 +17,12 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::cleanup::{blocking, replay};
 use crate::error::{Result, SandboxError as Error};
+use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
 use crate::intent_log::IntentLog;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
 use crate::plan::{Parts, choose_accelerator, vm_plan};
+use crate::poststop::OwedHooks;
 use crate::timeline::{Moment, Recorder, phase};
 use crate::{ContainerId, way};
 
@@ -35,12 +37,14 @@ pub(crate) struct LocalHost {
     share: OnceCell<Arc<SharedDirectory>>,
     /// The containers' files, each of which only one operation at a time works on.
     files: Mutex<HashMap<ContainerId, Arc<std::sync::Mutex<ContainerFiles>>>>,
+    hooks: OwedHooks,
 }
 
 impl LocalHost {
     /// `dir` is the sandbox's state directory, with `log` in it.
     pub(crate) fn new(spec: LaunchSpec, dir: PathBuf, log: Arc<IntentLog>) -> Self {
-        Self { spec, dir, log, share: OnceCell::new(), files: Mutex::default() }
+        let hooks = OwedHooks::new(Arc::clone(&log));
+        Self { spec, dir, log, share: OnceCell::new(), files: Mutex::default(), hooks }
     }
 
     /// The shared directory, made by whoever needs it first.
@@ -180,9 +184,17 @@ impl Host for LocalHost {
         Ok(())
     }
 
+    fn owe_hooks(&self, container: &ContainerId, hooks: Poststop) -> Result<()> {
+        let owed = self.hooks.owe(container, hooks);
+        owed.map_err(|source| Error::State { path: self.dir.clone(), source })
+    }
+
+    async fn run_owed_hooks(&self, container: &ContainerId) {
+        self.hooks.run(container).await;
+    }
+
     async fn undo(&self) -> Result<()> {
-        let (log, dir, id) = (Arc::clone(&self.log), self.dir.clone(), self.spec.id.clone());
-        blocking(move || replay(&log, &dir, &id)).await
+        replay(Arc::clone(&self.log), &self.dir, &self.spec.id, self.hooks.take()).await
     }
 }
 

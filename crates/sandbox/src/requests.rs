@@ -163,19 +163,13 @@ impl Driver {
         }
         process.phase = Phase::Deleting;
         let drain = process.pumps.drain();
-        let Ok(hooks) = self.containers.container(&key.container).map(|known| Arc::clone(&known.hooks))
-        else {
-            return;
-        };
         self.spawn(async move |site: Site, queue: Queue| {
             let result = if key.exec.is_some() {
                 drain.finish(&key).await;
                 Ok(())
             } else {
                 let guest = reach.map(|reach| (reach.agent, alive));
-                let deleted = site.delete(&key.container, guest, drain).await;
-                hooks.after_stop(&key.container).await;
-                deleted
+                site.delete(&key.container, guest, drain).await
             };
             queue.report(Happening::Deleted { key, result, reply }).await;
         });

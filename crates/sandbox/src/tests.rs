@@ -42,7 +42,7 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         let console = dir.path().join("console.log");
         std::fs::write(&console, "Linux version\nKernel panic - not syncing\n").unwrap();
-        let (host, agent) = FakeHost::new(flaws);
+        let (host, agent) = FakeHost::new(flaws, dir.path());
         let recorder = Recorder::new("s", dir.path());
         let deadline = if flaws.is_empty() { PATIENCE } else { Duration::from_millis(500) };
         let deadlines = Deadlines { dial: deadline, request: deadline, create: deadline };

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::{cleanup, replay, state_dir};
 use crate::SandboxId;
 use crate::error::SandboxError as Error;
+use crate::hooks::Hooks;
 use crate::intent_log::IntentLog;
 use crate::intent_log::tests::without_forks;
 
@@ -157,7 +158,7 @@ async fn a_sandbox_with_a_living_owner_is_left_alone() {
     let log = place.log();
     log.own().unwrap();
     assert!(matches!(place.cleanup().await, Err(Error::InUse { .. })));
-    replay(&log, &place.state(), &id()).unwrap();
+    replay(log.into(), &place.state(), &id(), Vec::new()).await.unwrap();
     place.assert_clean();
 }
 
@@ -222,4 +223,54 @@ async fn directories_above_what_is_stuck_wait_for_it() {
     rustix::mount::unmount(&stuck, rustix::mount::UnmountFlags::empty()).unwrap();
     place.cleanup().await.unwrap();
     place.assert_clean();
+}
+
+/// Owes a hook that tells of itself in `told`.
+fn owe(log: &IntentLog, place: &Place, name: &str) {
+    let told = place.root.path().join("told");
+    let line = format!("echo {name} $(ls {}) >> {}", place.made().display(), told.display());
+    let hooks = serde_json::json!({ "ociVersion": "1.2.0", "hooks": { "poststop": [
+        { "path": "/bin/false" }, { "path": "/bin/sh", "args": ["sh", "-c", line], "env": ["PATH=/usr/bin:/bin"] }] } });
+    let hooks = Hooks::of(&name.parse().unwrap(), place.root.path(), &serde_json::from_value(hooks).unwrap());
+    log.will_run(hooks.poststop(&name.parse().unwrap()).unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn owed_hooks_run_when_everything_is_undone() {
+    let place = Place::new();
+    let log = place.log();
+    for name in ["first", "second"] {
+        owe(&log, &place, name);
+        log.will(Intent::File { path: place.made().join(name) }).unwrap();
+        fs::write(place.made().join(name), "x").unwrap();
+    }
+    drop(log);
+    place.cleanup().await.unwrap();
+    place.assert_clean();
+    let told = fs::read_to_string(place.root.path().join("told")).unwrap();
+    assert_eq!(told, "second\nfirst\n", "the last container's first, and no file is left then");
+}
+
+/// A clean-up that failed half-way and was repeated ran the poststop hooks again.
+#[tokio::test]
+async fn hooks_run_once_however_often_a_clean_up_is_repeated() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can mount");
+        return;
+    }
+    let place = Place::new();
+    let log = place.log();
+    owe(&log, &place, "c");
+    let stuck = place.made().join("stuck");
+    log.will(Intent::Dir { path: stuck.clone() }).unwrap();
+    fs::create_dir(&stuck).unwrap();
+    drop(log);
+    rustix::mount::mount("tmpfs", &stuck, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    for _ in 0..2 {
+        place.cleanup().await.unwrap_err();
+    }
+    rustix::mount::unmount(&stuck, rustix::mount::UnmountFlags::empty()).unwrap();
+    place.cleanup().await.unwrap();
+    place.assert_clean();
+    assert_eq!(fs::read_to_string(place.root.path().join("told")).unwrap(), "c stuck\n");
 }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,10 @@ use tokio::sync::{mpsc, watch};
 use super::fake_agent::FakeAgent;
 use crate::ContainerId;
 use crate::error::{Result, SandboxError as Error};
+use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
+use crate::intent_log::IntentLog;
+use crate::poststop::{self, OwedHooks};
 use crate::timeline::Recorder;
 use crate::way::BySerial;
 
@@ -37,6 +40,8 @@ pub(super) enum Flaw {
     Unequipped,
     /// Containers' files cannot be prepared.
     NoFiles,
+    /// Containers' files cannot be removed, the first time.
+    StuckFiles,
     /// The agent refuses to make containers.
     Refusing,
     /// The agent makes containers for ever.
@@ -106,10 +111,14 @@ pub(super) struct FakeHost {
     agent: Arc<FakeAgent>,
     pub(super) levers: Arc<Levers>,
     asked: Mutex<Vec<String>>,
+    log: Arc<IntentLog>,
+    hooks: OwedHooks,
 }
 
 impl FakeHost {
-    pub(super) fn new(flaws: &[Flaw]) -> (Arc<Self>, Arc<FakeAgent>) {
+    /// Keeps its intent log in `dir`.
+    pub(super) fn new(flaws: &[Flaw], dir: &Path) -> (Arc<Self>, Arc<FakeAgent>) {
+        let log = Arc::new(IntentLog::open(dir).unwrap());
         let agent = Arc::new(FakeAgent::new(flaws));
         let levers = Levers {
             events: Mutex::default(),
@@ -124,6 +133,8 @@ impl FakeHost {
             agent: agent.clone(),
             levers: Arc::new(levers),
             asked: Mutex::default(),
+            hooks: OwedHooks::new(Arc::clone(&log)),
+            log,
         };
         (Arc::new(host), agent)
     }
@@ -188,11 +199,28 @@ impl Host for FakeHost {
 
     async fn detach(&self, container: &ContainerId) -> Result<()> {
         self.note(format!("detach {container}"));
+        let detached = self.asked().iter().filter(|asked| asked.starts_with("detach")).count();
+        if self.has(Flaw::StuckFiles) && detached == 1 {
+            let source = "the root file system is busy".into();
+            return Err(Error::Files { action: "remove the files", id: container.to_string(), source });
+        }
         Ok(())
+    }
+
+    fn owe_hooks(&self, container: &ContainerId, hooks: Poststop) -> Result<()> {
+        self.hooks.owe(container, hooks).unwrap();
+        Ok(())
+    }
+
+    async fn run_owed_hooks(&self, container: &ContainerId) {
+        self.hooks.run(container).await;
     }
 
     async fn undo(&self) -> Result<()> {
         self.note("undo".to_owned());
+        for (id, hooks) in self.hooks.take() {
+            poststop::run(&self.log, id, &hooks).await.unwrap();
+        }
         Ok(())
     }
 }

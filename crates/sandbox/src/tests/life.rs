@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{PATIENCE, Scene, cid, container, eid, exec};
-use crate::command::{ProcessStatus, Stdio};
+use super::{Flaw, PATIENCE, Scene, cid, container, eid, exec};
+use crate::command::{CreateContainer, ProcessStatus, Stdio};
 use crate::error::ErrorKind;
 use crate::event::Event;
 
@@ -233,4 +233,47 @@ async fn each_lack_of_memory_is_told() {
         scene.agent.starve();
         assert!(matches!(scene.event().await, Event::OutOfMemory { container } if container == cid("c")));
     }
+}
+
+/// The container `c` with a poststop hook that writes a line into the file `told` of the scene.
+fn with_hook(scene: &Scene) -> CreateContainer {
+    let line = format!("echo poststop >> {}", scene.dir.path().join("told").display());
+    let hooks = serde_json::json!({ "ociVersion": "1.2.0",
+        "hooks": { "poststop": [{ "path": "/bin/sh", "args": ["sh", "-c", line] }] } });
+    let spec = serde_json::from_value(hooks).unwrap();
+    CreateContainer { spec, bundle: scene.dir.path().to_owned(), ..container("c") }
+}
+
+fn told(scene: &Scene) -> String {
+    std::fs::read_to_string(scene.dir.path().join("told")).unwrap_or_default()
+}
+
+/// A Delete that failed half-way and was repeated ran the poststop hooks again.
+#[tokio::test]
+async fn poststop_hooks_run_once_when_a_delete_is_repeated() {
+    let scene = Scene::with(&[Flaw::StuckFiles]);
+    let c = cid("c");
+    scene.sandbox.create(with_hook(&scene)).await.unwrap();
+    scene.sandbox.delete(&c, None).await.unwrap_err();
+    assert_eq!(told(&scene), "", "the container is not gone yet");
+    scene.sandbox.delete(&c, None).await.unwrap();
+    assert_eq!(told(&scene), "poststop\n");
+    scene.sandbox.shutdown().await.unwrap();
+    assert_eq!(told(&scene), "poststop\n");
+}
+
+#[tokio::test]
+async fn poststop_hooks_of_a_container_that_was_never_deleted_run_at_the_end() {
+    let scene = Scene::new();
+    scene.sandbox.create(with_hook(&scene)).await.unwrap();
+    scene.sandbox.shutdown().await.unwrap();
+    scene.sandbox.delete(&cid("c"), None).await.unwrap();
+    assert_eq!(told(&scene), "poststop\n");
+}
+
+#[tokio::test]
+async fn poststop_hooks_run_when_the_creation_fails() {
+    let scene = Scene::with(&[Flaw::Refusing]);
+    scene.sandbox.create(with_hook(&scene)).await.unwrap_err();
+    assert_eq!(told(&scene), "poststop\n");
 }
