@@ -32,7 +32,7 @@ pub async fn cleanup(state_root: &Path, id: &SandboxId) -> Result<()> {
             return Ok(None);
         }
         match IntentLog::open(&place) {
-            Ok(log) => Ok(Some(log)),
+            Ok(log) => Ok(Some(log).filter(|log| !log.is_removed())),
             Err(OpenError::Locked) => Err(Error::InUse { id: name }),
             Err(OpenError::Io(source)) => Err(Error::State { path: place, source }),
         }

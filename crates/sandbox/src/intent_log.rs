@@ -15,8 +15,8 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kata_storage::intent::{Intent, IntentId, Intents};
@@ -41,8 +41,13 @@ enum Line {
     Poststop { id: IntentId, hooks: Poststop },
     /// This has been undone, or is about to run.
     Done(IntentId),
-    /// This process owns the sandbox.
-    Owner { pid: u32, start_ticks: u64 },
+    /// This process owns the sandbox. Its socket is not undone with the sandbox: it may serve on.
+    Owner {
+        pid: u32,
+        start_ticks: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        socket: Option<PathBuf>,
+    },
 }
 
 /// An open, locked intent log.
@@ -50,6 +55,13 @@ enum Line {
 pub(crate) struct IntentLog {
     file: File,
     next: AtomicU64,
+}
+
+/// The log of a sandbox whose owner has died, locked.
+pub(crate) struct Abandoned {
+    pub(crate) log: IntentLog,
+    /// Where the owner listened.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// The log belongs to a living process, or cannot be used.
@@ -62,26 +74,50 @@ pub(crate) enum OpenError {
 impl IntentLog {
     /// Opens the log of a state directory, making it if there is none, and locks it.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
-        let path = state_dir.join(INTENTS_FILE);
-        let nofollow =
-            i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).expect("the flag is a small constant");
-        let file = OpenOptions::new()
-            .append(true)
-            .read(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(nofollow)
-            .open(path)
-            .map_err(OpenError::Io)?;
-        let log = Self { file, next: AtomicU64::new(0) };
+        let file = options().create(true).mode(0o600).open(state_dir.join(INTENTS_FILE));
+        let log = Self { file: file.map_err(OpenError::Io)?, next: AtomicU64::new(0) };
         log.lock()?;
-        let text = log.text().map_err(OpenError::Io)?;
+        log.begin().map_err(OpenError::Io)?;
+        Ok(log)
+    }
+
+    /// Opens and locks a log whose owner has died. `None` if somebody holds it, a living owner or another clean-up; or
+    /// if it has no owner yet, as at the very beginning of a sandbox.
+    pub(crate) fn open_abandoned(state_dir: &Path) -> io::Result<Option<Abandoned>> {
+        let file = match options().open(state_dir.join(INTENTS_FILE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let log = Self { file, next: AtomicU64::new(0) };
+        // An owner keeps its lock as long as it lives.
+        let owner = lines(&log.begin()?).find_map(|line| match line {
+            Line::Owner { socket, .. } => Some(socket),
+            _ => None,
+        });
+        Ok(owner.filter(|_| !log.is_removed()).map(|socket| Abandoned { log, socket }))
+    }
+
+    /// Prepares for appending. Returns what stands in it.
+    fn begin(&self) -> io::Result<String> {
+        let text = self.text()?;
         if !text.is_empty() && !text.ends_with('\n') {
             // Seals a torn line off from what is appended now.
-            log.append(b"\n").map_err(OpenError::Io)?;
+            self.append(b"\n")?;
         }
-        log.next.store(next_id(&text), Ordering::Relaxed);
-        Ok(log)
+        self.next.store(next_id(&text), Ordering::Relaxed);
+        Ok(text)
+    }
+
+    /// Whether another clean-up has finished while this one waited for the lock: the directory that has its name now,
+    /// if there is one, is another sandbox's.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|found| found.nlink() == 0)
     }
 
     fn lock(&self) -> Result<(), OpenError> {
@@ -96,11 +132,11 @@ impl IntentLog {
         flock(&self.file, FlockOperation::LockExclusive).map_err(|error| OpenError::Io(error.into()))
     }
 
-    /// This process owns the sandbox from now on.
-    pub(crate) fn own(&self) -> io::Result<()> {
+    /// This process owns the sandbox from now on, and listens on `socket`.
+    pub(crate) fn own(&self, socket: Option<PathBuf>) -> io::Result<()> {
         let pid = std::process::id();
         let start_ticks = processes::start_ticks(pid).unwrap_or(0);
-        self.write(&Line::Owner { pid, start_ticks })
+        self.write(&Line::Owner { pid, start_ticks, socket })
     }
 
     /// What was announced and not struck out, in the order in which it was announced.
@@ -168,6 +204,19 @@ impl Intents for IntentLog {
     }
 }
 
+/// To read and to append, never through a link.
+fn options() -> OpenOptions {
+    let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).expect("the flag is a small constant");
+    let mut options = OpenOptions::new();
+    options.append(true).read(true).custom_flags(nofollow);
+    options
+}
+
+/// A line that does not parse was torn by the writer's death: what it would have announced was never made.
+fn lines(text: &str) -> impl Iterator<Item = Line> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok())
+}
+
 /// What stands in a log and is not struck out.
 #[derive(Default)]
 struct Pending {
@@ -175,10 +224,9 @@ struct Pending {
     hooks: BTreeMap<IntentId, Poststop>,
 }
 
-/// A line that does not parse was torn by the writer's death: what it would have announced was never made.
 fn parse(text: &str) -> Pending {
     let mut pending = Pending::default();
-    for line in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+    for line in lines(text) {
         match line {
             Line::Will { id, intent } => drop(pending.intents.insert(id, intent)),
             Line::Poststop { id, hooks } => drop(pending.hooks.insert(id, hooks)),
@@ -193,13 +241,13 @@ fn parse(text: &str) -> Pending {
 }
 
 fn has_living_owner(text: &str) -> bool {
-    text.lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .any(|line| matches!(line, Line::Owner { pid, start_ticks } if processes::lives_on(pid, start_ticks)))
+    lines(text).any(
+        |line| matches!(line, Line::Owner { pid, start_ticks, .. } if processes::lives_on(pid, start_ticks)),
+    )
 }
 
 fn next_id(text: &str) -> u64 {
-    let ids = text.lines().filter_map(|line| match serde_json::from_str(line).ok()? {
+    let ids = lines(text).filter_map(|line| match line {
         Line::Will { id, .. } | Line::Poststop { id, .. } => Some(id.0 + 1),
         Line::Done(_) | Line::Owner { .. } => None,
     });
@@ -245,7 +293,7 @@ pub(crate) mod tests {
         let _alone = without_forks();
         let state = tempfile::tempdir().unwrap();
         let log = IntentLog::open(state.path()).unwrap();
-        log.own().unwrap();
+        log.own(None).unwrap();
         assert!(matches!(IntentLog::open(state.path()), Err(OpenError::Locked)));
         drop(log);
         IntentLog::open(state.path()).unwrap();
@@ -260,7 +308,7 @@ pub(crate) mod tests {
         let mut owner = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
         let pid = owner.id();
         let start_ticks = kata_storage::processes::start_ticks(pid).unwrap();
-        log.write(&super::Line::Owner { pid, start_ticks }).unwrap();
+        log.write(&super::Line::Owner { pid, start_ticks, socket: None }).unwrap();
         let path = state.path().to_owned();
         let other = std::thread::spawn(move || IntentLog::open(&path).map(drop).is_ok());
         owner.kill().unwrap();
@@ -273,7 +321,7 @@ pub(crate) mod tests {
     fn the_lock_of_a_dead_owner_is_waited_for() {
         let state = tempfile::tempdir().unwrap();
         let log = IntentLog::open(state.path()).unwrap();
-        log.write(&super::Line::Owner { pid: u32::MAX, start_ticks: 1 }).unwrap();
+        log.write(&super::Line::Owner { pid: u32::MAX, start_ticks: 1, socket: None }).unwrap();
         let path = state.path().to_owned();
         let other = std::thread::spawn(move || IntentLog::open(&path).map(drop).is_ok());
         drop(log);

@@ -54,6 +54,8 @@ pub struct LaunchSpec {
     pub state_root: PathBuf,
     /// Who asks (`containerd`), for logs.
     pub manager: String,
+    /// Where this process listens, if it does: told by [`sweep`](crate::sweep) should it die.
+    pub socket: Option<PathBuf>,
 }
 
 /// Launches a sandbox: its VM and daemons are being started when this returns, and whether they come up is told by
@@ -64,8 +66,8 @@ pub struct LaunchSpec {
 /// [`Error::InUse`]; the state directory cannot be made. Nothing is left then.
 pub async fn launch(spec: LaunchSpec) -> Result<(Sandbox, EventReceiver)> {
     cleanup(&spec.state_root, &spec.id).await?;
-    let (id, root) = (spec.id.clone(), spec.state_root.clone());
-    let (dir, log) = blocking(move || prepare(&root, &id)).await?;
+    let (id, root, socket) = (spec.id.clone(), spec.state_root.clone(), spec.socket.clone());
+    let (dir, log) = blocking(move || prepare(&root, &id, socket)).await?;
     let log = Arc::new(log);
     let linked = link(&spec.state_root, &dir, &spec.id, &log);
     let recorder = Recorder::new(spec.id.as_str(), &dir);
@@ -114,7 +116,7 @@ pub(crate) fn assemble(
 }
 
 /// Makes the state directory with an empty log in it.
-fn prepare(root: &Path, id: &SandboxId) -> Result<(PathBuf, IntentLog)> {
+fn prepare(root: &Path, id: &SandboxId, socket: Option<PathBuf>) -> Result<(PathBuf, IntentLog)> {
     let state = |path: &Path, source| Error::State { path: path.to_owned(), source };
     let dir = make_below(root, |root| {
         // Links on the way there are followed once, here; none are when it is cleaned up.
@@ -131,7 +133,7 @@ fn prepare(root: &Path, id: &SandboxId) -> Result<(PathBuf, IntentLog)> {
         Err(source) => return Err(state(root, source)),
     };
     match IntentLog::open(&dir) {
-        Ok(log) => match log.own() {
+        Ok(log) => match log.own(socket) {
             Ok(()) => Ok((dir, log)),
             Err(source) => Err(state(&dir, source)),
         },

@@ -8,7 +8,7 @@
 //! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
 //! - `stats.rs`: what a container uses, as numbers.
 //! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams.
-//! - `intent_log.rs`, `cleanup.rs`: what is made on the host is written down before, so that it can be undone
+//! - `intent_log.rs`, `cleanup.rs`, `sweep.rs`: what is made on the host is written down before, so that it can be undone
 //!   after any crash.
 //! - `timeline.rs`: where the time of a start goes.
 
@@ -36,6 +36,7 @@ mod sandbox;
 mod state;
 mod stats;
 mod stdio;
+mod sweep;
 mod sys;
 pub mod timeline;
 mod way;
@@ -57,4 +58,5 @@ pub use stats::{
     CpuStats, HugetlbStats, IoStats, MemoryEvents, MemoryStats, NetworkStats, PidsStats, Pressure,
     PressureTimes, RdmaStats, Stats, SwapEvents,
 };
+pub use sweep::sweep;
 pub use timeline::Timeline;

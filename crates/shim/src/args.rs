@@ -6,6 +6,9 @@ use std::path::PathBuf;
 /// is its listening socket.
 pub(crate) const BIND_FD_ENV: &str = "KATA_RUNTIME_BIND_FD";
 
+/// The path that the server's socket will have, likewise.
+pub(crate) const SOCKET_ENV: &str = "KATA_RUNTIME_SOCKET";
+
 /// Shown by `-help` and after wrong use.
 pub(crate) const USAGE: &str = "\
 Usage: containerd-shim-kata-v2 -namespace N -id ID -address A [-publish-binary B] [-bundle P] [-debug] start|delete

@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use crate::args::BIND_FD_ENV;
+use crate::args::{BIND_FD_ENV, SOCKET_ENV};
 use crate::start::TTRPC_ADDRESS_ENV;
 
 /// Worker threads of the server when [`Environment::workers`] is not given.
@@ -14,6 +14,8 @@ const WORKERS: usize = 2;
 pub(crate) struct Environment {
     /// `KATA_RUNTIME_BIND_FD`: this process is the server, and this descriptor is its socket.
     pub(crate) bind_fd: Option<String>,
+    /// `KATA_RUNTIME_SOCKET`: the path that the server's socket will have.
+    pub(crate) socket: Option<PathBuf>,
     /// `TTRPC_ADDRESS`: containerd's ttRPC socket, for events.
     pub(crate) ttrpc_address: Option<String>,
     /// `KATA_CONF_FILE`: the configuration, unless something more specific names one.
@@ -27,10 +29,12 @@ impl Environment {
     #[must_use]
     pub(crate) fn read() -> Self {
         let given = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let path = |name: &str| env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
         Self {
             bind_fd: given(BIND_FD_ENV),
             ttrpc_address: given(TTRPC_ADDRESS_ENV),
-            conf_file: env::var_os("KATA_CONF_FILE").filter(|path| !path.is_empty()).map(PathBuf::from),
+            socket: path(SOCKET_ENV),
+            conf_file: path("KATA_CONF_FILE"),
             workers: given("TOKIO_RUNTIME_WORKER_THREADS"),
         }
     }

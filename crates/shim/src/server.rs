@@ -84,7 +84,8 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
         .map_err(ServerError::Runtime)?;
     let route =
         Route::choose(environment.ttrpc_address.as_deref(), &identity.publish_binary, &identity.address);
-    let result = runtime.block_on(serve(listener, identity, route, plan));
+    let begin = Begin { plan, socket: environment.socket.clone() };
+    let result = runtime.block_on(serve(listener, identity, route, begin));
     // A thread that waits for a FIFO's reader would wait on.
     runtime.shutdown_background();
     result
@@ -102,11 +103,18 @@ fn inherit(environment: &Environment) -> Result<UnixListener, ServerError> {
     Ok(UnixListener::from(socket))
 }
 
+/// What the sandbox is launched from.
+struct Begin {
+    plan: Result<Plan, kata::PlanError>,
+    /// Where this server will listen.
+    socket: Option<PathBuf>,
+}
+
 async fn serve(
     listener: UnixListener,
     identity: &Identity,
     route: Route,
-    plan: Result<Plan, kata::PlanError>,
+    begin: Begin,
 ) -> Result<(), ServerError> {
     let mut taker = Taker::from_stdout().map_err(ServerError::Inherit)?;
     let mut signals = Signals::new().map_err(ServerError::Runtime)?;
@@ -116,11 +124,12 @@ async fn serve(
     let service = Arc::new(Service::from(Parts {
         namespace: identity.namespace.clone(),
         config: identity.config.clone(),
-        launched: kata::launch(plan, &identity.id, &ledger).await,
+        launched: kata::launch(begin.plan, &identity.id, begin.socket.as_deref(), &ledger).await,
         ledger,
         publisher,
         end: end.clone(),
     }));
+    tokio::spawn(kata::sweep());
     // The sandbox is on its way meanwhile. A failure here is `start`'s death, which is met again below.
     let listens = taker.step().await.is_ok();
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));

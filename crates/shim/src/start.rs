@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::address::{self, Bound};
-use crate::args::{BIND_FD_ENV, Identity};
+use crate::args::{BIND_FD_ENV, Identity, SOCKET_ENV};
 use crate::bootstrap::{self, Request};
 use crate::handover::Giver;
 use crate::kata;
@@ -110,7 +110,9 @@ fn own(dir: &Path, identity: &Identity, request: &Request, bundle: &Path) -> Res
     let (giver, progress) = Giver::new().map_err(StartError::Spawn)?;
     let listener = socket.try_clone().map_err(StartError::Spawn)?;
     let streams = Streams { listener, progress: progress.into() };
-    let mut child = spawn(streams, identity, request, bundle).map_err(StartError::Spawn)?;
+    let mut command = server(identity, request, bundle).map_err(StartError::Spawn)?;
+    command.env(SOCKET_ENV, &path);
+    let mut child = spawn(command, streams).map_err(StartError::Spawn)?;
     let given = (|| match address::listen(&socket, &path)? {
         // Another has been quicker; ours ends by itself.
         Bound::Alive => answer(bundle, &path, request),
@@ -142,8 +144,14 @@ struct Streams {
     progress: OwnedFd,
 }
 
-/// Starts this program once more as the server.
-fn spawn(streams: Streams, identity: &Identity, request: &Request, bundle: &Path) -> io::Result<Child> {
+/// Starts the server.
+fn spawn(mut command: Command, streams: Streams) -> io::Result<Child> {
+    command.stdin(Stdio::from(streams.listener)).stdout(Stdio::from(streams.progress)).stderr(Stdio::null());
+    command.spawn()
+}
+
+/// This program once more, as the server.
+fn server(identity: &Identity, request: &Request, bundle: &Path) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["-namespace", &identity.namespace, "-id", &identity.id, "-address", &identity.address]);
     command.args(["-publish-binary", &identity.publish_binary]);
@@ -158,8 +166,7 @@ fn spawn(streams: Streams, identity: &Identity, request: &Request, bundle: &Path
         command.env(TTRPC_ADDRESS_ENV, address);
     }
     command.env(BIND_FD_ENV, "0").current_dir(bundle);
-    command.stdin(Stdio::from(streams.listener)).stdout(Stdio::from(streams.progress)).stderr(Stdio::null());
-    command.spawn()
+    Ok(command)
 }
 
 /// Makes the server a little more likely to be killed than containerd when memory runs out, as containerd's

@@ -11,6 +11,7 @@
 //! | `KATA_TEST_CACHE` | directory with `images/busybox.tar` and `images/debian.tar` | as `cargo xtask`'s |
 //! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
 
+mod action;
 mod command;
 mod compare;
 mod containerd;
@@ -28,6 +29,7 @@ mod spec;
 mod task;
 mod terminal;
 
+pub use action::UnknownBundle;
 pub use command::{Finished, Live};
 pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs};
 pub use containerd::Containerd;

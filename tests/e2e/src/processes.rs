@@ -25,10 +25,15 @@ impl Process {
         first.rsplit('/').next() == Some(program)
     }
 
-    /// Sends SIGKILL; returns when the process is gone.
-    pub fn kill(&self) {
+    /// Sends SIGKILL and does not wait.
+    pub(crate) fn signal_kill(&self) {
         // It may have ended by itself, which is as good.
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+    }
+
+    /// Sends SIGKILL; returns when the process is gone.
+    pub fn kill(&self) {
+        self.signal_kill();
         if let Some(pid) = rustix::process::Pid::from_raw(self.pid) {
             ends_within(pid, Duration::from_secs(10));
         }

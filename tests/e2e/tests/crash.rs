@@ -185,3 +185,31 @@ fn a_ctr_killed_during_the_start_leaves_nothing_after_removal() {
         });
     });
 }
+
+/// `start` and its server killed at the same moment left all they had made.
+#[test]
+fn a_shim_killed_together_with_its_start_leaves_nothing_after_delete() {
+    kata_test(|containerd| {
+        let bundle = containerd.unknown_bundle();
+        bundle.kill_start_and_server();
+        only(containerd, QEMU);
+        bundle.delete().ok().done();
+        assert_eq!(containerd.processes(), []);
+        bundle.delete().ok().done();
+    });
+}
+
+/// The same, and containerd, whose `start` has failed, does not call `delete`.
+#[test]
+fn the_next_sandbox_cleans_up_after_a_shim_killed_together_with_its_start() {
+    kata_test(|containerd| {
+        containerd.unknown_bundle().kill_start_and_server();
+        let lost = only(containerd, QEMU);
+        let next = containerd.container().command(["/bin/sleep", "1000"]).start();
+        eventually("the lost VM has gone", Duration::from_secs(20), || {
+            !containerd.processes_of(QEMU).contains(&lost)
+        });
+        assert_eq!(next.shell("echo alive"), "alive");
+        only(containerd, QEMU);
+    });
+}

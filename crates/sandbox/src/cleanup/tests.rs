@@ -156,7 +156,7 @@ proptest! {
 async fn a_sandbox_with_a_living_owner_is_left_alone() {
     let place = Place::new();
     let log = place.log();
-    log.own().unwrap();
+    log.own(None).unwrap();
     assert!(matches!(place.cleanup().await, Err(Error::InUse { .. })));
     replay(log.into(), &place.state(), &id(), Vec::new()).await.unwrap();
     place.assert_clean();

@@ -14,6 +14,7 @@ use tokio::runtime::Builder;
 use tracing::level_filters::LevelFilter;
 
 use self::sandbox::Kata;
+use crate::address;
 use crate::args::Identity;
 use crate::backend::{Failure, Kind};
 use crate::environment::Environment;
@@ -94,7 +95,12 @@ pub(crate) fn log_level(identity: &Identity, plan: &Result<Plan, PlanError>) -> 
 }
 
 /// Launches the sandbox: from here on its VM boots, while containerd prepares its first request.
-pub(crate) async fn launch(plan: Result<Plan, PlanError>, id: &str, ledger: &Arc<Ledger>) -> Launched {
+pub(crate) async fn launch(
+    plan: Result<Plan, PlanError>,
+    id: &str,
+    socket: Option<&Path>,
+    ledger: &Arc<Ledger>,
+) -> Launched {
     let refused = |error: &(dyn std::error::Error + 'static)| Failure::of(Kind::FailedPrecondition, error);
     let Plan { bundle, spec, config } = plan.map_err(|error| refused(&error))?;
     let launch = LaunchSpec {
@@ -104,9 +110,22 @@ pub(crate) async fn launch(plan: Result<Plan, PlanError>, id: &str, ledger: &Arc
         spec,
         state_root: PathBuf::from(STATE_ROOT),
         manager: "containerd".to_owned(),
+        socket: socket.map(Path::to_owned),
     };
     let (sandbox, events) = kata_sandbox::launch(launch).await.map_err(|error| refused(&error))?;
     Ok(Arc::new(Kata::new(sandbox, events, ledger.clone())))
+}
+
+/// Cleans up after sandboxes that died together with their `start`: containerd calls `delete` for none of them.
+pub(crate) async fn sweep() {
+    for socket in kata_sandbox::sweep(Path::new(STATE_ROOT)).await {
+        // Somebody may have begun anew under the same name.
+        if !address::alive(&socket)
+            && let Err(error) = address::remove(&socket)
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the socket of a dead sandbox is left");
+        }
+    }
 }
 
 /// Removes what is left of the sandbox `id`; nothing may be.
