@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use kata_e2e::test;
+use serde_json::json;
 
 #[test]
 fn the_exit_code_is_the_processes_own() {
@@ -147,5 +148,19 @@ fn a_hundred_in_a_row_leave_nothing_in_the_container() {
         let states = container.shell("ps -o stat");
         assert!(!states.contains('Z'), "zombies: {states}");
         assert_eq!(container.task("ps", &[]).ok().text().lines().count(), 2, "a heading and one process");
+    });
+}
+
+/// The jail entered the namespace before it made the process, and could then not see the container's cgroup.
+#[test]
+fn it_enters_the_containers_cgroup_namespace() {
+    test(|containerd| {
+        let container = containerd.container().spec(|spec| {
+            spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": "cgroup" }));
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let container = container.start();
+        let namespace = |process: &str| container.shell(&format!("readlink /proc/{process}/ns/cgroup"));
+        assert_eq!(namespace("self"), namespace("1"));
     });
 }
