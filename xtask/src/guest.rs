@@ -5,6 +5,7 @@ pub(crate) mod fragments;
 pub(crate) mod initrd;
 pub(crate) mod kernel;
 pub(crate) mod kernel_source;
+pub(crate) mod policies;
 
 use anyhow::Result;
 

@@ -16,6 +16,7 @@ mod exec;
 mod hooks;
 mod identity;
 mod init;
+mod label;
 mod mounts;
 pub(crate) mod plan;
 mod protect;

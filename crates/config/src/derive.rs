@@ -14,7 +14,29 @@ const DEFAULT_MEMORY_MIB: u32 = 2048;
 pub(crate) fn complete(config: &mut Config, settings: &Settings, host_cpus: u32) -> Vec<Problem> {
     memory(config);
     log_levels(config);
-    vcpus(config, settings, host_cpus.max(1)).err().into_iter().collect()
+    let problems = [vcpus(config, settings, host_cpus.max(1)), security_modules(config, settings)];
+    problems.into_iter().filter_map(Result::err).collect()
+}
+
+/// A kernel has one of the two at a time, and a label is nothing without the module that reads it.
+fn security_modules(config: &Config, settings: &Settings) -> Result<(), Problem> {
+    let selinux = !config.hypervisor.disable_guest_selinux;
+    if selinux && !config.runtime.disable_guest_apparmor {
+        let place = settings.named(Table::Runtime, "disable_guest_apparmor").origin.clone();
+        let other = &settings.named(Table::Hypervisor, "disable_guest_selinux").origin;
+        let text = format!(
+            "`disable_guest_apparmor` and `disable_guest_selinux` ({other}) are both false; \
+             a guest has one of the two modules: set one to true"
+        );
+        return Err(Problem { place, text });
+    }
+    if !selinux && !config.runtime.guest_selinux_label.is_empty() {
+        let place = settings.named(Table::Runtime, "guest_selinux_label").origin.clone();
+        let text = "`guest_selinux_label` names a label for a guest without SELinux; \
+                    set `disable_guest_selinux` to false, or leave it empty";
+        return Err(Problem { place, text: text.to_owned() });
+    }
+    Ok(())
 }
 
 fn memory(config: &mut Config) {

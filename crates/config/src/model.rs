@@ -74,6 +74,8 @@ pub struct Hypervisor {
     pub enable_debug: bool,
     /// Switch off the seccomp filters of the VMM and of virtiofsd.
     pub disable_seccomp: bool,
+    /// Leave SELinux off in the guest, and drop the SELinux labels of containers.
+    pub disable_guest_selinux: bool,
 }
 
 /// How the host talks to the agent, and how the agent behaves.
@@ -100,6 +102,10 @@ pub struct Runtime {
     pub log_level: LogLevel,
     /// Drop the seccomp profiles of containers.
     pub disable_guest_seccomp: bool,
+    /// Leave AppArmor off in the guest, and drop the AppArmor profiles of containers.
+    pub disable_guest_apparmor: bool,
+    /// The SELinux label of every process of a container, in place of its own; may be empty.
+    pub guest_selinux_label: String,
 }
 
 /// The accelerator that is asked for.

@@ -122,7 +122,7 @@ struct SecurityInfo {
 struct Runtime {
     path: String,
     #[serde(rename = "GuestSeLinuxLabel")]
-    guest_selinux_label: &'static str,
+    guest_selinux_label: String,
     experimental: [&'static str; 0],
     debug: bool,
     trace: bool,
@@ -244,7 +244,7 @@ impl Runtime {
         let path = std::env::current_exe().ok();
         Self {
             path: shown(path.as_deref()),
-            guest_selinux_label: "",
+            guest_selinux_label: config.runtime.guest_selinux_label.clone(),
             experimental: [],
             debug: config.runtime.enable_debug,
             trace: false,

@@ -8,7 +8,7 @@ use kata_protocol::agent::Storage;
 use kata_storage::RootfsMount;
 use kata_transport::Dialer;
 use kata_vmm::Vmm;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 
 use crate::ContainerId;
 use crate::error::Result;
@@ -88,6 +88,9 @@ pub(crate) trait Host: Send + Sync {
 
     /// Prepares a container's files. What a failure leaves is undone by [`Host::detach`].
     async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files>;
+
+    /// Takes from an added process those security labels that are not for the guest.
+    fn confine(&self, process: &mut Process);
 
     /// Removes a container's files; success if there are none.
     async fn detach(&self, container: &ContainerId) -> Result<()>;

@@ -260,7 +260,8 @@ impl Site {
     }
 
     /// Starts an added process.
-    pub(crate) async fn exec(self, key: &Key, spec: ExecSpec, reach: &Reach) -> Result<Pumps> {
+    pub(crate) async fn exec(self, key: &Key, mut spec: ExecSpec, reach: &Reach) -> Result<Pumps> {
+        self.host.confine(&mut spec.process);
         let streams = self.gone.unless(Streams::open(&reach.dialer, (&spec.stdio).into())).await??;
         let request = kata::ExecRequest {
             container_id: key.container.to_string(),

@@ -26,6 +26,7 @@ mod host;
 mod id;
 mod intent_log;
 mod jobs;
+mod labels;
 mod launch;
 mod local;
 mod plan;

@@ -12,7 +12,7 @@ use kata_storage::intent::{Intent, Intents};
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
 use kata_vmm::{Share, VmPlan, Vmm};
-use oci_spec::runtime::{RootBuilder, Spec};
+use oci_spec::runtime::{Process, RootBuilder, Spec};
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::cleanup::{blocking, replay};
@@ -20,6 +20,7 @@ use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
 use crate::intent_log::IntentLog;
+use crate::labels::Labels;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
 use crate::plan::{Parts, choose_accelerator, vm_plan};
 use crate::poststop::OwedHooks;
@@ -149,9 +150,10 @@ impl Host for LocalHost {
         }]
     }
 
-    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
+    async fn attach(&self, container: &ContainerId, mut sources: Sources) -> Result<Files> {
         let failed = |source| Error::Files { action: "prepare the files", id: container.to_string(), source };
         let seccomp = !self.spec.config.runtime.disable_guest_seccomp;
+        Labels::of(&self.spec.config).confine_container(&mut sources.spec);
         let share = self.share().await.map_err(failed)?;
         let id = container.to_string();
         let files = share.container(&id).map_err(|error| failed(error.into()))?;
@@ -166,6 +168,10 @@ impl Host for LocalHost {
             })
         })
         .await
+    }
+
+    fn confine(&self, process: &mut Process) {
+        Labels::of(&self.spec.config).confine(process);
     }
 
     async fn detach(&self, container: &ContainerId) -> Result<()> {

@@ -8,6 +8,7 @@ use kata_vmm::{Accelerator, AgentChannel, Share, VmPlan, accelerator};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::SandboxId;
+use crate::labels::Labels;
 
 /// What the plan needs that is not in the configuration.
 pub(crate) struct Parts {
@@ -44,7 +45,8 @@ pub(crate) fn vm_plan(
 ) -> Result<VmPlan, NoInitrd> {
     let vm = &config.hypervisor;
     let initrd = vm.initrd.clone().ok_or_else(|| NoInitrd { path: config.path.clone() })?;
-    let mut kernel_params = agent_params(config, parts.doorbell_port);
+    let mut kernel_params = security_params(config);
+    kernel_params.extend(agent_params(config, parts.doorbell_port));
     kernel_params.extend(vm.kernel_params.to_words());
     Ok(VmPlan {
         id: id.to_string(),
@@ -68,6 +70,13 @@ pub(crate) fn vm_plan(
         debug: vm.enable_debug,
         entropy_source: vm.entropy_source.clone(),
     })
+}
+
+/// What the labels need, unless the configuration has a parameter of that name.
+fn security_params(config: &Config) -> Vec<String> {
+    let (name, value) = Labels::of(config).kernel_param();
+    let own = config.hypervisor.kernel_params.iter().any(|param| param.name == name);
+    if own { Vec::new() } else { vec![format!("{name}={value}")] }
 }
 
 /// The agent's options; those of the configuration come later and win.
@@ -118,9 +127,17 @@ mod tests {
         let plan = vm_plan(&"s".parse().unwrap(), &config, &Spec::default(), parts(Some(7))).unwrap();
         assert_eq!(
             plan.kernel_params,
-            ["agent.log=debug", "agent.doorbell_port=7", "agent.log=trace", "quiet"]
+            ["audit=0", "agent.log=debug", "agent.doorbell_port=7", "agent.log=trace", "quiet"]
         );
         assert_eq!((plan.id.as_str(), plan.seccomp), ("s", !config.hypervisor.disable_seccomp));
+    }
+
+    #[test]
+    fn a_parameter_of_the_configuration_replaces_the_one_for_labels() {
+        let mut config = config();
+        config.hypervisor.kernel_params = kata_config::KernelParams::parse("audit=1").unwrap();
+        let plan = vm_plan(&"s".parse().unwrap(), &config, &Spec::default(), parts(None)).unwrap();
+        assert_eq!(plan.kernel_params, ["audit=1"]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) type GuestSysctls = HashMap<String, String>;
 
 /// Rewrites `spec` in place.
 ///
-/// Hooks of the host have run there. Left out are AppArmor, SELinux and RDT settings, which the guest has not.
+/// Hooks of the host have run there. Left out are RDT settings, which the guest has not.
 pub(crate) fn adapt(
     id: &ContainerId,
     spec: &mut Spec,
@@ -58,8 +58,6 @@ pub(crate) fn adapt(
 
 /// Rewrites a process; also one that is added later.
 pub(crate) fn adapt_process(process: &mut Process) {
-    process.ApparmorProfile.clear();
-    process.SelinuxLabel.clear();
     if process.Cwd.is_empty() {
         "/".clone_into(&mut process.Cwd);
     }
@@ -75,7 +73,6 @@ pub(crate) fn of_all_processes(spec: Spec) -> Spec {
 
 fn adapt_linux(linux: &mut Linux, surroundings: &Surroundings<'_>) -> GuestSysctls {
     linux.IntelRdt = MessageField::none();
-    linux.MountLabel.clear();
     // The network is the guest's, and paths are the host's.
     linux.Namespaces.retain(|namespace| namespace.Type != "network");
     if let Some(resources) = linux.Resources.as_mut().filter(|_| !surroundings.owns_guest) {

@@ -10,6 +10,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::error::{JailError, Named, Result};
 use super::init::enter_folder;
+use super::label::Labels;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
 use super::seccomp::{Filter, Listener};
@@ -20,19 +21,21 @@ const ENTER: &str = "enter the container; has it ended?";
 /// Makes the process; its id.
 pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let Descriptors { plan, answer, cgroup, other: init, console, .. } = fds;
-    let spec: Spec = read_plan(plan)?;
+    let mut spec: Spec = read_plan(plan)?;
+    let labels = Labels::prepare(&mut spec)?;
     identity::score(&spec.Process)?;
     scheduling::bind(&spec.Process.ExecCPUAffinity.get_or_default().Initial)?;
     let listener = Listener::connect(&spec)?;
     // The others are entered by the new process: what comes before takes the agent's rights.
     move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID).step(ENTER)?;
-    let work = Added { spec: &spec, init, console: console.as_ref(), listener };
+    let work = Added { spec: &spec, labels, init, console: console.as_ref(), listener };
     spawn(0, cgroup, || work.run(&File::from(answer)))
 }
 
 /// The new process.
 struct Added<'a> {
     spec: &'a Spec,
+    labels: Labels,
     /// The container's first process.
     init: OwnedFd,
     console: Option<&'a OwnedFd>,
@@ -72,6 +75,7 @@ impl Added<'_> {
             console::set_up(&root, agent, false, process.User.get_or_default().UID)?;
         }
         enter_folder(&process.Cwd)?;
+        self.labels.apply()?;
         let filter = Filter::of_container(&spec.Linux, self.listener)?;
         let filter = identity::assume(process, filter)?;
         workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;

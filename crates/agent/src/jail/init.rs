@@ -13,6 +13,7 @@ use rustix::system::{setdomainname, sethostname};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::error::{JailError, Named, Result};
+use super::label::Labels;
 use super::mounts::Planned;
 use super::mounts::options::propagation;
 use super::plan::{Answer, Descriptors, Steps};
@@ -41,7 +42,8 @@ const ATTACHED: &str = "/sys";
 /// Makes the first process; its id.
 pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let Descriptors { plan, answer, cgroup, other: start, console, pid_namespace } = fds;
-    let spec: oci::Spec = read_plan(plan)?;
+    let mut spec: oci::Spec = read_plan(plan)?;
+    let labels = Labels::prepare(&mut spec)?;
     identity::score(&spec.Process)?;
     let mut namespaces = new_namespaces(&spec)?;
     if let Some(joined) = pid_namespace {
@@ -61,7 +63,7 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
         namespaces &= !libc::CLONE_NEWIPC;
     }
     let listener = Listener::connect(&spec)?;
-    let init = Init { spec: &spec, root: Root::new(root), mounts, console: console.as_ref(), listener };
+    let init = Init { spec: &spec, labels, root: Root::new(root), mounts, console: console.as_ref(), listener };
     let made = {
         let gate = &mut gate;
         spawn(namespaces, cgroup, || init.run(gate.take(), File::from(answer), File::from(start)))?
@@ -92,6 +94,7 @@ fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
 /// The new process.
 struct Init<'a> {
     spec: &'a oci::Spec,
+    labels: Labels,
     root: Root,
     mounts: Vec<Planned<'a>>,
     console: Option<&'a OwnedFd>,
@@ -173,6 +176,7 @@ impl Init<'_> {
         drop(self.root);
         enter_folder(&process.Cwd)?;
         steps.done("container entered");
+        self.labels.apply()?;
         let filter = identity::assume(process, filter)?;
         workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
         steps.done("user and rights");

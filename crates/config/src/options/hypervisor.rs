@@ -119,6 +119,10 @@ pub(super) static ROWS: &[Row] = &[
         .does("Switch off the seccomp filters of the VMM and of virtiofsd.", |c, v| {
             set(&mut c.hypervisor.disable_seccomp, v.flag())
         }),
+    row("disable_guest_selinux", Kind::Bool, Fixed::Bool(true))
+        .does("Leave SELinux off in the guest, and drop the SELinux labels of containers.", |c, v| {
+            set(&mut c.hypervisor.disable_guest_selinux, v.flag())
+        }),
 ];
 
 fn optional_path(value: &Value) -> Option<PathBuf> {

@@ -56,8 +56,7 @@ static KNOWN: &[Known] = &[
         "rootless", "sev_snp_guest", "use_legacy_serial", "virtio_fs_is_dax",
     ]),
     on(Table::Hypervisor, &[
-        "disable_block_device_use", "disable_guest_selinux", "disable_image_nvdimm", "disable_nesting_checks",
-        "disable_selinux",
+        "disable_block_device_use", "disable_image_nvdimm", "disable_nesting_checks", "disable_selinux",
     ]),
     zero(Table::Hypervisor, &[
         "block_device_logical_sector_size", "block_device_physical_sector_size", "default_bridges", "default_gpus",
@@ -115,8 +114,7 @@ static KNOWN: &[Known] = &[
         "experimental_force_guest_pull", "keep_abnormal", "sandbox_cgroup_only", "use_passfd_io",
     ]),
     empty(Table::Runtime, &[
-        "dan_conf", "guest_selinux_label", "jaeger_endpoint", "jaeger_password", "jaeger_user",
-        "pod_resource_api_sock",
+        "dan_conf", "jaeger_endpoint", "jaeger_password", "jaeger_user", "pod_resource_api_sock",
     ]),
     no_items(Table::Runtime, &["experimental", "sandbox_bind_mounts", "shared_mounts"]),
     word(Table::Runtime, "virt_container", &["name"]),

@@ -20,4 +20,14 @@ pub(super) static ROWS: &[Row] = &[
             set(&mut c.runtime.disable_guest_seccomp, v.flag())
         })
         .annotation("runtime.disable_guest_seccomp"),
+    row("disable_guest_apparmor", Kind::Bool, Fixed::Bool(true))
+        .does("Leave AppArmor off in the guest, and drop the AppArmor profiles of containers.", |c, v| {
+            set(&mut c.runtime.disable_guest_apparmor, v.flag())
+        })
+        .ours(),
+    row("guest_selinux_label", Kind::Text, Fixed::Text(""))
+        .does("The SELinux label of every process of a container; empty leaves each its own.", |c, v| {
+            set(&mut c.runtime.guest_selinux_label, v.text().to_owned())
+        })
+        .annotation("runtime.guest_selinux_label"),
 ];

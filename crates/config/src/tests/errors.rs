@@ -62,6 +62,12 @@ fn everything_is_reported_at_once() {
 }
 
 #[test]
+fn a_guest_has_one_security_module_and_a_label_needs_it() {
+    insta::assert_snapshot!(refused("[hypervisor.qemu]\ndisable_guest_selinux = false\n[runtime]\ndisable_guest_apparmor = false\n"), @"/etc/kata-containers/configuration.toml:4: `disable_guest_apparmor` and `disable_guest_selinux` (/etc/kata-containers/configuration.toml:2) are both false; a guest has one of the two modules: set one to true");
+    insta::assert_snapshot!(refused("[runtime]\nguest_selinux_label = 'a:b:c:s0'\n"), @"/etc/kata-containers/configuration.toml:2: `guest_selinux_label` names a label for a guest without SELinux; set `disable_guest_selinux` to false, or leave it empty");
+}
+
+#[test]
 fn limits_of_vcpus_name_both_places() {
     insta::assert_snapshot!(refused("[hypervisor.qemu]\ndefault_vcpus = 4\ndefault_maxvcpus = 2\n"), @"/etc/kata-containers/configuration.toml:2: `default_vcpus` asks for 4 vCPUs, more than `default_maxvcpus` (2, /etc/kata-containers/configuration.toml:3); lower it or raise the limit");
 }

@@ -197,6 +197,8 @@ impl Host for FakeHost {
         Ok(Files { spec: sources.spec, storages: Vec::new() })
     }
 
+    fn confine(&self, _: &mut oci_spec::runtime::Process) {}
+
     async fn detach(&self, container: &ContainerId) -> Result<()> {
         self.note(format!("detach {container}"));
         let detached = self.asked().iter().filter(|asked| asked.starts_with("detach")).count();
