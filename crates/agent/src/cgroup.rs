@@ -167,6 +167,20 @@ impl Cgroup {
         }
     }
 
+    /// Where an added process belongs: in this cgroup, or where the container's first process is, if that is below it to
+    /// share out controllers (a cgroup that does so has no processes of its own).
+    pub(crate) fn beside(&self, first: i32) -> Self {
+        let place = fs::read_to_string(format!("/proc/{first}/cgroup")).unwrap_or_default();
+        self.below(&place).unwrap_or_else(|| self.clone())
+    }
+
+    /// The cgroup below this one that `/proc/…/cgroup` names.
+    fn below(&self, place: &str) -> Option<Self> {
+        let name = place.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let path = self.path.parent()?.join(name);
+        path.starts_with(&self.path).then_some(Self { path })
+    }
+
     /// Its folder, to make processes in.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         Ok(open(&self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
@@ -340,6 +354,14 @@ mod tests {
         let error = cgroup.create(&limits("../other/pids.max")).expect_err("another's file");
         assert!(error.to_string().contains("\"../other/pids.max\""), "{error}");
         assert!(!root.path().join("web").exists(), "nothing is left");
+    }
+
+    #[test]
+    fn a_process_below_a_cgroup_is_found_there() {
+        let cgroup = Cgroup { path: "/sys/fs/cgroup/box".into() };
+        let below = |place: &str| cgroup.below(place).map(|found| found.path);
+        assert_eq!(below("0::/box/init\n"), Some("/sys/fs/cgroup/box/init".into()));
+        assert_eq!((below("0::/other\n"), below("1:cpu:/box\n")), (None, None));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod actor;
 pub(crate) mod launch;
+mod privilege;
 mod process;
 pub(crate) mod spec;
 

@@ -10,6 +10,7 @@
 
 mod clocks;
 mod console;
+mod delegate;
 mod devices;
 mod error;
 mod exec;

@@ -52,6 +52,11 @@ impl Stage {
         self.runtime == KATA
     }
 
+    /// The folder with the images of the tests.
+    pub fn images(&self) -> PathBuf {
+        self.cache.join("images")
+    }
+
     /// `PATH` with the installed programs first.
     pub(crate) fn path(&self) -> OsString {
         let old = env::var_os("PATH").unwrap_or_default();

@@ -116,6 +116,7 @@ impl Launcher {
         let failed = |error| LaunchError::Io("find the container's first process", error);
         let pid = rustix::process::Pid::from_raw(init).ok_or_else(|| failed(Errno::SRCH.into()))?;
         let init = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+        let cgroup = &cgroup.beside(pid.as_raw_nonzero().get());
         let job = Job { verb: "exec", cgroup, other: init, pid_namespace: None, terminal: process.Terminal };
         let plan = Spec { Process: MessageField::some(process), ..common };
         self.launch(job, &plan.write_to_bytes()?, ends).await

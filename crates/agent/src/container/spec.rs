@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use kata_protocol::oci::{Hooks, Linux, LinuxResources, Process, Spec};
 use protobuf::MessageField;
 
+use super::privilege;
 use crate::cgroup::Hierarchy;
 use crate::id::ContainerId;
 
@@ -14,6 +15,12 @@ pub(crate) enum SpecError {
     /// A part is missing.
     #[error("The container's specification has no {part}; add it to config.json")]
     Missing { part: &'static str },
+    /// A device of the host cannot be reached from the guest.
+    #[error(
+        "The guest has no device for {path} ({kind} {major}:{minor}): a device of the host does not reach the guest by \
+         linux.devices; leave it out"
+    )]
+    NoDevice { path: String, kind: &'static str, major: i64, minor: i64 },
 }
 
 type Result<T> = std::result::Result<T, SpecError>;
@@ -50,6 +57,9 @@ pub(crate) fn adapt(
     adapt_process(process);
     if !spec.Root.as_ref().is_some_and(|root| root.Path.starts_with('/')) {
         return Err(SpecError::Missing { part: "root with an absolute path" });
+    }
+    if surroundings.owns_guest {
+        privilege::give_devices(spec)?;
     }
     let linux = spec.Linux.as_mut().ok_or(SpecError::Missing { part: "linux section" })?;
     linux.CgroupsPath = format!("/{}", id.as_str());

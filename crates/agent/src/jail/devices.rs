@@ -33,11 +33,12 @@ const LINKS: [(&str, &str); 5] = [
 ];
 const EVERYBODY: u32 = 0o666;
 
-/// Fills `/dev`, unless the specification binds one from elsewhere.
+/// Fills `/dev`, unless the specification binds one from elsewhere, or it is the guest's own.
 pub(super) fn make_all(root: &Root, spec: &oci::Spec) -> Result<()> {
     let bound = |mount: &oci::Mount| {
         Path::new(&mount.destination) == Path::new("/dev")
-            && (mount.type_ == "bind" || mount.options.iter().any(|option| option.ends_with("bind")))
+            && (matches!(mount.type_.as_str(), "bind" | "devtmpfs")
+                || mount.options.iter().any(|option| option.ends_with("bind")))
     };
     if spec.Mounts.iter().any(bound) {
         return Ok(());

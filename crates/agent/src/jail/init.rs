@@ -22,8 +22,8 @@ use super::seccomp::{Filter, Listener};
 use super::sys::{self, MountChange};
 use super::users::{self, Gate};
 use super::{
-    FAILED, clocks, console, devices, hooks, identity, mounts, protect, read_plan, scheduling, spawn,
-    workload,
+    FAILED, clocks, console, delegate, devices, hooks, identity, mounts, protect, read_plan, scheduling,
+    spawn, workload,
 };
 
 /// Namespaces by their names in the specification.
@@ -63,7 +63,10 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
         namespaces &= !libc::CLONE_NEWIPC;
     }
     let listener = Listener::connect(&spec)?;
-    let init = Init { spec: &spec, labels, root: Root::new(root), mounts, console: console.as_ref(), listener };
+    let shared_out = delegate::is_wanted(&spec.Mounts).then(|| cgroup.try_clone()).transpose();
+    let shared_out = shared_out.step("pass the container's cgroup on")?;
+    let (root, console) = (Root::new(root), console.as_ref());
+    let init = Init { spec: &spec, labels, shared_out, root, mounts, console, listener };
     let made = {
         let gate = &mut gate;
         spawn(namespaces, cgroup, || init.run(gate.take(), File::from(answer), File::from(start)))?
@@ -95,6 +98,8 @@ fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
 struct Init<'a> {
     spec: &'a oci::Spec,
     labels: Labels,
+    /// The container's cgroup, if it shares it out.
+    shared_out: Option<OwnedFd>,
     root: Root,
     mounts: Vec<Planned<'a>>,
     console: Option<&'a OwnedFd>,
@@ -150,6 +155,9 @@ impl Init<'_> {
             }
         }
         self.enter_cgroup_namespace()?;
+        if let Some(cgroup) = &self.shared_out {
+            delegate::make_room(cgroup)?;
+        }
         steps.done("new process");
         if let Some(listener) = &mut self.listener {
             listener.identify(spec, "creating")?;

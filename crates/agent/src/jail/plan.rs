@@ -11,6 +11,9 @@ use std::os::fd::RawFd;
 /// Where the guest's cgroups are.
 pub(crate) const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
 
+/// The option of a mount of cgroups that says that the container shares out its own.
+pub(crate) const DELEGATED: &str = "nsdelegate";
+
 /// Stands for a descriptor that is not passed.
 const NONE: &str = "-";
 
