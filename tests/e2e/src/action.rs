@@ -2,7 +2,7 @@
 //! through too quickly.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,6 +16,12 @@ use crate::failure::eventually;
 use crate::host::MARK;
 
 const SHIM: &str = "containerd-shim-kata-v2";
+
+/// Whether a VMM has a virtual CPU.
+fn has_cpu(vmm: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{vmm}/task")).into_iter().flatten().flatten();
+    threads.map(|thread| fs::read_to_string(thread.path().join("comm"))).flatten().any(|name| name.starts_with("CPU"))
+}
 
 /// A bundle that containerd does not know of.
 pub struct UnknownBundle<'c> {
@@ -44,11 +50,19 @@ impl UnknownBundle<'_> {
         let mut start = self.start();
         let both = || self.containerd.processes_of(SHIM);
         eventually("the VM runs", Duration::from_secs(20), || {
-            both().len() == 2 && !self.containerd.processes_of("qemu-system-x86_64").is_empty()
+            let vmms = self.containerd.processes_of("qemu-system-x86_64");
+            both().len() == 2 && vmms.iter().any(|vmm| has_cpu(vmm.pid))
         });
-        both().iter().for_each(|process| process.signal_kill());
+        // The server last made is the first to go: it would end in order if `start` went before it.
+        both().iter().rev().for_each(|process| process.signal_kill());
         start.wait().expect("it is our child");
         both().iter().for_each(|process| process.kill());
+        assert!(self.state().exists(), "what the server made is there");
+    }
+
+    /// Where the runtime keeps the sandbox's state.
+    pub fn state(&self) -> PathBuf {
+        Path::new("/run/kata").join(&self.id)
     }
 
     fn start(&self) -> Child {

@@ -203,11 +203,13 @@ fn a_shim_killed_together_with_its_start_leaves_nothing_after_delete() {
 #[test]
 fn the_next_sandbox_cleans_up_after_a_shim_killed_together_with_its_start() {
     kata_test(|containerd| {
-        containerd.unknown_bundle().kill_start_and_server();
-        let lost = only(containerd, QEMU);
+        let lost = containerd.unknown_bundle();
+        lost.kill_start_and_server();
+        let remains = containerd.processes();
         let next = containerd.container().command(["/bin/sleep", "1000"]).start();
-        eventually("the lost VM has gone", Duration::from_secs(20), || {
-            !containerd.processes_of(QEMU).contains(&lost)
+        eventually("the lost sandbox has gone", Duration::from_secs(20), || {
+            let now = containerd.processes();
+            !lost.state().exists() && !remains.iter().any(|process| now.contains(process))
         });
         assert_eq!(next.shell("echo alive"), "alive");
         only(containerd, QEMU);
