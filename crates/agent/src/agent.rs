@@ -2,11 +2,11 @@
 
 mod oom;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kata_protocol::agent::{CreateSandboxRequest, Storage};
@@ -114,6 +114,8 @@ pub(crate) struct Agent {
     /// `None` while one is being made.
     containers: Mutex<HashMap<ContainerId, Option<Container>>>,
     mounts: Mutex<Mounts>,
+    /// Folders of removed containers.
+    stale: Mutex<BTreeSet<PathBuf>>,
     /// The shared pid namespace, and the container whose first process it lives with.
     pid_namespace: Mutex<Option<(ContainerId, OwnedFd)>>,
     power_off: Notify,
@@ -138,6 +140,7 @@ impl Agent {
             ports: setup.ports,
             containers: Mutex::default(),
             mounts: Mutex::default(),
+            stale: Mutex::default(),
             pid_namespace: Mutex::default(),
             power_off: Notify::new(),
         }
@@ -236,6 +239,10 @@ impl Agent {
         let container = self.container(id)?;
         container.remove().await?;
         locked(&self.containers).remove(id);
+        if self.owns_guest {
+            self.forget_folders();
+            locked(&self.stale).insert(container.about().0.bundle().to_owned());
+        }
         locked(&self.pid_namespace).take_if(|(holder, _)| holder == id);
         if let Some(hooks) = self.hooks.get()
             && let Err(error) = hooks.poststop(&self.reaper, container.about().0).await
@@ -265,6 +272,12 @@ impl Agent {
     /// Waits until the end of the guest is asked for.
     pub(crate) async fn power_off_requested(&self) {
         self.power_off.notified().await;
+    }
+
+    /// Looks for the folders of containers that were removed before. The kernel remembers what it has seen on the share,
+    /// and the daemon on the host keeps that open, until somebody looks again and it is not there any more.
+    fn forget_folders(&self) {
+        locked(&self.stale).retain(|folder| fs::symlink_metadata(folder).is_ok());
     }
 
     async fn prepare(&self, request: Request) -> Result<(Prepared, ChildEnds)> {

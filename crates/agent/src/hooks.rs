@@ -59,6 +59,11 @@ impl State {
         }
     }
 
+    /// The folder of the container's files.
+    pub(crate) fn bundle(&self) -> &Path {
+        Path::new(&self.bundle)
+    }
+
     /// As JSON, at one moment of the container's life.
     pub(crate) fn json(&self, status: &str, pid: Option<u32>) -> String {
         let Self { version, id, bundle, annotations } = self;

@@ -20,7 +20,10 @@ const SHIM: &str = "containerd-shim-kata-v2";
 /// Whether a VMM has a virtual CPU.
 fn has_cpu(vmm: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{vmm}/task")).into_iter().flatten().flatten();
-    threads.map(|thread| fs::read_to_string(thread.path().join("comm"))).flatten().any(|name| name.starts_with("CPU"))
+    threads
+        .map(|thread| fs::read_to_string(thread.path().join("comm")))
+        .flatten()
+        .any(|name| name.starts_with("CPU"))
 }
 
 /// A bundle that containerd does not know of.
