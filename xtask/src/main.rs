@@ -9,6 +9,7 @@ mod binaries;
 mod check;
 mod containerd;
 mod demo;
+mod fuzz;
 mod guest;
 mod images;
 mod install;
@@ -42,6 +43,8 @@ enum Command {
     Demo(demo::Args),
     /// Set everything up and run all tests
     Test(test::Args),
+    /// Run the fuzz targets
+    Fuzz(fuzz::Args),
     /// Measure start time, throughput and memory against their bars
     Bench(bench::Args),
     /// Run something in an emulated host that has KVM, vhost and cgroup v2
@@ -72,6 +75,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Check(args) => check::run(&args),

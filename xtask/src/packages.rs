@@ -20,6 +20,7 @@ const PACKAGES: &[&str] = &[
     "containerd",      // the manager that demo and tests start privately
     "cpio",            // tests of the initrd writer
     "flex",            // kernel build
+    "g++",             // fuzz targets: libFuzzer
     "gcc",             // kernel build, virtiofsd
     "iproute2",        // tests: links and rules left behind
     "kmod",            // kernel build, check

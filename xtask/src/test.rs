@@ -1,5 +1,5 @@
 //! `cargo xtask test`: everything set up, then every test of the workspace: units, the agent without a VM, and whole
-//! systems through a real containerd.
+//! systems through a real containerd; then each fuzz target for a few seconds, unless tests were chosen by name.
 //!
 //! The whole-system tests find their parts through the environment:
 //!
@@ -12,6 +12,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::binaries;
+use crate::fuzz;
 use crate::images;
 use crate::process;
 use crate::progress::Progress;
@@ -42,17 +43,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     runner.args(&args.runner);
     runner.env("KATA_TEST_STAGE", prefix.root()).env("KATA_TEST_CACHE", &workspace.cache);
     runner.env("KATA_TEST_PROBE", probe);
-    process::shown_to_user(&mut runner)
+    let tested = process::shown_to_user(&mut runner);
+    let fuzzed = if args.runner.is_empty() { fuzz::smoke(&workspace, &progress) } else { Ok(()) };
+    match (tested, fuzzed) {
+        (Err(tests), Err(fuzz)) => Err(tests.context(fuzz)),
+        (tested, fuzzed) => tested.and(fuzzed),
+    }
 }
 
 /// nextest if it is there: it runs each test in a process of its own and shows failures better.
 fn runner(workspace: &Workspace, progress: &Progress) -> Command {
     let mut cargo = workspace.cargo();
     if process::on_path("cargo-nextest") {
-        cargo.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+        cargo.args(["nextest", "run", "--workspace", "--exclude", "kata-fuzz", "--no-fail-fast"]);
     } else {
         progress.line("tests", "cargo-nextest is not here, using cargo test");
-        cargo.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+        cargo.args(["test", "--workspace", "--exclude", "kata-fuzz", "--all-targets", "--no-fail-fast"]);
     }
     cargo
 }

@@ -389,17 +389,21 @@ fn write_below(path: &Path, content: &str) -> io::Result<()> {
     fs::write(path, content)
 }
 
-/// Guest-wide kernel settings; their names are paths below `/proc/sys` with dots.
+/// Guest-wide kernel settings.
 fn write_sysctls(sysctls: &GuestSysctls) -> Result<()> {
     for (name, value) in sysctls {
         let failed = |source| SandboxError::Setting { what: format!("sysctl {name}"), source };
-        let path = name.replace('.', "/");
-        if path.split('/').any(|part| part.is_empty() || part == "..") {
-            return Err(failed(io::ErrorKind::InvalidInput.into()));
-        }
-        fs::write(Path::new("/proc/sys").join(path), value).map_err(failed)?;
+        let file = sysctl_file(name).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        fs::write(file, value).map_err(failed)?;
     }
     Ok(())
+}
+
+/// The file of a kernel setting, whose name is a path below `/proc/sys` with dots.
+pub(crate) fn sysctl_file(name: &str) -> Option<PathBuf> {
+    let path = name.replace('.', "/");
+    let leaves = path.split('/').any(|part| part.is_empty() || part == "..");
+    (!leaves).then(|| Path::new("/proc/sys").join(path))
 }
 
 #[cfg(test)]

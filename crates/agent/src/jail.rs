@@ -14,6 +14,8 @@ mod delegate;
 mod devices;
 mod error;
 mod exec;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod hooks;
 mod identity;
 mod init;

@@ -1,5 +1,9 @@
 //! kata-agent: the guest side of a sandbox, and PID 1 of its VM.
 #![cfg_attr(not(test), no_main)]
+#![cfg_attr(
+    feature = "fuzzing",
+    expect(dead_code, unreachable_pub, reason = "what fuzz targets call is called in the library")
+)]
 
 mod agent;
 mod boot;
@@ -25,13 +29,30 @@ use std::env;
 
 use options::{Options, ServerAddress};
 
+/// Where the program begins.
+#[cfg(not(test))]
+mod entry {
+    mod sys {
+        #![expect(unsafe_code, reason = "the C library's entry point, and a signal's disposition")]
+
+        /// Where the C library begins, in place of the standard library's own beginning: that reads
+        /// `/proc/self/maps` to find the end of the stack, in every jail again. What it does for SIGPIPE is done here.
+        #[unsafe(no_mangle)]
+        extern "C" fn main(_: libc::c_int, _: *const *const libc::c_char) -> libc::c_int {
+            // SAFETY: no handler is installed, so no code can run in signal context.
+            unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+            crate::run_program().into()
+        }
+    }
+}
+
 /// The test harness has a beginning of its own, but this names what there is to test.
 #[cfg(test)]
 fn main() -> std::process::ExitCode {
     run_program().into()
 }
 
-/// Called by `sys::main`; returns the exit status.
+/// Does what the arguments say; returns the exit status.
 fn run_program() -> u8 {
     match env::args().nth(1).as_deref() {
         Some("container") => jail::main(env::args().skip(2)),

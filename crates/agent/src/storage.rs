@@ -1,5 +1,7 @@
 //! File systems that the host asks the guest to mount, by driver name.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod options;
 
 use std::fs;

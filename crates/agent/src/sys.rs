@@ -7,16 +7,6 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Where the C library begins, in place of the standard library's own beginning: that reads `/proc/self/maps` to find
-/// the end of the stack, in every jail again. What it does for SIGPIPE is done here.
-#[cfg(not(test))]
-#[unsafe(no_mangle)]
-extern "C" fn main(_: libc::c_int, _: *const *const libc::c_char) -> libc::c_int {
-    // SAFETY: no handler is installed, so no code can run in signal context.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-    crate::run_program().into()
-}
-
 /// Watches a descriptor from within the current runtime.
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the AsyncFd, so it stays open as long as it is registered, and an

@@ -8,6 +8,9 @@ mod annotations;
 mod derive;
 mod error;
 mod file;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod glob;
 mod kernel_params;
 mod layer;
@@ -32,6 +35,7 @@ pub use template::{Placement, TEMPLATE, render_template};
 pub use value::{Fixed, Value};
 
 use file::Role;
+use layer::Layer;
 use settings::Settings;
 
 /// Finds, reads, merges and checks the configuration.
@@ -42,12 +46,17 @@ use settings::Settings;
 /// No file, an unreadable file, or a list of everything that is wrong in the files and annotations.
 pub fn load(request: &LoadRequest) -> Result<Config, Error> {
     let base = locate::base(request)?;
-    let mut settings = Settings::defaults();
-    let mut problems = Vec::new();
     let mut layers = vec![file::read(&base.path, Role::Base, &base.chosen_by)?];
     for path in locate::drop_ins(&base.path)? {
         layers.push(file::read(&path, Role::DropIn, "being a drop-in")?);
     }
+    merge(base.path, layers, request)
+}
+
+/// The files' layers and the annotations over each other.
+fn merge(base: PathBuf, layers: Vec<Layer>, request: &LoadRequest) -> Result<Config, Error> {
+    let mut settings = Settings::defaults();
+    let mut problems = Vec::new();
     for mut layer in layers {
         problems.append(&mut layer.problems);
         settings.overlay(layer);
@@ -55,7 +64,7 @@ pub fn load(request: &LoadRequest) -> Result<Config, Error> {
     let mut layer = annotations::read(&request.annotations, &settings);
     problems.append(&mut layer.problems);
     settings.overlay(layer);
-    let built = settings.build(base.path, request.host_cpus);
+    let built = settings.build(base, request.host_cpus);
     match built {
         Ok(config) if problems.is_empty() => return Ok(config),
         Ok(_) => {}

@@ -2,6 +2,8 @@
 //! one by one. Every request has a deadline, and ends at once with the reason when the sandbox ends.
 
 mod answers;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod measured;
 mod upstream;
 
@@ -96,14 +98,7 @@ impl Agent {
                 self.start_one_by_one(request).await
             }
             Err(error) => Err(error),
-            Ok(answer) => Ok(Started {
-                phases: answer
-                    .phases
-                    .into_iter()
-                    .chain(answer.container.unwrap_or_default().phases)
-                    .collect(),
-                version: Some(answer.agent_version).filter(|version| !version.is_empty()),
-            }),
+            Ok(answer) => Ok(answers::started(answer)),
         }
     }
 

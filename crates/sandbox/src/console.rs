@@ -32,7 +32,7 @@ fn read_tail(log: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The guest's words end up on a terminal and in logs: without control sequences.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

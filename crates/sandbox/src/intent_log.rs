@@ -12,7 +12,6 @@
 //! of a living owner is a sandbox in use. With a dead owner the lock will soon be free: another clean-up has it, or
 //! a child that the owner was just starting (a lock passes on to children until they `exec`).
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -30,6 +29,9 @@ use crate::hooks::Poststop;
 
 /// Name of the file in the state directory.
 pub(crate) const INTENTS_FILE: &str = "intents";
+
+/// Far more intents than a log ever gets.
+const MAX_ID: u64 = u64::MAX / 2;
 
 /// One line of the file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -141,12 +143,12 @@ impl IntentLog {
 
     /// What was announced and not struck out, in the order in which it was announced.
     pub(crate) fn pending(&self) -> io::Result<Vec<(IntentId, Intent)>> {
-        Ok(parse(&self.text()?).intents.into_iter().collect())
+        Ok(parse(&self.text()?).intents)
     }
 
     /// The hooks that were announced and not struck out, likewise.
     pub(crate) fn pending_hooks(&self) -> io::Result<Vec<(IntentId, Poststop)>> {
-        Ok(parse(&self.text()?).hooks.into_iter().collect())
+        Ok(parse(&self.text()?).hooks)
     }
 
     /// Announces hooks, to be struck out right before they run.
@@ -217,22 +219,22 @@ fn lines(text: &str) -> impl Iterator<Item = Line> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
-/// What stands in a log and is not struck out.
+/// What stands in a log and is not struck out. Of two with one number, which only a damaged log has, both count.
 #[derive(Default)]
 struct Pending {
-    intents: BTreeMap<IntentId, Intent>,
-    hooks: BTreeMap<IntentId, Poststop>,
+    intents: Vec<(IntentId, Intent)>,
+    hooks: Vec<(IntentId, Poststop)>,
 }
 
 fn parse(text: &str) -> Pending {
     let mut pending = Pending::default();
     for line in lines(text) {
         match line {
-            Line::Will { id, intent } => drop(pending.intents.insert(id, intent)),
-            Line::Poststop { id, hooks } => drop(pending.hooks.insert(id, hooks)),
-            Line::Done(id) => {
-                pending.intents.remove(&id);
-                pending.hooks.remove(&id);
+            Line::Will { id, intent } => pending.intents.push((id, intent)),
+            Line::Poststop { id, hooks } => pending.hooks.push((id, hooks)),
+            Line::Done(done) => {
+                pending.intents.retain(|(id, _)| *id != done);
+                pending.hooks.retain(|(id, _)| *id != done);
             }
             Line::Owner { .. } => {}
         }
@@ -246,10 +248,11 @@ fn has_living_owner(text: &str) -> bool {
     )
 }
 
+/// Numbers that no log reaches are damage, and not gone on from: there would be none left.
 fn next_id(text: &str) -> u64 {
     let ids = lines(text).filter_map(|line| match line {
-        Line::Will { id, .. } | Line::Poststop { id, .. } => Some(id.0 + 1),
-        Line::Done(_) | Line::Owner { .. } => None,
+        Line::Will { id, .. } | Line::Poststop { id, .. } if id.0 <= MAX_ID => Some(id.0 + 1),
+        _ => None,
     });
     ids.max().unwrap_or(0)
 }
@@ -337,6 +340,26 @@ pub(crate) mod tests {
         let text = std::fs::read_to_string(state.path().join(INTENTS_FILE)).unwrap();
         let will = r#"{"will":{"id":0,"intent":{"kind":"dir","path":"/run/a"}}}"#;
         assert_eq!(text, format!("{will}\n{{\"done\":0}}\n"));
+    }
+
+    /// The number after the largest there is was 0, which an intent had: that one was forgotten.
+    #[test]
+    fn a_damaged_number_costs_no_other_intent() {
+        let state = tempfile::tempdir().unwrap();
+        let will = |id: u64, name: &str| {
+            format!(r#"{{"will":{{"id":{id},"intent":{{"kind":"dir","path":"/run/{name}"}}}}}}"#)
+        };
+        let lines = [will(0, "a"), will(u64::MAX, "b"), will(0, "c"), String::new()];
+        std::fs::write(state.path().join(INTENTS_FILE), lines.join("\n")).unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        let new = log.will(dir("d")).unwrap();
+        let pending = log.pending().unwrap();
+        assert_eq!(
+            pending.iter().map(|(_, intent)| intent.clone()).collect::<Vec<_>>(),
+            ["a", "b", "c", "d"].map(dir)
+        );
+        log.done(new);
+        assert_eq!(log.pending().unwrap(), pending[..3]);
     }
 
     proptest! {

@@ -20,6 +20,9 @@ mod console;
 mod driver;
 mod error;
 mod event;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gone;
 mod hooks;
 mod host;

@@ -141,7 +141,7 @@ fn report(result: &ttrpc::Result<Response>, elapsed: Duration) {
 
 /// The container and process that a request is about: in all of them field 1 is the container's id, and in
 /// those that can be about a process field 2 is its id.
-fn subject(method: &str, payload: &[u8]) -> (String, String) {
+pub(crate) fn subject(method: &str, payload: &[u8]) -> (String, String) {
     let has_exec =
         matches!(method, "State" | "Start" | "Delete" | "Exec" | "Kill" | "ResizePty" | "CloseIO" | "Wait");
     let mut input = CodedInputStream::from_bytes(payload);

@@ -3,6 +3,10 @@
 //!
 //! One binary, three lives: `start` makes the server and answers with its address, the server lives as long
 //! as the pod, `delete` removes what a dead server left.
+#![cfg_attr(
+    feature = "fuzzing",
+    expect(dead_code, unreachable_pub, reason = "what fuzz targets call is called in the library")
+)]
 
 mod address;
 mod args;

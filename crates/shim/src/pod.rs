@@ -70,9 +70,15 @@ struct Shallow {
 pub(crate) fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, PodError> {
     let path = bundle.join("config.json");
     let bytes = fs::read(&path).map_err(|source| PodError::Read { path: path.clone(), source })?;
-    let shallow: Shallow =
-        serde_json::from_slice(&bytes).map_err(|source| PodError::Parse { path, source })?;
-    Ok(shallow.annotations)
+    annotations_in(&bytes).map_err(|source| PodError::Parse { path, source })
+}
+
+/// The annotations in the text of a `config.json`.
+///
+/// # Errors
+/// It is no JSON, or they are not strings.
+pub(crate) fn annotations_in(config: &[u8]) -> serde_json::Result<BTreeMap<String, String>> {
+    serde_json::from_slice(config).map(|Shallow { annotations }| annotations)
 }
 
 /// The role that annotations give a container; none means a container alone.

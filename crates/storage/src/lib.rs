@@ -5,6 +5,9 @@
 //! in its read-only twin, which [`virtiofsd`] exports. Every step is announced to an [`intent::Intents`] log
 //! first, and [`undo`] knows how to take each one back.
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod idmap;
 pub mod intent;
 mod mount;

@@ -15,6 +15,8 @@ use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::share::ContainerFiles;
 use crate::trail::StepError;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod options;
 #[cfg(test)]
 mod tests;

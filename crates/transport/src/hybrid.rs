@@ -38,7 +38,7 @@ async fn read_line<S: AsyncRead + Unpin>(socket: &mut S) -> io::Result<String> {
 }
 
 /// `OK <number>`, without its line feed.
-fn parse_reply(line: &str) -> Option<Port> {
+pub(crate) fn parse_reply(line: &str) -> Option<Port> {
     let number = line.strip_prefix("OK ")?;
     let plain = line.len() <= MAX_REPLY && number.bytes().all(|b| b.is_ascii_digit());
     plain.then(|| number.parse().ok()).flatten()

@@ -18,6 +18,9 @@ mod dial;
 mod doorbell;
 mod error;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod hybrid;
 mod listen;

@@ -4,6 +4,8 @@
 //! [feeds](Inbound) it what was read; that may be two tasks (`carrier.rs`) or two threads (`device.rs`). All
 //! state is behind one lock that is held for no longer than a copy of a few pages.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod inbound;
 mod slot;
 mod stream;

@@ -7,7 +7,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// A crate, and those of ours it may use. Tests (dev-dependencies) may use any.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("kata-transport", &[]),
     ("kata-protocol", &[]),
     ("kata-config", &[]),
@@ -17,6 +17,19 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ("containerd-shim-kata-v2", &["kata-config", "kata-protocol", "kata-sandbox", "kata-storage"]),
     ("kata-runtime", &["kata-config", "kata-sandbox", "kata-vmm"]),
     ("kata-agent", &["kata-protocol", "kata-transport"]),
+    (
+        "kata-fuzz",
+        &[
+            "containerd-shim-kata-v2",
+            "kata-agent",
+            "kata-config",
+            "kata-protocol",
+            "kata-sandbox",
+            "kata-storage",
+            "kata-transport",
+            "kata-vmm",
+        ],
+    ),
     ("kata-e2e", &[]),
     ("kata-probe", &[]),
     ("xtask", &[]),

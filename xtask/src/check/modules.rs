@@ -23,14 +23,14 @@ pub(crate) fn orphans(sources: &[Source]) -> Vec<String> {
     lost.map(|path| format!("{} belongs to no module", path.display())).collect()
 }
 
-/// `build.rs`, `src/lib.rs`, `src/main.rs`; in `src/bin`, `tests`, `examples` and `benches` each file, and `main.rs` of
-/// each directory.
+/// `build.rs`, `src/lib.rs`, `src/main.rs`; in `src/bin`, `tests`, `examples`, `benches` and `fuzz_targets` each file, and
+/// `main.rs` of each directory.
 fn is_root(path: &Path) -> bool {
     let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
     let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
     let in_source = parts.contains(&"src");
     let of_targets = |directory: &str| match directory {
-        "tests" | "examples" | "benches" => !in_source,
+        "tests" | "examples" | "benches" | "fuzz_targets" => !in_source,
         directory => directory == "bin" && in_source,
     };
     match parts.as_slice() {

@@ -65,14 +65,26 @@ impl Rule {
                 _ => return Err(RuleError { what: "access", value: rule.Access.clone() }),
             };
         }
+        let (mut major, mut minor) = (None, None);
         // A rule for all devices has no numbers, even if some stand there.
-        let number = |number: i64| kind.and_then(|_| u32::try_from(number).ok());
-        Ok(Self { allow: rule.Allow, kind, major: number(rule.Major), minor: number(rule.Minor), access })
+        if kind.is_some() {
+            (major, minor) = (number("major", rule.Major)?, number("minor", rule.Minor)?);
+        }
+        Ok(Self { allow: rule.Allow, kind, major, minor, access })
     }
 
     /// Whether it decides about every access.
     fn is_final(&self) -> bool {
         self.kind.is_none() && self.access == ALL
+    }
+}
+
+/// A device's number, or -1 for any. One that no device can have would not stand for all of them.
+fn number(what: &'static str, number: i64) -> Result<Option<u32>, RuleError> {
+    match u32::try_from(number) {
+        Ok(number) => Ok(Some(number)),
+        Err(_) if number == -1 => Ok(None),
+        Err(_) => Err(RuleError { what, value: number.to_string() }),
     }
 }
 
@@ -288,6 +300,17 @@ mod tests {
         let program = program(&[deny_all(), rule(true, "b", (8, -1), "r")]).unwrap().unwrap();
         assert!(allows(&program, BLOCK, 8, 3, READ) && !allows(&program, BLOCK, 9, 3, READ));
         assert!(!allows(&program, BLOCK, 8, 3, READ | WRITE) && !allows(&program, CHARACTER, 8, 3, READ));
+    }
+
+    /// A number that no device has was taken for "any": more was allowed than stood there.
+    #[test]
+    fn a_number_beyond_all_devices_is_refused() {
+        for number in [1 << 32, i64::MAX, -2, i64::MIN] {
+            let error = program(&[deny_all(), rule(true, "c", (number, 1), "rw")]).unwrap_err();
+            assert!(error.to_string().contains(&format!("major \"{number}\"")), "{error}");
+            assert!(program(&[deny_all(), rule(true, "b", (1, number), "rw")]).is_err());
+        }
+        assert!(program(&[rule(false, "a", (1 << 32, -7), "rwm")]).is_ok());
     }
 
     #[test]

@@ -8,11 +8,18 @@ const CPU_PERIOD: u64 = 100_000;
 const SHARES: (u64, u64) = (2, 262_144);
 const WEIGHTS: (u64, u64) = (1, 10_000);
 
-/// A file and what is written to it.
+/// A limit whose file would be somewhere else.
+#[derive(Debug, thiserror::Error)]
+#[error("{name:?} is no file of a cgroup; correct unified or hugepageLimits in linux.resources")]
+pub(crate) struct NameError {
+    name: String,
+}
+
+/// A file of the cgroup and what is written to it.
 type Setting = (String, String);
 
 /// The settings in the order in which they are written. Zero stands for "not given", and a negative limit for none.
-pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
+pub(super) fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, NameError> {
     let mut settings = Vec::new();
     if let Some(cpu) = resources.CPU.as_ref() {
         add_cpu(&mut settings, cpu);
@@ -38,7 +45,15 @@ pub(super) fn settings(resources: &LinuxResources) -> Vec<Setting> {
     for (file, value) in &resources.Unified {
         add(&mut settings, file, value.clone());
     }
-    settings
+    match settings.iter().find(|(file, _)| !is_file_name(file)) {
+        Some((file, _)) => Err(NameError { name: file.clone() }),
+        None => Ok(settings),
+    }
+}
+
+/// A path would lead out of the cgroup, and an absolute one anywhere.
+fn is_file_name(name: &str) -> bool {
+    !name.contains(['/', '\0']) && !matches!(name, "" | "." | "..")
 }
 
 fn add(settings: &mut Vec<Setting>, file: &str, value: String) {
@@ -120,13 +135,13 @@ fn add_io(settings: &mut Vec<Setting>, io: &LinuxBlockIO) {
 
 #[cfg(test)]
 mod tests {
-    use kata_protocol::oci::{LinuxPids, LinuxRdma, LinuxThrottleDevice, LinuxWeightDevice};
+    use kata_protocol::oci::{LinuxHugepageLimit, LinuxPids, LinuxRdma, LinuxThrottleDevice, LinuxWeightDevice};
     use protobuf::MessageField;
 
     use super::*;
 
     fn of(resources: &LinuxResources) -> Vec<(String, String)> {
-        settings(resources)
+        settings(resources).expect("the files are the cgroup's")
     }
 
     fn one(file: &str, value: &str) -> Vec<(String, String)> {
@@ -203,5 +218,18 @@ mod tests {
         let mut resources = LinuxResources { Pids: pids, ..Default::default() };
         resources.Unified.insert("pids.max".to_owned(), "7".to_owned());
         assert_eq!(of(&resources).last(), one("pids.max", "7").last());
+    }
+
+    /// A limit named `../../x` or `/etc/x` was written to that file of the guest.
+    #[test]
+    fn a_limit_that_leads_out_of_the_cgroup_is_refused() {
+        for name in ["../memory.max", "/etc/passwd", "sub/pids.max", "..", ".", ""] {
+            let mut resources = LinuxResources::default();
+            resources.Unified.insert(name.to_owned(), "1".to_owned());
+            assert!(settings(&resources).is_err(), "{name:?} was accepted");
+        }
+        let limit = LinuxHugepageLimit { Pagesize: "x/../../2MB".to_owned(), ..Default::default() };
+        let resources = LinuxResources { HugepageLimits: vec![limit], ..Default::default() };
+        assert!(settings(&resources).unwrap_err().to_string().contains("2MB"));
     }
 }

@@ -2,6 +2,8 @@
 //! own shim opens it.
 
 mod fifo;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod late;
 mod logger;
 mod uri;

@@ -132,14 +132,15 @@ impl Options {
 }
 
 /// `option` with its directories below `base` made relative to it.
-fn shorten(option: &str, base: &str) -> String {
+fn shorten<'a>(option: &'a str, base: &str) -> String {
     match option.split_once('=') {
         Some((name @ ("lowerdir" | "upperdir" | "workdir"), value)) => {
-            let paths = value.split(':').map(|path| match path.strip_prefix(base) {
-                Some("") => ".",
-                Some(rest) => rest,
-                None => path,
-            });
+            let relative = |rest: &'a str| match rest.trim_start_matches('/') {
+                "" => ".",
+                // A second slash behind the base would have made it absolute.
+                rest => rest,
+            };
+            let paths = value.split(':').map(|path| path.strip_prefix(base).map_or(path, relative));
             format!("{name}={}", paths.collect::<Vec<_>>().join(":"))
         }
         _ => option.to_owned(),

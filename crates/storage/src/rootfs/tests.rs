@@ -90,6 +90,16 @@ impl Fixture {
     }
 }
 
+/// `/layers//2` became `/2` where `/layers/` was the base: the overlay had another directory as its layer.
+#[test]
+fn a_layer_with_two_slashes_stays_the_same_layer() {
+    let long = format!("/layers/{}", "x".repeat(4096 - 30));
+    let data = vec![format!("lowerdir={long}:/layers//2:/layers/:/layers//")];
+    let (short, directory) = Options { data, ..Options::default() }.data_within_a_page().unwrap();
+    assert_eq!(directory.as_deref(), Some("/layers/"));
+    assert!(short.unwrap().ends_with("x:2:.:."));
+}
+
 fn overlay(layers: &Path, lower: &[String]) -> RootfsMount {
     let dirs = |names: &[String]| {
         names.iter().map(|name| layers.join(name).display().to_string()).collect::<Vec<_>>().join(":")

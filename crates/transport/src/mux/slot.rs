@@ -167,4 +167,10 @@ impl Inbox {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
+
+    /// Bytes of memory.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn held(&self) -> usize {
+        self.chunks.iter().map(Vec::capacity).sum()
+    }
 }

@@ -3,6 +3,9 @@
 mod command_line;
 mod config;
 mod diagnosis;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lifecycle;
 pub mod qmp;
 mod stderr;

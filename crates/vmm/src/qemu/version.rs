@@ -47,7 +47,7 @@ pub async fn probe(binary: &Path) -> Result<Version, VmmError> {
 }
 
 /// Reads `QEMU emulator version 7.2.22 (Debian …)`.
-fn parse(output: &str) -> Option<Version> {
+pub(super) fn parse(output: &str) -> Option<Version> {
     let rest = output.split_once("QEMU emulator version ")?.1;
     let number = rest.split(|c: char| c.is_whitespace() || c == '-').next()?;
     let mut parts = number.split('.').map(str::parse);

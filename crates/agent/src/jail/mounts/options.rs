@@ -76,24 +76,24 @@ const OPTIONS: [(&str, Meaning); 36] = [
 /// An option that cannot be honoured.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the mount option {0} is not supported; leave it out")]
-pub(super) struct Unsupported(String);
+pub(in crate::jail) struct Unsupported(String);
 
 /// The options of one mount.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Options<'a> {
+pub(in crate::jail) struct Options<'a> {
     /// Of this mount; its propagation too.
-    pub(super) own: MountChange,
+    pub(in crate::jail) own: MountChange,
     /// Of this mount and all below it.
-    pub(super) all: MountChange,
+    pub(in crate::jail) all: MountChange,
     /// Nothing new is mounted but what is there already.
-    pub(super) bind: Option<bool>,
+    pub(in crate::jail) bind: Option<bool>,
     /// For the file system: names, most with a value.
-    pub(super) data: Vec<(&'a str, Option<&'a str>)>,
+    pub(in crate::jail) data: Vec<(&'a str, Option<&'a str>)>,
 }
 
 impl<'a> Options<'a> {
     /// Reads them in their order: later ones win.
-    pub(super) fn read(options: &'a [String]) -> Result<Self, Unsupported> {
+    pub(in crate::jail) fn read(options: &'a [String]) -> Result<Self, Unsupported> {
         let mut read = Self::default();
         for option in options {
             match find(option) {

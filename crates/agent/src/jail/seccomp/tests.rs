@@ -94,6 +94,13 @@ fn profile(default: &str, rules: Vec<oci::LinuxSyscall>) -> oci::LinuxSeccomp {
     oci::LinuxSeccomp { DefaultAction: default.to_owned(), Syscalls: rules, ..Default::default() }
 }
 
+/// With `SCMP_ACT_NOTIFY` as the default, every call went to a listener that there is not.
+#[test]
+fn nobody_is_asked_about_calls_that_are_not_named() {
+    let asking = profile("SCMP_ACT_NOTIFY", vec![rule(&["read"], "SCMP_ACT_ALLOW", vec![])]);
+    assert!(matches!(Filter::of(&asking), Err(super::ProfileError::Notify)));
+}
+
 #[test]
 fn what_is_not_named_gets_the_default() {
     let profile =

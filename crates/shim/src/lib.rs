@@ -1,0 +1,27 @@
+//! The shim's modules as a library, for the fuzz targets in `fuzz/` and nobody else. Without the feature `fuzzing` it is
+//! empty.
+#![cfg(feature = "fuzzing")]
+#![expect(dead_code, reason = "the program's beginning is in main.rs")]
+
+mod address;
+mod args;
+mod backend;
+mod bootstrap;
+mod chain;
+mod decorate;
+mod delete;
+mod environment;
+mod events;
+pub mod fuzzing;
+mod handover;
+mod info;
+mod kata;
+mod ledger;
+mod logging;
+mod options;
+mod pod;
+mod publisher;
+mod server;
+mod service;
+mod start;
+mod stdio;

@@ -1,0 +1,3 @@
+//! What the fuzz targets in `fuzz/` call. Behind the feature `fuzzing`, and no interface for anybody else.
+
+pub use crate::rootfs::fuzzing::{RootfsOrders, rootfs_options};
