@@ -353,7 +353,8 @@ mod tests {
         let root = tempfile::tempdir().expect("temporary folder");
         let cgroup = Cgroup { path: root.path().join("web") };
         // No file has so long a name.
-        let limits = LinuxResources { Unified: [("x".repeat(300), "1".to_owned())].into(), ..Default::default() };
+        let limits =
+            LinuxResources { Unified: [("x".repeat(300), "1".to_owned())].into(), ..Default::default() };
         cgroup.create(&limits).expect_err("there is no such limit");
         assert!(!root.path().join("web").exists(), "nothing is left");
     }

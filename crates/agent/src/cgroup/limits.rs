@@ -135,7 +135,9 @@ fn add_io(settings: &mut Vec<Setting>, io: &LinuxBlockIO) {
 
 #[cfg(test)]
 mod tests {
-    use kata_protocol::oci::{LinuxHugepageLimit, LinuxPids, LinuxRdma, LinuxThrottleDevice, LinuxWeightDevice};
+    use kata_protocol::oci::{
+        LinuxHugepageLimit, LinuxPids, LinuxRdma, LinuxThrottleDevice, LinuxWeightDevice,
+    };
     use protobuf::MessageField;
 
     use super::*;
