@@ -31,7 +31,7 @@ mod terminal;
 
 pub use action::UnknownBundle;
 pub use command::{Finished, Live};
-pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs};
+pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs, compare_made_up};
 pub use containerd::Containerd;
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
 pub use events::{Event, Events};

@@ -4,7 +4,13 @@ use std::fs;
 use std::os::unix::fs::{lchown, symlink};
 use std::path::Path;
 
-use kata_e2e::{Bundle, Expected, both_refuse, compare, compare_execs, test};
+use kata_e2e::{Bundle, Expected, both_refuse, compare, compare_execs, compare_made_up, test};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::{Just, Strategy, any};
+use proptest::sample::{select, subsequence};
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
 /// The guest's kernel is another one: configured for what containers need, without audit, with memory of its own.
@@ -39,8 +45,8 @@ const ALWAYS: &[Expected<'_>] = &[
     Expected { fact: "status SigIgn", reason: CALLER },
 ];
 
-const fn bundle(name: &'static str, change: fn(&mut Value, &Path)) -> Bundle {
-    Bundle { name, change, sections: &[] }
+fn bundle(name: &str, change: fn(&mut Value, &Path)) -> Bundle {
+    Bundle::new(name, change)
 }
 
 fn add_mount(spec: &mut Value, mount: Value) {
@@ -192,7 +198,10 @@ fn roots_and_mounts_are_the_same() {
             spec["mounts"].as_array_mut().expect("a list").truncate(1);
         }),
     ];
-    test(|containerd| compare(containerd, &bundles, ALWAYS));
+    let mode = "runc 1.1 gives a tmpfs the mode of the folder it covers, whatever its options say";
+    let own = [Expected { fact: "mount /tmp root", reason: mode }];
+    let expected: Vec<Expected<'_>> = ALWAYS.iter().copied().chain(own).collect();
+    test(|containerd| compare(containerd, &bundles, &expected));
 }
 
 #[test]
@@ -322,6 +331,7 @@ fn with_guests_devices() -> Vec<Expected<'static>> {
     let more = [
         Expected { fact: "mount /dev/* options", reason: devices },
         Expected { fact: "device /dev/mqueue owner", reason: queues },
+        Expected { fact: "mount /dev/mqueue root", reason: queues },
     ];
     ALWAYS.iter().copied().chain(more).collect()
 }
@@ -371,9 +381,9 @@ fn by_arguments(spec: &mut Value, _: &Path) {
 fn system_calls_are_answered_the_same() {
     let sections = &["process", "calls"];
     let bundles = [
-        Bundle { name: "some refused", change: some_refused, sections },
-        Bundle { name: "some allowed", change: some_allowed, sections },
-        Bundle { name: "by arguments", change: by_arguments, sections },
+        bundle("some refused", some_refused).sections(sections),
+        bundle("some allowed", some_allowed).sections(sections),
+        bundle("by arguments", by_arguments).sections(sections),
     ];
     // A kernel may lack a call, or check its arguments in another order; `uretprobe` and `uprobe` pass every filter.
     let others = [
@@ -452,4 +462,111 @@ fn what_makes_no_sense_is_refused_by_both() {
         bundle("an unknown setting", |spec, _| spec["linux"]["sysctl"] = json!({ "kernel.no_such": "1" })),
     ];
     test(|containerd| both_refuse(containerd, &bundles));
+}
+
+/// How many made-up specifications are compared.
+const MADE_UP: usize = 12;
+
+fn some_of<T: Clone + std::fmt::Debug + 'static>(all: &[T]) -> impl Strategy<Value = Vec<T>> + use<T> {
+    subsequence(all.to_vec(), 0..=all.len())
+}
+
+fn capabilities() -> impl Strategy<Value = Value> {
+    let all = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SYS_CHROOT"];
+    let sets = some_of(&all).prop_flat_map(|bounding| {
+        let inner = some_of(&bounding);
+        (Just(bounding), inner.prop_flat_map(|own| (Just(own.clone()), some_of(&own), some_of(&own))))
+    });
+    sets.prop_map(|(bounding, (permitted, effective, ambient))| {
+        json!({ "bounding": bounding, "permitted": permitted, "effective": effective, "inheritable": permitted,
+            "ambient": ambient })
+    })
+}
+
+fn limits() -> impl Strategy<Value = Vec<Value>> {
+    let names =
+        ["RLIMIT_CORE", "RLIMIT_STACK", "RLIMIT_FSIZE", "RLIMIT_NPROC", "RLIMIT_MSGQUEUE", "RLIMIT_NOFILE"];
+    (some_of(&names), 1_u64 << 10..1 << 12, 0_u64..1 << 10).prop_map(|(names, soft, more)| {
+        let limit = |name| json!({ "type": name, "soft": soft, "hard": soft + more });
+        names.into_iter().map(limit).collect()
+    })
+}
+
+fn process_parts() -> impl Strategy<Value = Value> {
+    let user = (0_u32..2000, 0_u32..2000, vec(0_u32..3000, 0..4), option::of(0_u32..0o100));
+    let variables = ["A=1", "B=two words", "PATH=/bin:/usr/bin", "HOME=/tmp", "EMPTY=", "TERM=dumb"];
+    let folder = select(vec!["/", "/tmp", "/proc", "/new/one", "/bin"]);
+    let flags = (any::<bool>(), 0_i32..1000);
+    (user, capabilities(), limits(), some_of(&variables), folder, flags).prop_map(
+        |((uid, gid, groups, umask), capabilities, limits, env, cwd, (no_new, score))| {
+            let mut user = json!({ "uid": uid, "gid": gid, "additionalGids": groups });
+            if let Some(umask) = umask {
+                user["umask"] = json!(umask);
+            }
+            json!({ "user": user, "capabilities": capabilities, "rlimits": limits, "env": env, "cwd": cwd,
+                "noNewPrivileges": no_new, "oomScoreAdj": score })
+        },
+    )
+}
+
+fn new_mounts() -> impl Strategy<Value = Vec<Value>> {
+    let places = ["/tmp", "/made", "/etc/below/it", "/mnt"];
+    let options = ["ro", "nosuid", "nodev", "noexec", "noatime", "size=1m", "nr_inodes=64", "private"];
+    (some_of(&places), vec(some_of(&options), places.len())).prop_map(|(places, options)| {
+        let mount = |(place, options)| {
+            json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": options })
+        };
+        places.into_iter().zip(options).map(mount).collect()
+    })
+}
+
+/// A specification in which many properties meet.
+fn made_up() -> impl Strategy<Value = Value> {
+    let paths = ["/etc", "/tmp", "/proc/sys", "/proc/bus", "/bin/busybox", "/no/such"];
+    let settings = ["kernel.msgmax", "kernel.shmmni", "kernel.msgmnb"];
+    let spaces = ["cgroup", "user"];
+    let parts = (process_parts(), new_mounts(), some_of(&paths), some_of(&paths));
+    (parts, some_of(&settings), some_of(&spaces), any::<bool>()).prop_map(
+        |((process, mounts, masked, readonly), settings, spaces, whole)| {
+            json!({ "process": process, "mounts": mounts, "masked": masked, "readonly": readonly,
+                "settings": settings, "spaces": spaces, "root": whole })
+        },
+    )
+}
+
+fn apply(made: &Value, spec: &mut Value, root: &Path) {
+    let list = |name: &str| made[name].as_array().expect("a list").clone();
+    for (name, value) in made["process"].as_object().expect("an object") {
+        spec["process"][name] = value.clone();
+    }
+    spec["root"]["readonly"] = made["root"].clone();
+    list("mounts").into_iter().for_each(|mount| add_mount(spec, mount));
+    spec["linux"]["maskedPaths"] = made["masked"].clone();
+    spec["linux"]["readonlyPaths"] = made["readonly"].clone();
+    for name in list("settings") {
+        spec["linux"]["sysctl"][name.as_str().expect("text")] = json!("4000");
+    }
+    for kind in list("spaces") {
+        match kind.as_str() {
+            Some("user") => own_users(spec, root),
+            _ => spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({ "type": kind })),
+        }
+    }
+}
+
+#[test]
+fn made_up_specifications_are_the_same() {
+    let mut runner = TestRunner::deterministic();
+    let bundles: Vec<Bundle> = (0..MADE_UP)
+        .map(|number| {
+            let made = made_up().new_tree(&mut runner).expect("can be made").current();
+            println!("number {number}: {made}");
+            Bundle::new(format!("number {number}"), move |spec, root| apply(&made, spec, root))
+        })
+        .collect();
+    let masks = ["/etc", "/tmp", "/proc/bus", "/proc/sys", "/bin/busybox"]
+        .map(|path| format!("mount {path} *options"));
+    let masks = masks.iter().map(|fact| Expected { fact, reason: MASK });
+    let expected: Vec<Expected<'_>> = with_guests_devices().into_iter().chain(masks).collect();
+    test(|containerd| compare_made_up(containerd, &bundles, &expected));
 }

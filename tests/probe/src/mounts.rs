@@ -1,6 +1,7 @@
 //! What is mounted where, and how.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use crate::report::Report;
 
@@ -24,6 +25,10 @@ pub(crate) fn tell(report: &mut Report) {
         report.tell(name("options"), sorted(options));
         report.tell(name("passes on"), tags.iter().any(|tag| tag.starts_with("shared:")));
         report.tell(name("receives"), tags.iter().any(|tag| tag.starts_with("master:")));
+        report.tell_result(
+            name("root"),
+            fs::metadata(point).map(|root| format!("{}:{} {:o}", root.uid(), root.gid(), root.mode())),
+        );
         if matches!(*kind, "tmpfs" | "devpts" | "proc") {
             let chosen =
                 own.split(',').filter(|option| CHOSEN.contains(&option.split('=').next().unwrap_or(option)));

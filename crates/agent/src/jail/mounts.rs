@@ -59,10 +59,20 @@ impl<'a> Planned<'a> {
                 Some(copy(cgroup, Path::new(""), false).step("copy the mount of the cgroup")?)
             }
             // It shows the network, which is the guest's.
-            (None, "sysfs") if own_users => Some(new_of_kind(mount, &options)?),
+            (None, "sysfs") if own_users => Some(new_of_kind(mount, &options, None)?),
             _ => None,
         };
         Ok(Self { mount, options, source })
+    }
+
+    /// As under runc, a tmpfs that names no mode has that of the folder it covers.
+    fn covered_mode(&self, root: &Root) -> Option<String> {
+        if self.mount.type_ != "tmpfs" || self.options.data.iter().any(|(name, _)| *name == "mode") {
+            return None;
+        }
+        let covered =
+            root.find(Path::new(&self.mount.destination)).and_then(|found| Ok(fstat(found)?)).ok()?;
+        Some(format!("{:o}", covered.st_mode & 0o7777))
     }
 
     /// Mounts it.
@@ -70,7 +80,7 @@ impl<'a> Planned<'a> {
         let to = Path::new(&self.mount.destination);
         let made = match self.source {
             Some(source) => source,
-            None => new_of_kind(self.mount, &self.options)?,
+            None => new_of_kind(self.mount, &self.options, self.covered_mode(root).as_deref())?,
         };
         let place = place_for(root, &made, self.mount)?;
         for (change, recursive) in [(self.options.own, false), (self.options.all, true)] {
@@ -90,9 +100,11 @@ impl<'a> Planned<'a> {
     }
 }
 
-fn new_of_kind(mount: &oci::Mount, options: &Options<'_>) -> Result<OwnedFd> {
+fn new_of_kind(mount: &oci::Mount, options: &Options<'_>, mode: Option<&str>) -> Result<OwnedFd> {
     let (kind, to) = (&mount.type_, &mount.destination);
-    new_file_system(kind, &mount.source, &file_system_data(kind, options))
+    let mut data = file_system_data(kind, options);
+    data.extend(mode.map(|mode| ("mode", Some(mode))));
+    new_file_system(kind, &mount.source, &data)
         .map_err(|source| JailError::Step(format!("mount {kind} on {to}"), source))
 }
 
