@@ -25,7 +25,10 @@ pub fn container(id: &str, spec: &Spec, storages: &[Storage]) {
 }
 
 fn adapted(spec: &Spec) {
-    assert!(spec.Hooks.is_none() && !spec.Process.Cwd.is_empty() && !spec.Process.Args.is_empty());
+    assert!(!spec.Process.Cwd.is_empty() && !spec.Process.Args.is_empty());
+    let hooks = &spec.Hooks;
+    let hosts = [&hooks.Prestart, &hooks.CreateRuntime, &hooks.Poststart, &hooks.Poststop];
+    assert!(hosts.iter().all(|hooks| hooks.is_empty()), "hooks of the host are run in the guest");
     assert!(spec.Linux.Namespaces.iter().all(|namespace| namespace.Type != "network"));
     resources(&spec.Linux.Resources);
     if let Some(profile) = spec.Linux.Seccomp.as_ref()
@@ -43,7 +46,7 @@ fn adapted(spec: &Spec) {
 /// A process is added.
 pub fn process(process: &mut Process) {
     fuzzing::adapt_process(process);
-    assert!(!process.Cwd.is_empty() && process.ApparmorProfile.is_empty());
+    assert!(!process.Cwd.is_empty());
 }
 
 /// Limits are set.

@@ -57,7 +57,7 @@ pub fn verify(program: &[BpfInstruction]) {
             MASK => {}
             GO => inside(at, k),
             EQUAL | GREATER | AT_LEAST => [yes, no].into_iter().for_each(|jump| inside(at, jump.into())),
-            RETURN => assert_ne!(k & libc::SECCOMP_RET_ACTION_FULL, libc::SECCOMP_RET_USER_NOTIF, "{at}"),
+            RETURN => {}
             code => panic!("{at} has the code {code:#x}"),
         }
     }

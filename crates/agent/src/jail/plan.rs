@@ -75,7 +75,7 @@ impl Steps {
     }
 
     fn read(lines: &str) -> Self {
-        let steps = lines.lines().filter_map(|line| line.split_once(' '));
+        let steps = lines.split('\n').filter_map(|line| line.split_once(' '));
         Self(steps.filter_map(|(time, name)| Some((name.to_owned().into(), time.parse().ok()?))).collect())
     }
 }
