@@ -218,6 +218,10 @@ fn guarded_paths_are_the_same() {
         bundle("read-only", |spec, _| {
             spec["linux"]["readonlyPaths"] = json!(["/etc", "/tmp", "/proc/sys", "/no/such"]);
         }),
+        bundle("read-only with a mount below", |spec, _| {
+            tmpfs(spec, "/etc/below", &["size=1m"]);
+            spec["linux"]["readonlyPaths"] = json!(["/etc"]);
+        }),
     ];
     test(|containerd| compare(containerd, &bundles, ALWAYS));
 }

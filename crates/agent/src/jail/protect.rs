@@ -31,12 +31,12 @@ pub(super) fn write_settings(settings: &HashMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// Makes paths read-only, with all below them; those that are not there need not be.
+/// Makes paths read-only, but for what is mounted below them, as under runc; those that are not there need not be.
 pub(super) fn make_read_only(root: &Root, paths: &[String]) -> Result<()> {
     for path in paths {
         let Some(place) = present(root.find(Path::new(path))).at("look for", path)? else { continue };
         let mount = copy(&place, Path::new(""), true).at("make read-only", path)?;
-        change_mount(&mount, READ_ONLY, true)
+        change_mount(&mount, READ_ONLY, false)
             .and_then(|()| attach(mount, place))
             .at("make read-only", path)?;
     }
