@@ -20,10 +20,8 @@ const SHIM: &str = "containerd-shim-kata-v2";
 /// Whether a VMM has a virtual CPU.
 fn has_cpu(vmm: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{vmm}/task")).into_iter().flatten().flatten();
-    threads
-        .map(|thread| fs::read_to_string(thread.path().join("comm")))
-        .flatten()
-        .any(|name| name.starts_with("CPU"))
+    let mut names = threads.flat_map(|thread| fs::read_to_string(thread.path().join("comm")));
+    names.any(|name| name.starts_with("CPU"))
 }
 
 /// A bundle that containerd does not know of.

@@ -488,8 +488,14 @@ fn capabilities() -> impl Strategy<Value = Value> {
 }
 
 fn limits() -> impl Strategy<Value = Vec<Value>> {
-    let names =
-        ["RLIMIT_CORE", "RLIMIT_SIGPENDING", "RLIMIT_FSIZE", "RLIMIT_NPROC", "RLIMIT_MSGQUEUE", "RLIMIT_NOFILE"];
+    let names = [
+        "RLIMIT_CORE",
+        "RLIMIT_SIGPENDING",
+        "RLIMIT_FSIZE",
+        "RLIMIT_NPROC",
+        "RLIMIT_MSGQUEUE",
+        "RLIMIT_NOFILE",
+    ];
     (some_of(&names), 1_u64 << 10..1 << 12, 0_u64..1 << 10).prop_map(|(names, soft, more)| {
         let limit = |name| json!({ "type": name, "soft": soft, "hard": soft + more });
         names.into_iter().map(limit).collect()

@@ -78,7 +78,7 @@ impl<'c> Containers<'c> {
 
     /// The timeline of a new sandbox with a container as `ctr run` makes it.
     pub(crate) fn timeline(&self) -> Result<Timeline> {
-        self.timeline_of(self.idle(RUNTIME)?)
+        Self::timeline_of(&self.idle(RUNTIME)?)
     }
 
     /// The same with all that an orchestrator's containers have: a seccomp profile, and 20 mounts in all.
@@ -89,11 +89,11 @@ impl<'c> Containers<'c> {
         };
         let mounts = (0..MOUNTS - MOUNTS_OF_CTR).flat_map(|number| ["--mount".to_owned(), mount(number)]);
         let options: Vec<_> = std::iter::once("--seccomp".to_owned()).chain(mounts).collect();
-        self.timeline_of(self.idle_with(RUNTIME, &options)?)
+        Self::timeline_of(&self.idle_with(RUNTIME, &options)?)
     }
 
     /// The last phase is written down shortly after `ctr` has returned.
-    fn timeline_of(&self, idle: Idle<'_>) -> Result<Timeline> {
+    fn timeline_of(idle: &Idle<'_>) -> Result<Timeline> {
         let file = Path::new(STATE).join(&idle.id).join("timeline.json");
         let (_clock, ticks) = mpsc::channel::<()>();
         for _ in 0..100 {
