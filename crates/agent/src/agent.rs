@@ -5,18 +5,16 @@ mod oom;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kata_protocol::agent::{CreateSandboxRequest, Storage};
 use kata_protocol::oci::{Process, Spec};
-use rustix::fs::{Mode, OFlags, open};
 use tokio::sync::Notify;
 
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::clock::Stopwatch;
-use crate::container::launch::{LaunchError, Launcher, Start};
+use crate::container::launch::{Launcher, Start};
 use crate::container::spec::{self, GuestSysctls, Surroundings};
 use crate::container::{Container, ContainerError, Made, Parts};
 use crate::hooks::{GuestHooks, HookError, State};
@@ -116,8 +114,8 @@ pub(crate) struct Agent {
     mounts: Mutex<Mounts>,
     /// Folders of removed containers.
     stale: Mutex<BTreeSet<PathBuf>>,
-    /// The shared pid namespace, and the container whose first process it lives with.
-    pid_namespace: Mutex<Option<(ContainerId, OwnedFd)>>,
+    /// Whose namespaces the others share: the first container, and its first process.
+    first: Mutex<Option<(ContainerId, i32)>>,
     power_off: Notify,
 }
 
@@ -141,7 +139,7 @@ impl Agent {
             containers: Mutex::default(),
             mounts: Mutex::default(),
             stale: Mutex::default(),
-            pid_namespace: Mutex::default(),
+            first: Mutex::default(),
             power_off: Notify::new(),
         }
     }
@@ -243,7 +241,7 @@ impl Agent {
             self.forget_folders();
             locked(&self.stale).insert(container.about().0.bundle().to_owned());
         }
-        locked(&self.pid_namespace).take_if(|(holder, _)| holder == id);
+        locked(&self.first).take_if(|(holder, _)| holder == id);
         if let Some(hooks) = self.hooks.get()
             && let Err(error) = hooks.poststop(&self.reaper, container.about().0).await
         {
@@ -300,9 +298,7 @@ impl Agent {
         };
         let pid = init.0;
         self.oom.watch(&new.id, &cgroup);
-        if new.shares_pids {
-            self.hold_pid_namespace(&new.id, pid);
-        }
+        locked(&self.first).get_or_insert_with(|| (new.id.clone(), pid));
         let launcher = Arc::clone(&self.launcher);
         let about = Arc::new((State::of(&new.spec), pid));
         let common = spec::of_all_processes(new.spec);
@@ -332,12 +328,15 @@ impl Agent {
     ) -> Result<(Made, Start)> {
         let surroundings =
             Surroundings { owns_guest: self.owns_guest, hierarchy, terminal: new.stdio.terminal };
+        let first = locked(&self.first).as_ref().map(|(_, pid)| *pid);
+        let joins = spec::share(&mut new.spec, new.shares_pids, first.is_none());
+        let joined = first.filter(|_| joins);
         let sysctls = spec::adapt(&new.id, &mut new.spec, &surroundings)?;
         write_sysctls(&sysctls)?;
         let (prepared, ends) = self.prepare(new.stdio).await?;
         cgroup.create(&new.spec.Linux.Resources).map_err(ContainerError::from)?;
         watch.lap("prepare container");
-        let made = self.launch(new, cgroup, (prepared, ends), watch).await;
+        let made = self.launch((new, joined), cgroup, (prepared, ends), watch).await;
         if made.is_err()
             && let Err(error) = cgroup.remove().await
         {
@@ -348,13 +347,12 @@ impl Agent {
 
     async fn launch(
         &self,
-        new: &NewContainer,
+        (new, joined): (&NewContainer, Option<i32>),
         cgroup: &Cgroup,
         (prepared, ends): (Prepared, ChildEnds),
         watch: &mut Stopwatch,
     ) -> std::result::Result<(Made, Start), ContainerError> {
-        let pid_namespace = self.shared_pid_namespace(new.shares_pids)?;
-        let (launched, start) = self.launcher.create(&new.spec, cgroup, pid_namespace, ends).await?;
+        let (launched, start) = self.launcher.create(&new.spec, cgroup, joined, ends).await?;
         watch.lap_until("start jail", launched.began);
         for (step, done) in launched.steps.0 {
             watch.lap_until(&step, done);
@@ -363,22 +361,6 @@ impl Agent {
         let stdio = prepared.connect(launched.terminal, size)?;
         watch.lap("container made");
         Ok(((launched.pid, launched.exit, stdio), start))
-    }
-
-    fn shared_pid_namespace(&self, wanted: bool) -> std::result::Result<Option<OwnedFd>, LaunchError> {
-        let held = locked(&self.pid_namespace);
-        let namespace = held.as_ref().filter(|_| wanted).map(|(_, namespace)| namespace.try_clone());
-        namespace.transpose().map_err(|source| LaunchError::Io("pass the sandbox's pid namespace on", source))
-    }
-
-    fn hold_pid_namespace(&self, id: &ContainerId, pid: i32) {
-        let mut held = locked(&self.pid_namespace);
-        if held.is_none() {
-            match open(format!("/proc/{pid}/ns/pid"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-                Ok(namespace) => *held = Some((id.clone(), namespace)),
-                Err(errno) => tracing::warn!(container = %id, %errno, "Its pid namespace cannot be shared"),
-            }
-        }
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> u8 {
         cgroup: sys::inherited(numbers.cgroup),
         other: sys::inherited(numbers.other),
         console: numbers.console.map(sys::inherited),
-        pid_namespace: numbers.pid_namespace.map(sys::inherited),
+        joined: numbers.joined.map(sys::inherited),
     };
     let answer = match fds.answer.try_clone() {
         Ok(answer) => File::from(answer),

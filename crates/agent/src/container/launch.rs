@@ -91,17 +91,22 @@ impl Launcher {
         Self { reaper }
     }
 
-    /// Makes the container of `spec`, in `cgroup`, which is there; with the pid namespace that is to be joined, if any.
+    /// Makes the container of `spec`, in `cgroup`, which is there; with the process whose namespaces are to be joined,
+    /// if any.
     pub(crate) async fn create(
         &self,
         spec: &Spec,
         cgroup: &Cgroup,
-        pid_namespace: Option<OwnedFd>,
+        joined: Option<i32>,
         ends: ChildEnds,
     ) -> Result<(Launched, Start)> {
         let (wait, start) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|errno| LaunchError::Io("make a pipe", errno.into()))?;
-        let job = Job { verb: "create", cgroup, other: wait, pid_namespace, terminal: spec.Process.Terminal };
+        let joined = joined.map(handle).transpose();
+        let joined = joined.map_err(|source| {
+            LaunchError::Io("join the sandbox's namespaces; has its first container ended?", source)
+        })?;
+        let job = Job { verb: "create", cgroup, other: wait, joined, terminal: spec.Process.Terminal };
         let launched = self.launch(job, &spec.write_to_bytes()?, ends).await?;
         Ok((launched, Start(start)))
     }
@@ -113,11 +118,10 @@ impl Launcher {
         (init, cgroup): (i32, &Cgroup),
         ends: ChildEnds,
     ) -> Result<Launched> {
-        let failed = |error| LaunchError::Io("find the container's first process", error);
-        let pid = rustix::process::Pid::from_raw(init).ok_or_else(|| failed(Errno::SRCH.into()))?;
-        let init = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| failed(errno.into()))?;
-        let cgroup = &cgroup.beside(pid.as_raw_nonzero().get());
-        let job = Job { verb: "exec", cgroup, other: init, pid_namespace: None, terminal: process.Terminal };
+        let found =
+            handle(init).map_err(|error| LaunchError::Io("find the container's first process", error))?;
+        let cgroup = &cgroup.beside(init);
+        let job = Job { verb: "exec", cgroup, other: found, joined: None, terminal: process.Terminal };
         let plan = Spec { Process: MessageField::some(process), ..common };
         self.launch(job, &plan.write_to_bytes()?, ends).await
     }
@@ -143,12 +147,18 @@ impl Launcher {
     }
 }
 
+/// A process by descriptor.
+fn handle(pid: i32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
 /// What one jail is to do.
 struct Job<'a> {
     verb: &'static str,
     cgroup: &'a Cgroup,
     other: OwnedFd,
-    pid_namespace: Option<OwnedFd>,
+    joined: Option<OwnedFd>,
     terminal: bool,
 }
 
@@ -180,7 +190,7 @@ impl Job<'_> {
             cgroup: pass(cgroup.as_fd())?,
             other: pass(self.other.as_fd())?,
             console: theirs.as_ref().map(|end| pass(end.as_fd())).transpose()?,
-            pid_namespace: self.pid_namespace.as_ref().map(|end| pass(end.as_fd())).transpose()?,
+            joined: self.joined.as_ref().map(|end| pass(end.as_fd())).transpose()?,
         };
         let mut command = Command::new("/proc/self/exe");
         command.arg0("kata-agent").args(["container", self.verb]).args(passed.to_arguments()).env_clear();

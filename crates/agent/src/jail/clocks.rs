@@ -13,7 +13,7 @@ const CLOCKS: [&str; 2] = ["monotonic", "boottime"];
 
 /// Lets the processes that this one makes from now on have clocks of their own, if the container does.
 pub(super) fn set_off(linux: &oci::Linux) -> Result<()> {
-    let own = linux.Namespaces.iter().any(|namespace| namespace.Type == "time");
+    let own = linux.Namespaces.iter().any(|namespace| namespace.Type == "time" && namespace.Path.is_empty());
     match (own, linux.TimeOffsets.is_empty()) {
         (false, true) => return Ok(()),
         (false, false) => {

@@ -14,6 +14,9 @@ pub(super) enum JailError {
     /// The root file system is not there.
     #[error("The container's root file system {} is not there in the guest; was it shared?", path.display())]
     Root { path: PathBuf, source: io::Error },
+    /// Another process has the reason, and tells it.
+    #[error("The process was given up")]
+    GivenUp,
     /// A hook failed.
     #[error(transparent)]
     Hook(#[from] HookError),

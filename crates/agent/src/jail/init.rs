@@ -41,15 +41,14 @@ const ATTACHED: &str = "/sys";
 
 /// Makes the first process; its id.
 pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
-    let Descriptors { plan, answer, cgroup, other: start, console, pid_namespace } = fds;
+    let Descriptors { plan, answer, cgroup, other: start, console, joined } = fds;
     let mut spec: oci::Spec = read_plan(plan)?;
     let labels = Labels::prepare(&mut spec)?;
     identity::score(&spec.Process)?;
     let mut namespaces = new_namespaces(&spec)?;
-    if let Some(joined) = pid_namespace {
-        namespaces &= !libc::CLONE_NEWPID;
-        move_into_thread_name_spaces(joined.as_fd(), ThreadNameSpaceType::PROCESS_ID)
-            .step("join the sandbox's pid namespace")?;
+    if let Some(joined) = joined {
+        move_into_thread_name_spaces(joined.as_fd(), joined_namespaces(&spec.Linux))
+            .step("join the sandbox's namespaces; has its first container ended?")?;
     }
     clocks::set_off(&spec.Linux)?;
     // Here, as only what is in this mount namespace can be copied, and all of it may be reached.
@@ -79,7 +78,7 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
 
 fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
     let mut flags = libc::CLONE_NEWNS;
-    for namespace in &spec.Linux.Namespaces {
+    for namespace in spec.Linux.Namespaces.iter().filter(|namespace| namespace.Path.is_empty()) {
         let kind = namespace.Type.as_str();
         match NAMESPACES.iter().find(|(name, _)| *name == kind) {
             Some((_, flag)) => flags |= flag,
@@ -92,6 +91,21 @@ fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
         }
     }
     Ok(flags)
+}
+
+/// Those of the sandbox that the container shares.
+fn joined_namespaces(linux: &oci::Linux) -> ThreadNameSpaceType {
+    let known = [
+        ("pid", ThreadNameSpaceType::PROCESS_ID),
+        ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
+        ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
+        ("time", ThreadNameSpaceType::TIME),
+    ];
+    let is_joined = |name: &str| {
+        linux.Namespaces.iter().any(|namespace| namespace.Type == name && !namespace.Path.is_empty())
+    };
+    let joined = known.into_iter().filter(|(name, _)| is_joined(name));
+    joined.fold(ThreadNameSpaceType::empty(), |all, (_, kind)| all | kind)
 }
 
 /// The new process.
@@ -113,6 +127,7 @@ impl Init<'_> {
         let mut steps = Steps::default();
         let filter = match self.prepare(gate, &mut steps) {
             Ok(filter) => filter,
+            Err(JailError::GivenUp) => return FAILED,
             Err(error) => {
                 let _ = Answer::Failed(crate::report::chain(&error)).send(&answer);
                 return FAILED;
@@ -192,7 +207,7 @@ impl Init<'_> {
     }
 
     fn has_own(&self, namespace: &str) -> bool {
-        self.spec.Linux.Namespaces.iter().any(|own| own.Type == namespace)
+        self.spec.Linux.Namespaces.iter().any(|own| own.Type == namespace && own.Path.is_empty())
     }
 
     /// Whoever makes message queues owns their file system: that is the root of the user namespace, whom this process has

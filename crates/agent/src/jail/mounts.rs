@@ -36,11 +36,12 @@ impl<'a> Planned<'a> {
     /// The mounts of a specification in their order. `cgroup` is the folder of the container's own cgroup, for the place
     /// where the specification wants cgroups.
     pub(super) fn all(spec: &'a oci::Spec, cgroup: &OwnedFd) -> Result<Vec<Self>> {
-        let own_users = users::has_own(&spec.Linux);
-        spec.Mounts.iter().map(|mount| Self::new(mount, cgroup, own_users)).collect()
+        spec.Mounts.iter().map(|mount| Self::new(mount, cgroup, &spec.Linux)).collect()
     }
 
-    fn new(mount: &'a oci::Mount, cgroup: &OwnedFd, own_users: bool) -> Result<Self> {
+    fn new(mount: &'a oci::Mount, cgroup: &OwnedFd, linux: &oci::Linux) -> Result<Self> {
+        let own_users = users::has_own(linux);
+        let own_queues = linux.Namespaces.iter().any(|own| own.Type == "ipc" && own.Path.is_empty());
         let to = mount.destination.as_str();
         if !mount.UIDMappings.is_empty() || !mount.GIDMappings.is_empty() {
             let text = format!("Cannot mount {to}: this agent maps no ids of mounts; remove its mappings");
@@ -58,7 +59,8 @@ impl<'a> Planned<'a> {
             (None, "cgroup" | "cgroup2") => {
                 Some(copy(cgroup, Path::new(""), false).step("copy the mount of the cgroup")?)
             }
-            // It shows the network, which is the guest's.
+            // They show the guest's network, and queues that may be the sandbox's.
+            (None, "mqueue") if own_users && !own_queues => Some(new_of_kind(mount, &options, None)?),
             (None, "sysfs") if own_users => Some(new_of_kind(mount, &options, None)?),
             _ => None,
         };

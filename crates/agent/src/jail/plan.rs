@@ -30,8 +30,8 @@ pub(crate) struct Descriptors<T> {
     pub(crate) other: T,
     /// The socket that is sent the terminal, if the process has one.
     pub(crate) console: Option<T>,
-    /// `create`: the pid namespace to join instead of making one.
-    pub(crate) pid_namespace: Option<T>,
+    /// `create`: the process (a pidfd) whose namespaces are joined where the specification names a path.
+    pub(crate) joined: Option<T>,
 }
 
 impl Descriptors<RawFd> {
@@ -44,7 +44,7 @@ impl Descriptors<RawFd> {
             self.cgroup.to_string(),
             self.other.to_string(),
             optional(self.console),
-            optional(self.pid_namespace),
+            optional(self.joined),
         ]
     }
 
@@ -59,7 +59,7 @@ impl Descriptors<RawFd> {
             cgroup: number(next()?)?,
             other: number(next()?)?,
             console: optional(next()?)?,
-            pid_namespace: optional(next()?)?,
+            joined: optional(next()?)?,
         })
     }
 }
@@ -144,12 +144,11 @@ mod tests {
 
     #[test]
     fn descriptors_pass_as_arguments() {
-        let passed =
-            Descriptors { plan: 3, answer: 4, cgroup: 5, other: 6, console: None, pid_namespace: Some(7) };
+        let passed = Descriptors { plan: 3, answer: 4, cgroup: 5, other: 6, console: None, joined: Some(7) };
         let arguments = passed.to_arguments();
         assert_eq!(arguments, ["3", "4", "5", "6", "-", "7"]);
         let read = Descriptors::from_arguments(arguments.into_iter()).expect("complete");
-        assert_eq!((read.plan, read.other, read.console, read.pid_namespace), (3, 6, None, Some(7)));
+        assert_eq!((read.plan, read.other, read.console, read.joined), (3, 6, None, Some(7)));
         assert!(Descriptors::from_arguments(["3".to_owned()].into_iter()).is_none());
     }
 

@@ -53,8 +53,9 @@ impl Gate {
     /// The new process: waits, and becomes root in its namespace.
     pub(super) fn pass(self) -> Result<()> {
         drop(self.open);
-        // The end without a byte: the jail says why.
-        File::from(self.wait).read_exact(&mut [0]).step("wait for the user namespace")?;
+        if File::from(self.wait).read_exact(&mut [0]).is_err() {
+            return Err(JailError::GivenUp);
+        }
         set_thread_groups(&[])
             .and_then(|()| set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT))
             .and_then(|()| set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT))

@@ -106,3 +106,38 @@ agent_test!(mappings_that_overlap_are_refused, |guest| {
     // The name is free again.
     guest.run("c", &["true"]).await;
 });
+
+agent_test!(containers_of_a_sandbox_share_the_namespaces_that_have_a_path, |guest| {
+    let with_paths = |arguments: &[&str], shared: &[&str]| {
+        let mut spec = guest.spec(arguments);
+        for namespace in spec["linux"]["namespaces"].as_array_mut().expect("a list") {
+            if shared.iter().any(|kind| namespace["type"] == *kind) {
+                namespace["path"] = json!("/proc/4321/ns/of-the-host");
+            }
+        }
+        spec["mounts"]
+            .as_array_mut()
+            .expect("a list")
+            .push(json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue" }));
+        spec
+    };
+    let script = "hostname sandbox; touch /dev/mqueue/shared; exec sleep 1234";
+    let mut first = with_paths(&["sh", "-c", script], &["ipc", "uts", "pid"]);
+    let all = json!(["CAP_SYS_ADMIN"]);
+    first["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
+    guest.create_with("first", &first, false).await.expect("created");
+    guest.start_container("first").await.expect("started");
+    let seen = "cat /proc/sys/kernel/hostname; echo /dev/mqueue/*; cat /proc/1/cmdline | head -c 5";
+    let saw = async |id: &str, spec: &Value| {
+        let mut streams = guest.create_with(id, spec, false).await.expect("created");
+        guest.start_container(id).await.expect("started");
+        String::from_utf8(streams.output().await).expect("is text")
+    };
+    let wait = "until test -e /dev/mqueue/shared; do sleep 0.1; done";
+    saw("waits", &with_paths(&["sh", "-c", wait], &["ipc"])).await;
+    let sharing = with_paths(&["sh", "-c", seen], &["ipc", "uts", "pid"]);
+    assert_eq!(saw("member", &sharing).await, "sandbox\n/dev/mqueue/shared\nsleep");
+    let alone = with_paths(&["sh", "-c", seen], &[]);
+    let output = saw("alone", &alone).await;
+    assert!(output.ends_with("/dev/mqueue/*\nsh\0-c") && !output.starts_with("sandbox"), "{output}");
+});
