@@ -8,8 +8,20 @@ use std::path::Path;
 
 use kata_protocol::oci::{LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxResources, Mount, Spec};
 
-use super::spec::SpecError;
 use crate::jail::plan::DELEGATED;
+
+/// A device of the host cannot be reached from the guest.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "The guest has no device for {path} ({kind} {major}:{minor}): a device of the host does not reach the guest by \
+     linux.devices; leave it out"
+)]
+pub(crate) struct NoDevice {
+    path: String,
+    kind: &'static str,
+    major: i64,
+    minor: i64,
+}
 
 /// No manager gives these to a container that is not privileged, unless asked for each. (Managers may lack some of the
 /// others themselves.)
@@ -19,7 +31,7 @@ const CAPABILITIES: [&str; 4] = ["CAP_SYS_ADMIN", "CAP_SYS_MODULE", "CAP_SYS_RAW
 const DEVICES: &str = "/sys/dev";
 
 /// Gives a container of this guest its devices.
-pub(super) fn give_devices(spec: &mut Spec) -> Result<(), SpecError> {
+pub(super) fn give_devices(spec: &mut Spec) -> Result<(), NoDevice> {
     if is_privileged(spec) {
         open_up(spec);
         return Ok(());
@@ -71,7 +83,7 @@ fn is_dev(mount: &Mount) -> bool {
 }
 
 /// Whether the guest has a device of these numbers; `devices` is [`DEVICES`].
-fn check(device: &LinuxDevice, devices: &Path) -> Result<(), SpecError> {
+fn check(device: &LinuxDevice, devices: &Path) -> Result<(), NoDevice> {
     let kind = match device.Type.as_str() {
         "b" => "block",
         "c" | "u" => "char",
@@ -81,7 +93,7 @@ fn check(device: &LinuxDevice, devices: &Path) -> Result<(), SpecError> {
     if devices.join(format!("{kind}/{}:{}", device.Major, device.Minor)).exists() {
         return Ok(());
     }
-    Err(SpecError::NoDevice { path: device.Path.clone(), kind, major: device.Major, minor: device.Minor })
+    Err(NoDevice { path: device.Path.clone(), kind, major: device.Major, minor: device.Minor })
 }
 
 #[cfg(test)]

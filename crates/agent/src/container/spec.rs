@@ -15,12 +15,9 @@ pub(crate) enum SpecError {
     /// A part is missing.
     #[error("The container's specification has no {part}; add it to config.json")]
     Missing { part: &'static str },
-    /// A device of the host cannot be reached from the guest.
-    #[error(
-        "The guest has no device for {path} ({kind} {major}:{minor}): a device of the host does not reach the guest by \
-         linux.devices; leave it out"
-    )]
-    NoDevice { path: String, kind: &'static str, major: i64, minor: i64 },
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] privilege::NoDevice),
 }
 
 type Result<T> = std::result::Result<T, SpecError>;
