@@ -27,7 +27,7 @@ const FIRST_TEN: [&str; 10] = [
     "stdin_reaches_sha256sum_to_its_end",
     "the_workload_begins_with_the_size_of_the_terminal",
     "a_file_is_on_the_hosts_snapshot_with_owner_and_mode",
-    "metrics_show_processes_memory_and_cpu",
+    "metrics_show_what_was_done_in_the_terms_of_the_hosts_cgroups",
     "a_killed_vm_gives_exit_137_within_a_second",
 ];
 const MEMORY_MIB: &str = "8192";
@@ -207,5 +207,17 @@ mod tests {
         assert!(script.contains("'/b c' --exact --test-threads=1 'two' || failed=1\n"));
         assert!(!script.contains("/d"));
         assert!(script_of(&programs, &["five"]).is_err());
+    }
+
+    /// A test was given another name, and the lab ran none.
+    #[test]
+    fn the_tests_of_the_lab_are_there() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/e2e/tests");
+        let files = std::fs::read_dir(folder).unwrap();
+        let sources: String =
+            files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+        for test in FIRST_TEN {
+            assert!(sources.contains(&format!("fn {test}(")), "{test} is not there");
+        }
     }
 }
