@@ -86,22 +86,39 @@ fn mask(letters: &str) -> u32 {
 
 /// What the rules say; of valid ones.
 fn judge(rules: &[LinuxDeviceCgroup], access: Access) -> bool {
-    let all = |rule: &LinuxDeviceCgroup| is_wide(rule) && mask(&rule.Access) == 7;
-    if rules.last().is_none_or(|rule| rule.Allow && all(rule)) {
+    if rules.is_empty() {
         return true;
     }
-    let last = rules.iter().rev().find(|rule| {
+    let last = (0..rules.len()).rev().find(|at| {
+        let rule = &rules[*at];
         let kind = match rule.Type.as_str() {
             "b" => access.kind == 1,
             "c" | "u" => access.kind == 2,
             _ => true,
         };
         let is = |number: i64, device: u32| is_wide(rule) || number == -1 || number == i64::from(device);
-        let letters = mask(&rule.Access);
+        let letters = letters_at(rules, *at);
         let concerns = if rule.Allow { access.access & !letters == 0 } else { access.access & letters != 0 };
         kind && is(rule.Major, access.major) && is(rule.Minor, access.minor) && concerns
     });
-    is_always_allowed(access) || last.is_some_and(|rule| rule.Allow)
+    is_always_allowed(access) || last.is_some_and(|at| rules[at].Allow)
+}
+
+/// What a rule is about: together with those of the same devices around it, as long as all of them allow.
+fn letters_at(rules: &[LinuxDeviceCgroup], at: usize) -> u32 {
+    let rule = &rules[at];
+    if !rule.Allow {
+        return mask(&rule.Access);
+    }
+    let devices = |rule: &LinuxDeviceCgroup| match rule.Type.as_str() {
+        "a" | "" => (0, -1, -1),
+        "b" => (1, rule.Major, rule.Minor),
+        _ => (2, rule.Major, rule.Minor),
+    };
+    let before = rules[..at].iter().rev().take_while(|other| other.Allow);
+    let after = rules[at..].iter().take_while(|other| other.Allow);
+    let same = before.chain(after).filter(|other| devices(other) == devices(rule));
+    same.fold(0, |letters, other| letters | mask(&other.Access))
 }
 
 /// Making nodes; null, zero, full, random, urandom, tty, ptmx, tun, and terminals.

@@ -213,9 +213,8 @@ mod tests {
     #[test]
     fn the_tests_of_the_lab_are_there() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/e2e/tests");
-        let files = std::fs::read_dir(folder).unwrap();
-        let sources: String =
-            files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+        let files = fs::read_dir(folder).unwrap();
+        let sources: String = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
         for test in FIRST_TEN {
             assert!(sources.contains(&format!("fn {test}(")), "{test} is not there");
         }

@@ -251,6 +251,12 @@ fn devices_are_the_same() {
                 { "allow": true, "type": "b", "major": 8, "access": "r" },
                 { "allow": true, "type": "c", "major": 240, "minor": 7, "access": "m" } ]);
         }),
+        bundle("allowed bit by bit", |spec, _| {
+            let fuse =
+                |access| json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": access });
+            spec["linux"]["resources"]["devices"] =
+                json!([{ "allow": false, "access": "rwm" }, fuse("r"), fuse("w"), fuse("m")]);
+        }),
         bundle("all allowed", |spec, _| {
             spec["linux"]["resources"]["devices"] = json!([{ "allow": true, "access": "rwm" }]);
         }),

@@ -2,6 +2,7 @@
 //! (`BPF_PROG_TYPE_CGROUP_DEVICE`).
 //!
 //! The last rule that concerns an access decides, as with the files of cgroup v1; where none does, the access is denied.
+//! What rules allow of one device, one after the other, adds up.
 
 use kata_protocol::oci::LinuxDeviceCgroup;
 
@@ -73,6 +74,17 @@ impl Rule {
         Ok(Self { allow: rule.Allow, kind, major, minor, access })
     }
 
+    /// Adds itself to a rule that allows something of the same devices, if no other stands between them that forbids.
+    fn add_to(self, rules: &mut Vec<Self>) {
+        let same =
+            |rule: &&mut Self| (rule.kind, rule.major, rule.minor) == (self.kind, self.major, self.minor);
+        let allowing = rules.iter_mut().rev().take_while(|rule| self.allow && rule.allow);
+        match allowing.into_iter().find(same) {
+            Some(rule) => rule.access |= self.access,
+            None => rules.push(self),
+        }
+    }
+
     /// Whether it decides about every access.
     fn is_final(&self) -> bool {
         self.kind.is_none() && self.access == ALL
@@ -100,7 +112,10 @@ pub(crate) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Option<Vec<Instruct
         minor,
         access,
     });
-    let given = rules.iter().map(Rule::read).collect::<Result<Vec<_>, _>>()?;
+    let mut given = Vec::new();
+    for rule in rules {
+        Rule::read(rule)?.add_to(&mut given);
+    }
     if given.last().is_none_or(|rule| rule.allow && rule.is_final()) {
         return Ok(None);
     }
@@ -293,6 +308,18 @@ mod tests {
             !allows(&program, CHARACTER, 10, 229, WRITE)
                 && !allows(&program, CHARACTER, 10, 229, READ | WRITE)
         );
+    }
+
+    /// What two rules allowed could not be had at once.
+    #[test]
+    fn what_rules_allow_of_one_device_adds_up() {
+        let [read, write] = ["r", "w"].map(|access| rule(true, "c", (10, 229), access));
+        let other = rule(true, "b", (8, 0), "r");
+        let both = program(&[deny_all(), read.clone(), other, write.clone()]).unwrap().unwrap();
+        assert!(allows(&both, CHARACTER, 10, 229, READ | WRITE));
+        let taken_back = rule(false, "c", (10, 229), "r");
+        let program = program(&[deny_all(), read, taken_back, write]).unwrap().unwrap();
+        assert!(allows(&program, CHARACTER, 10, 229, WRITE) && !allows(&program, CHARACTER, 10, 229, READ));
     }
 
     #[test]
