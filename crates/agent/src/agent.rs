@@ -17,7 +17,7 @@ use crate::clock::Stopwatch;
 use crate::container::launch::{Launcher, Start};
 use crate::container::spec::{self, GuestSysctls, Surroundings};
 use crate::container::{Container, ContainerError, Made, Parts};
-use crate::hooks::{GuestHooks, HookError, State};
+use crate::hooks::{self, GuestHooks, HookError};
 use crate::id::ContainerId;
 use crate::reaper::Reaper;
 use crate::stdio::ports::StdioPorts;
@@ -213,8 +213,7 @@ impl Agent {
         let container = self.container(id)?;
         container.start().await?;
         if let Some(hooks) = self.hooks.get() {
-            let (state, pid) = container.about();
-            hooks.poststart(&self.reaper, state, pid).await?;
+            hooks.poststart(&self.reaper, container.spec(), container.pid()).await?;
         }
         Ok(())
     }
@@ -239,11 +238,11 @@ impl Agent {
         locked(&self.containers).remove(id);
         if self.owns_guest {
             self.forget_folders();
-            locked(&self.stale).insert(container.about().0.bundle().to_owned());
+            locked(&self.stale).insert(hooks::bundle(container.spec()).to_owned());
         }
         locked(&self.first).take_if(|(holder, _)| holder == id);
         if let Some(hooks) = self.hooks.get()
-            && let Err(error) = hooks.poststop(&self.reaper, container.about().0).await
+            && let Err(error) = hooks.poststop(&self.reaper, container.spec()).await
         {
             tracing::warn!(container = %id, error = crate::report::chain(&error), "A hook failed");
         }
@@ -300,10 +299,9 @@ impl Agent {
         self.oom.watch(&new.id, &cgroup);
         locked(&self.first).get_or_insert_with(|| (new.id.clone(), pid));
         let launcher = Arc::clone(&self.launcher);
-        let about = Arc::new((State::of(&new.spec), pid));
-        let common = spec::of_all_processes(new.spec);
+        let common = Arc::new(spec::of_all_processes(new.spec));
         let parts = Parts { id: new.id, cgroup, mounts, common, launcher, start: Some(start) };
-        let container = Container::new(parts, init, about);
+        let container = Container::new(parts, init);
         match self.run_prestart(&container).await {
             Ok(()) => Ok((container, pid)),
             Err(error) => {
@@ -315,8 +313,7 @@ impl Agent {
 
     async fn run_prestart(&self, container: &Container) -> Result<()> {
         let Some(hooks) = self.hooks.get() else { return Ok(()) };
-        let (state, pid) = container.about();
-        Ok(hooks.prestart(&self.reaper, state, pid).await?)
+        Ok(hooks.prestart(&self.reaper, container.spec(), container.pid()).await?)
     }
 
     async fn make_process(

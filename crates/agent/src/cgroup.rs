@@ -21,6 +21,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::jail::plan::CGROUP_MOUNT;
+use crate::mountinfo::mount_point;
 use crate::sys;
 
 /// How long the kernel may take to stop, or to end, all processes of a container.
@@ -100,18 +101,6 @@ fn is_cgroup2(path: &Path) -> bool {
 fn first_mounted() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(mount_point)
-}
-
-/// The fifth field of a line of mountinfo, in which space, tab, line end and backslash stand as `\\040` and their kind.
-fn mount_point(line: &str) -> Option<PathBuf> {
-    let mut parts = line.split(' ').nth(4)?.split('\\');
-    let mut path = parts.next()?.to_owned();
-    for part in parts {
-        let (code, rest) = part.split_at_checked(3)?;
-        path.push(char::from(u8::from_str_radix(code, 8).ok()?));
-        path.push_str(rest);
-    }
-    Some(path.into())
 }
 
 /// The cgroup of one container.
@@ -341,12 +330,6 @@ impl EventFile {
 mod tests {
     use super::*;
 
-    #[test]
-    fn mount_points_are_read_from_mountinfo() {
-        let line = "30 24 0:26 / /sys/fs/cgroup/uni\\040fied rw,relatime - cgroup2 cgroup2 rw";
-        assert_eq!(mount_point(line), Some("/sys/fs/cgroup/uni fied".into()));
-    }
-
     /// It was left, and its name could not be used again.
     #[test]
     fn a_cgroup_whose_limits_are_refused_is_not_left() {
@@ -365,14 +348,6 @@ mod tests {
         let below = |place: &str| cgroup.below(place).map(|found| found.path);
         assert_eq!(below("0::/box/init\n"), Some("/sys/fs/cgroup/box/init".into()));
         assert_eq!((below("0::/other\n"), below("1:cpu:/box\n")), (None, None));
-    }
-
-    /// Only spaces were read back from their codes.
-    #[test]
-    fn every_code_in_a_mount_point_is_read() {
-        let line = r"30 24 0:26 / /a\011b\012c\134040 rw - cgroup2 cgroup2 rw";
-        assert_eq!(mount_point(line), Some("/a\tb\nc\\040".into()));
-        assert_eq!(mount_point(r"30 24 0:26 / /a\9 rw - cgroup2 cgroup2 rw"), None);
     }
 
     #[test]

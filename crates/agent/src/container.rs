@@ -9,12 +9,11 @@ pub(crate) mod spec;
 use std::sync::Arc;
 
 use kata_protocol::kata;
-use kata_protocol::oci::{LinuxResources, Process};
+use kata_protocol::oci::{LinuxResources, Process, Spec};
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::{self, Cgroup};
-use crate::hooks;
 use crate::id::{ContainerId, ExecId};
 use crate::reaper::Exit;
 use crate::stdio::ends::{Reader, Writer};
@@ -171,21 +170,32 @@ enum Command {
 pub(crate) struct Container {
     commands: mpsc::Sender<Command>,
     cgroup: Cgroup,
-    about: Arc<(hooks::State, i32)>,
+    common: Arc<Spec>,
+    pid: i32,
 }
 
 impl Container {
     /// Takes charge of a container that the jail has made.
-    pub(crate) fn new(parts: Parts, init: Made, about: Arc<(hooks::State, i32)>) -> Self {
+    pub(crate) fn new(parts: Parts, init: Made) -> Self {
         let (commands, queue) = mpsc::channel(QUEUE);
-        let container = Self { commands: commands.clone(), cgroup: parts.cgroup.clone(), about };
+        let container = Self {
+            commands: commands.clone(),
+            cgroup: parts.cgroup.clone(),
+            common: Arc::clone(&parts.common),
+            pid: init.0,
+        };
         tokio::spawn(actor::run(parts, init, queue, commands));
         container
     }
 
-    /// What hooks are told of it, and its first process.
-    pub(crate) fn about(&self) -> (&hooks::State, i32) {
-        (&self.about.0, self.about.1)
+    /// What holds for all its processes.
+    pub(crate) fn spec(&self) -> &Spec {
+        &self.common
+    }
+
+    /// Its first process, by the id in the guest.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Lets the first process become the workload.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use kata_protocol::oci::{Process, Spec};
 
-pub use crate::cgroup::fuzzing::{cgroup_settings, device_program, mount_point};
+pub use crate::cgroup::fuzzing::{cgroup_settings, device_program};
 pub use crate::jail::fuzzing::{BpfInstruction, MountOrders, jail_answer, mount_options, seccomp_program};
 pub use crate::storage::fuzzing::storage_options;
 
@@ -14,6 +14,12 @@ use crate::cgroup::fuzzing::{folder, hierarchy};
 use crate::container::spec::{self, Surroundings};
 use crate::id::{ContainerId, ExecId};
 use crate::options::Options;
+
+/// A line of `/proc/self/mountinfo`.
+#[must_use]
+pub fn mount_point(line: &str) -> Option<PathBuf> {
+    crate::mountinfo::mount_point(line)
+}
 
 /// The folder of a container of this name, if it is one.
 #[must_use]

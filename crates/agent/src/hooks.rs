@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use kata_protocol::oci;
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::reaper::Reaper;
 
@@ -50,18 +49,13 @@ impl State {
     /// That of a container whose specification has been adapted to the guest.
     pub(crate) fn of(spec: &oci::Spec) -> Self {
         let id = Path::new(&spec.Linux.CgroupsPath).file_name().unwrap_or_default();
-        let bundle = Path::new(&spec.Root.Path).parent().unwrap_or(Path::new("/"));
+        let bundle = bundle(spec);
         Self {
             version: spec.Version.clone(),
             id: id.to_string_lossy().into_owned(),
             bundle: bundle.to_string_lossy().into_owned(),
             annotations: spec.Annotations.clone(),
         }
-    }
-
-    /// The folder of the container's files.
-    pub(crate) fn bundle(&self) -> &Path {
-        Path::new(&self.bundle)
     }
 
     /// As JSON, at one moment of the container's life.
@@ -81,6 +75,11 @@ impl State {
         let _ = write!(json, "\"annotations\":{{{}}}}}", annotations.join(","));
         json
     }
+}
+
+/// The folder of a container's files.
+pub(crate) fn bundle(spec: &oci::Spec) -> &Path {
+    Path::new(&spec.Root.get_or_default().Path).parent().unwrap_or(Path::new("/"))
 }
 
 /// A JSON string.
@@ -179,19 +178,29 @@ impl GuestHooks {
         Ok(Self { prestart: list("prestart")?, poststart: list("poststart")?, poststop: list("poststop")? })
     }
 
-    /// When a container has been made, with the id of its first process.
-    pub(crate) async fn prestart(&self, reaper: &Reaper, state: &State, pid: i32) -> Result<(), HookError> {
-        run_all("prestart", &self.prestart, reaper, &state.json("created", u32::try_from(pid).ok())).await
+    /// When a container has been made, with its first process.
+    pub(crate) async fn prestart(
+        &self,
+        reaper: &Reaper,
+        spec: &oci::Spec,
+        pid: i32,
+    ) -> Result<(), HookError> {
+        run_all("prestart", &self.prestart, reaper, (spec, "created", Some(pid))).await
     }
 
     /// When it has been started.
-    pub(crate) async fn poststart(&self, reaper: &Reaper, state: &State, pid: i32) -> Result<(), HookError> {
-        run_all("poststart", &self.poststart, reaper, &state.json("running", u32::try_from(pid).ok())).await
+    pub(crate) async fn poststart(
+        &self,
+        reaper: &Reaper,
+        spec: &oci::Spec,
+        pid: i32,
+    ) -> Result<(), HookError> {
+        run_all("poststart", &self.poststart, reaper, (spec, "running", Some(pid))).await
     }
 
     /// When it has been removed.
-    pub(crate) async fn poststop(&self, reaper: &Reaper, state: &State) -> Result<(), HookError> {
-        run_all("poststop", &self.poststop, reaper, &state.json("stopped", None)).await
+    pub(crate) async fn poststop(&self, reaper: &Reaper, spec: &oci::Spec) -> Result<(), HookError> {
+        run_all("poststop", &self.poststop, reaper, (spec, "stopped", None)).await
     }
 }
 
@@ -217,12 +226,13 @@ async fn run_all(
     when: &'static str,
     hooks: &[PathBuf],
     reaper: &Reaper,
-    state: &str,
+    (spec, status, pid): (&oci::Spec, &str, Option<i32>),
 ) -> Result<(), HookError> {
     for path in hooks {
+        let state = State::of(spec).json(status, pid.map(i32::cast_unsigned));
         let path = path.to_string_lossy().into_owned();
         let hook = oci::Hook { Args: vec![path.clone()], Path: path, ..Default::default() };
-        let mut prepared = Prepared::new(when, &hook, state)?;
+        let mut prepared = Prepared::new(when, &hook, &state)?;
         let spawning = reaper.expect();
         let pid = match prepared.command.spawn() {
             Ok(child) => child.id().cast_signed(),
@@ -232,14 +242,6 @@ async fn run_all(
         prepared.ended(Some(code))?;
     }
     Ok(())
-}
-
-/// Ends a hook that takes too long.
-pub(crate) fn kill(pid: u32) {
-    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-        // Gone already: as good as killed.
-        let _ = kill_process(pid, Signal::KILL);
-    }
 }
 
 #[cfg(test)]

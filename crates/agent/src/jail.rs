@@ -21,6 +21,8 @@ mod identity;
 mod init;
 mod label;
 mod mounts;
+mod namespaces;
+mod passing;
 pub(crate) mod plan;
 mod protect;
 mod rootfs;

@@ -13,6 +13,7 @@ mod hooks;
 mod id;
 mod jail;
 mod logging;
+mod mountinfo;
 mod options;
 mod random;
 mod reaper;

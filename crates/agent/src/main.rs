@@ -14,6 +14,7 @@ mod hooks;
 mod id;
 mod jail;
 mod logging;
+mod mountinfo;
 mod options;
 mod random;
 mod reaper;

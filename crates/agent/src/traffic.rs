@@ -2,26 +2,26 @@
 
 use std::fs;
 
-use kata_protocol::{agent, kata};
+use kata_protocol::agent::NetworkStats;
 
 /// All interfaces of the guest, which its containers share.
-pub(crate) fn read() -> Vec<kata::NetworkStats> {
+pub(crate) fn read() -> Vec<NetworkStats> {
     parse(&fs::read_to_string("/proc/net/dev").unwrap_or_default())
 }
 
 /// Two lines of headings, then per interface its name, eight numbers of what came in and eight of what went out.
-fn parse(table: &str) -> Vec<kata::NetworkStats> {
+fn parse(table: &str) -> Vec<NetworkStats> {
     table.lines().skip(2).filter_map(interface).collect()
 }
 
-fn interface(line: &str) -> Option<kata::NetworkStats> {
+fn interface(line: &str) -> Option<NetworkStats> {
     // A name may hold a colon (an alias); the numbers hold none.
     let (name, numbers) = line.rsplit_once(':')?;
     let numbers: Vec<u64> = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
     let (received, sent) = numbers.split_at_checked(8)?;
     let &[rx_bytes, rx_packets, rx_errors, rx_dropped, ..] = received else { return None };
     let &[tx_bytes, tx_packets, tx_errors, tx_dropped, ..] = sent else { return None };
-    Some(kata::NetworkStats {
+    Some(NetworkStats {
         name: name.trim().to_owned(),
         rx_bytes,
         rx_packets,
@@ -33,22 +33,6 @@ fn interface(line: &str) -> Option<kata::NetworkStats> {
         tx_dropped,
         ..Default::default()
     })
-}
-
-/// The same in upstream's message.
-pub(crate) fn to_upstream(traffic: &kata::NetworkStats) -> agent::NetworkStats {
-    agent::NetworkStats {
-        name: traffic.name.clone(),
-        rx_bytes: traffic.rx_bytes,
-        rx_packets: traffic.rx_packets,
-        rx_errors: traffic.rx_errors,
-        rx_dropped: traffic.rx_dropped,
-        tx_bytes: traffic.tx_bytes,
-        tx_packets: traffic.tx_packets,
-        tx_errors: traffic.tx_errors,
-        tx_dropped: traffic.tx_dropped,
-        ..Default::default()
-    }
 }
 
 #[cfg(test)]

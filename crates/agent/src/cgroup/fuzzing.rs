@@ -22,12 +22,6 @@ pub fn cgroup_settings(resources: &LinuxResources) -> Result<Vec<(String, String
     limits::settings(resources).map_err(|error| error.to_string())
 }
 
-/// A line of `/proc/self/mountinfo`.
-#[must_use]
-pub fn mount_point(line: &str) -> Option<PathBuf> {
-    super::mount_point(line)
-}
-
 /// A hierarchy with all controllers, used by no one.
 pub(crate) fn hierarchy() -> Hierarchy {
     let controllers = ["cpu", "cpuset", "memory"].map(str::to_owned).to_vec();

@@ -4,8 +4,9 @@ use kata_protocol::oci::{LinuxBlockIO, LinuxCPU, LinuxMemory, LinuxResources};
 
 /// The period of a CPU quota that has none, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
-/// cgroup v1's range of CPU shares, and v2's of weights.
+/// cgroup v1's range of CPU shares and of block devices' weights, and v2's of weights.
 const SHARES: (u64, u64) = (2, 262_144);
+const IO_WEIGHTS: (u64, u64) = (10, 1000);
 const WEIGHTS: (u64, u64) = (1, 10_000);
 
 /// A limit whose file would be somewhere else.
@@ -86,10 +87,14 @@ fn add_cpu(settings: &mut Vec<Setting>, cpu: &LinuxCPU) {
     }
 }
 
-/// Shares to weight, linearly, as Kubernetes (KEP-2254) has it.
+/// Shares to weight, as Kubernetes (KEP-2254) has it.
 fn weight(shares: u64) -> u64 {
-    let above = shares.clamp(SHARES.0, SHARES.1) - SHARES.0;
-    WEIGHTS.0 + above * (WEIGHTS.1 - WEIGHTS.0) / (SHARES.1 - SHARES.0)
+    scaled(shares, SHARES)
+}
+
+/// A number of v1's, of this range, as one of v2's weights, linearly.
+fn scaled(number: u64, (least, most): (u64, u64)) -> u64 {
+    WEIGHTS.0 + (number.clamp(least, most) - least) * (WEIGHTS.1 - WEIGHTS.0) / (most - least)
 }
 
 /// v1's swap limit counts memory and swap together, v2's swap only.
@@ -106,9 +111,8 @@ fn add_memory(settings: &mut Vec<Setting>, memory: &LinuxMemory) {
     }
 }
 
-/// v1's weight of block devices, from 10 to 1,000, linearly in v2's range.
 fn io_weight(weight: u32) -> u64 {
-    WEIGHTS.0 + u64::from(weight.clamp(10, 1000) - 10) * (WEIGHTS.1 - WEIGHTS.0) / 990
+    scaled(weight.into(), IO_WEIGHTS)
 }
 
 fn add_io(settings: &mut Vec<Setting>, io: &LinuxBlockIO) {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::launch::{Launched, Launcher, Start};
 use super::process::{Process, Table};
-use super::{Command, ContainerError, ProcessId, Reply, Result, State, Target};
+use super::{Command, ContainerError, ProcessId, Reply, Result, State, Target, spec};
 use crate::cgroup::Cgroup;
 use crate::id::{ContainerId, ExecId};
 use crate::reaper::Exit;
@@ -26,7 +26,7 @@ pub(crate) struct Parts {
     /// What was mounted for it.
     pub(crate) mounts: Mounts,
     /// What holds for further processes too.
-    pub(crate) common: oci::Spec,
+    pub(crate) common: Arc<oci::Spec>,
     /// Makes further processes.
     pub(crate) launcher: Arc<Launcher>,
     /// Starts it; taken when that has been done.
@@ -164,9 +164,9 @@ impl Actor {
         let launcher = Arc::clone(&self.parts.launcher);
         let place = (self.processes.init().pid, self.parts.cgroup.clone());
         let commands = self.commands.clone();
-        let process = (process, self.parts.common.clone());
+        let plan = spec::of_added(&self.parts.common, process);
         tokio::spawn(async move {
-            let made = make_exec(&launcher, place, process, stdio).await;
+            let made = make_exec(&launcher, place, plan, stdio).await;
             if let Some(commands) = commands.upgrade() {
                 // If the container is gone, so is the process.
                 let _ = commands.send(Command::ExecMade { exec, made, reply }).await;
@@ -290,10 +290,10 @@ impl Actor {
 async fn make_exec(
     launcher: &Launcher,
     (init, cgroup): (i32, Cgroup),
-    process: (oci::Process, oci::Spec),
+    plan: oci::Spec,
     (prepared, ends): (Prepared, ChildEnds),
 ) -> Result<Made> {
-    let size = process.0.ConsoleSize.clone().into_option();
-    let Launched { pid, exit, terminal, .. } = launcher.exec(process, (init, &cgroup), ends).await?;
+    let size = plan.Process.ConsoleSize.clone().into_option();
+    let Launched { pid, exit, terminal, .. } = launcher.exec(&plan, (init, &cgroup), ends).await?;
     Ok((pid, exit, prepared.connect(terminal, size)?))
 }

@@ -7,10 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use kata_protocol::oci::{Process, Spec};
+use kata_protocol::oci::Spec;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use protobuf::{Message, MessageField};
+use protobuf::Message;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
@@ -111,18 +111,17 @@ impl Launcher {
         Ok((launched, Start(start)))
     }
 
-    /// Makes a process in the container whose first process is `init`, under what holds for all of them.
+    /// Makes the process of `plan` in the container whose first process is `init`.
     pub(crate) async fn exec(
         &self,
-        (process, common): (Process, Spec),
+        plan: &Spec,
         (init, cgroup): (i32, &Cgroup),
         ends: ChildEnds,
     ) -> Result<Launched> {
         let found =
             handle(init).map_err(|error| LaunchError::Io("find the container's first process", error))?;
         let cgroup = &cgroup.beside(init);
-        let job = Job { verb: "exec", cgroup, other: found, joined: None, terminal: process.Terminal };
-        let plan = Spec { Process: MessageField::some(process), ..common };
+        let job = Job { verb: "exec", cgroup, other: found, joined: None, terminal: plan.Process.Terminal };
         self.launch(job, &plan.write_to_bytes()?, ends).await
     }
 

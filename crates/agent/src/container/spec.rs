@@ -98,6 +98,13 @@ pub(crate) fn of_all_processes(spec: Spec) -> Spec {
     Spec { Version, Root, Annotations, Linux: MessageField::some(linux), ..Spec::default() }
 }
 
+/// What a process is added by. Only a listener of system calls is told about the container.
+pub(crate) fn of_added(common: &Spec, process: Process) -> Spec {
+    let told = !common.Linux.Seccomp.get_or_default().ListenerPath.is_empty();
+    let about = if told { common.clone() } else { Spec { Linux: common.Linux.clone(), ..Spec::default() } };
+    Spec { Process: MessageField::some(process), ..about }
+}
+
 fn adapt_linux(linux: &mut Linux, surroundings: &Surroundings<'_>) -> GuestSysctls {
     linux.IntelRdt = MessageField::none();
     // The network is the guest's, and paths are the host's.

@@ -6,15 +6,14 @@ use std::fmt::Write as _;
 use kata_protocol::oci;
 
 use super::error::{JailError, Named, Result};
-use super::sys;
+use super::{namespaces, sys};
 
 /// The clocks that may be set off, time_namespaces(7).
 const CLOCKS: [&str; 2] = ["monotonic", "boottime"];
 
 /// Lets the processes that this one makes from now on have clocks of their own, if the container does.
 pub(super) fn set_off(linux: &oci::Linux) -> Result<()> {
-    let own = linux.Namespaces.iter().any(|namespace| namespace.Type == "time" && namespace.Path.is_empty());
-    match (own, linux.TimeOffsets.is_empty()) {
+    match (namespaces::is_own(linux, "time"), linux.TimeOffsets.is_empty()) {
         (false, true) => return Ok(()),
         (false, false) => {
             let text = "linux.timeOffsets needs a time namespace; add one to linux.namespaces";

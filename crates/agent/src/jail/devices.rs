@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use super::error::{JailError, Named, Result};
 use super::mounts::{attach, copy, guest_has};
+use super::namespaces;
 use super::rootfs::Root;
-use super::users;
 
 /// Name, major and minor number of what every container has.
 const DEFAULT: [(&str, u32, u32); 6] = [
@@ -44,7 +44,7 @@ pub(super) fn make_all(root: &Root, spec: &oci::Spec) -> Result<()> {
         return Ok(());
     }
     // In a user namespace there are no devices but those that have been made outside.
-    let make = if users::has_own(&spec.Linux) { Node::bind } else { Node::make };
+    let make = if namespaces::is_own(&spec.Linux, "user") { Node::bind } else { Node::make };
     for (path, major, minor) in DEFAULT {
         let node = Node { kind: FileType::CharacterDevice, major, minor, mode: EVERYBODY, owner: (0, 0) };
         make(&node, root, Path::new(path)).at("make the device", path)?;

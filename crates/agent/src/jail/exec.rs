@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use kata_protocol::oci::{Linux, Spec};
+use kata_protocol::oci::Spec;
 use rustix::process::setsid;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
@@ -14,7 +14,7 @@ use super::label::Labels;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
 use super::seccomp::{Filter, Listener};
-use super::{FAILED, console, identity, read_plan, scheduling, spawn, workload};
+use super::{FAILED, console, identity, namespaces, read_plan, scheduling, spawn, workload};
 
 const ENTER: &str = "enter the container; has it ended?";
 
@@ -68,7 +68,7 @@ impl Added<'_> {
         if let Some(listener) = &mut self.listener {
             listener.identify(spec, "running")?;
         }
-        move_into_thread_name_spaces(self.init.as_fd(), namespaces(&spec.Linux)).step(ENTER)?;
+        move_into_thread_name_spaces(self.init.as_fd(), namespaces::entered(&spec.Linux)).step(ENTER)?;
         drop(self.init);
         if let Some(agent) = self.console {
             let root = Root::at(Path::new("/")).step("open the container's root")?;
@@ -81,16 +81,4 @@ impl Added<'_> {
         workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
         Ok(filter)
     }
-}
-
-/// Those of the container, whose own are in its specification where the guest's would do too: they cannot be entered
-/// from inside.
-fn namespaces(linux: &Linux) -> ThreadNameSpaceType {
-    let usual = ThreadNameSpaceType::MOUNT
-        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::CONTROL_GROUP;
-    let own = [("user", ThreadNameSpaceType::USER), ("time", ThreadNameSpaceType::TIME)];
-    let has = |name: &str| linux.Namespaces.iter().any(|namespace| namespace.Type == name);
-    own.into_iter().filter(|(name, _)| has(name)).fold(usual, |all, (_, kind)| all | kind)
 }

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::Timespec;
 
-use crate::hooks::{HookError, Prepared, State, kill};
+use crate::hooks::{HookError, Prepared, State};
 
 /// Runs them in their order, until one fails.
 pub(super) fn run(
@@ -38,7 +38,7 @@ fn wait(mut child: Child, limit: Option<Timespec>) -> std::io::Result<Option<i32
     if let (Some(limit), Some(pid)) = (limit, Pid::from_raw(child.id().cast_signed())) {
         let handle = pidfd_open(pid, PidfdFlags::empty())?;
         if poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&limit))? == 0 {
-            kill(child.id());
+            child.kill()?;
             child.wait()?;
             return Ok(None);
         }

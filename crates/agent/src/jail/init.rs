@@ -10,7 +10,7 @@ use rustix::fs::{CWD, Mode};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, chdir, fchdir, getcwd, pivot_root, setsid, umask};
 use rustix::system::{setdomainname, sethostname};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+use rustix::thread::move_into_thread_name_spaces;
 
 use super::error::{JailError, Named, Result};
 use super::label::Labels;
@@ -20,20 +20,11 @@ use super::plan::{Answer, Descriptors, Steps};
 use super::rootfs::Root;
 use super::seccomp::{Filter, Listener};
 use super::sys::{self, MountChange};
-use super::users::{self, Gate};
+use super::users::Gate;
 use super::{
-    FAILED, clocks, console, delegate, devices, hooks, identity, mounts, protect, read_plan, scheduling,
-    spawn, workload,
+    FAILED, clocks, console, delegate, devices, hooks, identity, mounts, namespaces, protect, read_plan,
+    scheduling, spawn, workload,
 };
-
-/// Namespaces by their names in the specification.
-const NAMESPACES: [(&str, libc::c_int); 5] = [
-    ("user", libc::CLONE_NEWUSER),
-    ("mount", libc::CLONE_NEWNS),
-    ("pid", libc::CLONE_NEWPID),
-    ("ipc", libc::CLONE_NEWIPC),
-    ("uts", libc::CLONE_NEWUTS),
-];
 
 /// Where the container's root is attached in the guest's, which its process then leaves, if that process may not reach
 /// its own place in a user namespace.
@@ -45,9 +36,9 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let mut spec: oci::Spec = read_plan(plan)?;
     let labels = Labels::prepare(&mut spec)?;
     identity::score(&spec.Process)?;
-    let mut namespaces = new_namespaces(&spec)?;
+    let mut cloned = namespaces::cloned(&spec.Linux)?;
     if let Some(joined) = joined {
-        move_into_thread_name_spaces(joined.as_fd(), joined_namespaces(&spec.Linux))
+        move_into_thread_name_spaces(joined.as_fd(), namespaces::joined(&spec.Linux))
             .step("join the sandbox's namespaces; has its first container ended?")?;
     }
     clocks::set_off(&spec.Linux)?;
@@ -58,8 +49,8 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let mounts = Planned::all(&spec, &cgroup)?;
     let mut gate = Gate::of(&spec.Linux)?;
     if gate.is_some() {
-        users::delegate(&spec, &cgroup)?;
-        namespaces &= !libc::CLONE_NEWIPC;
+        delegate::give_to_root(&spec, &cgroup)?;
+        cloned &= !libc::CLONE_NEWIPC;
     }
     let listener = Listener::connect(&spec)?;
     let shared_out = delegate::is_wanted(&spec.Mounts).then(|| cgroup.try_clone()).transpose();
@@ -68,44 +59,12 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let init = Init { spec: &spec, labels, shared_out, root, mounts, console, listener };
     let made = {
         let gate = &mut gate;
-        spawn(namespaces, cgroup, || init.run(gate.take(), File::from(answer), File::from(start)))?
+        spawn(cloned, cgroup, || init.run(gate.take(), File::from(answer), File::from(start)))?
     };
     if let (Some(gate), Some(pid)) = (gate, Pid::from_raw(made)) {
         gate.open(pid, &spec)?;
     }
     Ok(made)
-}
-
-fn new_namespaces(spec: &oci::Spec) -> Result<libc::c_int> {
-    let mut flags = libc::CLONE_NEWNS;
-    for namespace in spec.Linux.Namespaces.iter().filter(|namespace| namespace.Path.is_empty()) {
-        let kind = namespace.Type.as_str();
-        match NAMESPACES.iter().find(|(name, _)| *name == kind) {
-            Some((_, flag)) => flags |= flag,
-            // The new process must be in its cgroup, and clocks set off before anybody has them.
-            None if matches!(kind, "cgroup" | "time") => {}
-            None => {
-                let text = format!("A {kind} namespace is not supported; remove it from linux.namespaces");
-                return Err(JailError::Refused(text));
-            }
-        }
-    }
-    Ok(flags)
-}
-
-/// Those of the sandbox that the container shares.
-fn joined_namespaces(linux: &oci::Linux) -> ThreadNameSpaceType {
-    let known = [
-        ("pid", ThreadNameSpaceType::PROCESS_ID),
-        ("ipc", ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION),
-        ("uts", ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME),
-        ("time", ThreadNameSpaceType::TIME),
-    ];
-    let is_joined = |name: &str| {
-        linux.Namespaces.iter().any(|namespace| namespace.Type == name && !namespace.Path.is_empty())
-    };
-    let joined = known.into_iter().filter(|(name, _)| is_joined(name));
-    joined.fold(ThreadNameSpaceType::empty(), |all, (_, kind)| all | kind)
 }
 
 /// The new process.
@@ -207,7 +166,7 @@ impl Init<'_> {
     }
 
     fn has_own(&self, namespace: &str) -> bool {
-        self.spec.Linux.Namespaces.iter().any(|own| own.Type == namespace && own.Path.is_empty())
+        namespaces::is_own(&self.spec.Linux, namespace)
     }
 
     /// Whoever makes message queues owns their file system: that is the root of the user namespace, whom this process has

@@ -15,9 +15,9 @@ use rustix::mount::{
 };
 
 use super::error::{JailError, Named, Result};
+use super::namespaces;
 use super::rootfs::Root;
 use super::sys::{MountChange, change_mount};
-use super::users;
 use options::Options;
 
 /// File systems of the kernel itself, which no attribute of a device can concern.
@@ -40,8 +40,8 @@ impl<'a> Planned<'a> {
     }
 
     fn new(mount: &'a oci::Mount, cgroup: &OwnedFd, linux: &oci::Linux) -> Result<Self> {
-        let own_users = users::has_own(linux);
-        let own_queues = linux.Namespaces.iter().any(|own| own.Type == "ipc" && own.Path.is_empty());
+        let own_users = namespaces::is_own(linux, "user");
+        let own_queues = namespaces::is_own(linux, "ipc");
         let to = mount.destination.as_str();
         if !mount.UIDMappings.is_empty() || !mount.GIDMappings.is_empty() {
             let text = format!("Cannot mount {to}: this agent maps no ids of mounts; remove its mappings");

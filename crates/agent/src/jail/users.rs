@@ -5,27 +5,17 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 
 use kata_protocol::oci;
-use rustix::fs::{AtFlags, Gid, Uid, chownat};
+use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-use std::os::fd::OwnedFd;
 
 use super::error::{JailError, Named, Result};
-use super::{identity, scheduling};
-
-const USER: &str = "user";
-
-/// What a cgroup's new owner may write to, from cgroup-v2.rst, "Model of Delegation".
-const DELEGATED: [&str; 4] = ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"];
-
-/// Whether the container has a user namespace of its own.
-pub(super) fn has_own(linux: &oci::Linux) -> bool {
-    linux.Namespaces.iter().any(|namespace| namespace.Type == USER)
-}
+use super::{identity, namespaces, scheduling};
 
 /// Where the new process waits.
 #[derive(Debug)]
@@ -38,7 +28,7 @@ impl Gate {
     /// A closed one, if the container has a user namespace.
     pub(super) fn of(linux: &oci::Linux) -> Result<Option<Self>> {
         let mapped = !linux.UIDMappings.is_empty() && !linux.GIDMappings.is_empty();
-        match (has_own(linux), mapped) {
+        match (namespaces::is_own(linux, "user"), mapped) {
             (false, _) => Ok(None),
             (true, false) => Err(JailError::Refused(
                 "A user namespace needs linux.uidMappings and linux.gidMappings; add both".to_owned(),
@@ -86,27 +76,6 @@ fn lines(mappings: &[oci::LinuxIDMapping]) -> String {
         let _ = writeln!(lines, "{} {} {}", mapping.ContainerID, mapping.HostID, mapping.Size);
     }
     lines
-}
-
-/// Lets the container's root make cgroups below the container's own, if that is in sight and can be written to.
-pub(super) fn delegate(spec: &oci::Spec, cgroup: &OwnedFd) -> Result<()> {
-    let writable = |mount: &&oci::Mount| {
-        mount.type_.starts_with("cgroup") && !mount.options.iter().any(|option| option == "ro")
-    };
-    let own = spec.Linux.Namespaces.iter().any(|namespace| namespace.Type == "cgroup");
-    let root = root_of(&spec.Linux.UIDMappings);
-    let (Some(root), true) = (root, own && spec.Mounts.iter().any(|mount| writable(&mount))) else {
-        return Ok(());
-    };
-    let give = |name: &&str| -> io::Result<()> {
-        Ok(chownat(cgroup, *name, Some(Uid::from_raw(root)), None, AtFlags::EMPTY_PATH)?)
-    };
-    DELEGATED.iter().try_for_each(give).step("give the cgroup to the container's root")
-}
-
-/// What the container's root is outside.
-fn root_of(mappings: &[oci::LinuxIDMapping]) -> Option<u32> {
-    mappings.iter().find(|mapping| mapping.ContainerID == 0 && mapping.Size > 0).map(|mapping| mapping.HostID)
 }
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ use crate::clock::Stopwatch;
 use crate::container::{Container, ProcessId, Target as SignalTarget};
 use crate::stdio::{Request, StdioError, Target};
 use crate::storage;
-use crate::traffic;
 
 /// The most that one polled read returns.
 const MAX_READ: u32 = 1 << 20;
@@ -233,7 +232,7 @@ impl AgentService for Service {
         let stats = self.container(&request.container_id)?.stats();
         Ok(StatsContainerResponse {
             cgroup_stats: MessageField::some(to_upstream(&stats)),
-            network_stats: stats.network.iter().map(traffic::to_upstream).collect(),
+            network_stats: stats.network,
             ..Default::default()
         })
     }

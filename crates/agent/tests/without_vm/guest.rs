@@ -143,6 +143,13 @@ impl Guest {
         Ok(streams)
     }
 
+    /// The output of a container of this specification.
+    pub(crate) async fn output_of(&self, spec: &Value) -> String {
+        let mut streams = self.create_with("c", spec, false).await.expect("created");
+        self.start_container("c").await.expect("started");
+        String::from_utf8(streams.output().await).expect("is text")
+    }
+
     /// Makes and starts a container.
     pub(crate) async fn run(&self, id: &str, arguments: &[&str]) -> Streams {
         let streams = self.create_with(id, &self.spec(arguments), false).await.expect("created");

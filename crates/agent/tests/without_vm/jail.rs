@@ -7,13 +7,6 @@ use serde_json::{Value, json};
 
 use super::guest::{Guest, message, skips};
 
-/// The output of a shell script in a container of this specification.
-async fn output_of(guest: &Guest, spec: &Value) -> String {
-    let mut streams = guest.create_with("c", spec, false).await.expect("created");
-    guest.start_container("c").await.expect("started");
-    String::from_utf8(streams.output().await).expect("is text")
-}
-
 fn shell(guest: &Guest, script: &str) -> Value {
     guest.spec(&["sh", "-c", script])
 }
@@ -25,14 +18,14 @@ fn add_mount(spec: &mut Value, mount: Value) {
 agent_test!(masked_files_and_folders_are_empty, |guest| {
     let mut spec = shell(&guest, "cat /proc/version | wc -c; echo /proc/fs/* /proc/irq/*");
     spec["linux"]["maskedPaths"] = json!(["/proc/version", "/proc/fs", "/proc/irq", "/proc/no-such"]);
-    assert_eq!(output_of(&guest, &spec).await, "0\n/proc/fs/* /proc/irq/*\n");
+    assert_eq!(guest.output_of(&spec).await, "0\n/proc/fs/* /proc/irq/*\n");
 });
 
 agent_test!(read_only_paths_cannot_be_written, |guest| {
     let script = "echo 1 > /proc/sys/kernel/sysrq || echo refused; cat /proc/sys/kernel/ostype";
     let mut spec = shell(&guest, script);
     spec["linux"]["readonlyPaths"] = json!(["/proc/sys", "/proc/no-such"]);
-    assert_eq!(output_of(&guest, &spec).await, "refused\nLinux\n");
+    assert_eq!(guest.output_of(&spec).await, "refused\nLinux\n");
 });
 
 agent_test!(a_read_only_root_has_writable_mounts, |guest| {
@@ -40,7 +33,7 @@ agent_test!(a_read_only_root_has_writable_mounts, |guest| {
     let mut spec = shell(&guest, script);
     spec["root"]["readonly"] = true.into();
     add_mount(&mut spec, json!({ "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" }));
-    assert_eq!(output_of(&guest, &spec).await, "refused\nx\n");
+    assert_eq!(guest.output_of(&spec).await, "refused\nx\n");
 });
 
 agent_test!(the_usual_devices_are_there, |guest| {
@@ -53,13 +46,13 @@ agent_test!(the_usual_devices_are_there, |guest| {
         format!("{} ; {script}", spec["process"]["args"][2].as_str().expect("text")).into();
     let expected = "/dev/null\n/dev/zero\n/dev/full\n/dev/random\n/dev/urandom\n/dev/tty\n/dev/ptmx\n/dev/fd\n\
                     /dev/stdin\n3\nwritten\n";
-    assert_eq!(output_of(&guest, &spec).await, expected);
+    assert_eq!(guest.output_of(&spec).await, expected);
 });
 
 agent_test!(kernel_settings_of_the_container_are_set, |guest| {
     let mut spec = shell(&guest, "cat /proc/sys/kernel/msgmax");
     spec["linux"]["sysctl"] = json!({ "kernel.msgmax": "12345" });
-    assert_eq!(output_of(&guest, &spec).await, "12345\n");
+    assert_eq!(guest.output_of(&spec).await, "12345\n");
 });
 
 agent_test!(a_kernel_setting_that_is_not_there_is_named, |guest| {
@@ -85,7 +78,7 @@ agent_test!(the_containers_cgroup_is_what_it_sees, |guest| {
     let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
     namespaces.push(json!({ "type": "cgroup" }));
     add_mount(&mut spec, json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup" }));
-    assert_eq!(output_of(&guest, &spec).await, "0::/\n/sys/fs/cgroup/cgroup.procs\n");
+    assert_eq!(guest.output_of(&spec).await, "0::/\n/sys/fs/cgroup/cgroup.procs\n");
 });
 
 agent_test!(links_in_the_image_do_not_lead_mounts_out_of_it, |guest| {
@@ -128,7 +121,7 @@ agent_test!(
 
 agent_test!(no_descriptor_of_the_agents_reaches_the_workload, |guest| {
     let spec = shell(&guest, "ls /proc/self/fd | wc -l; ls /proc/1/fd; true");
-    let output = output_of(&guest, &spec).await;
+    let output = guest.output_of(&spec).await;
     assert_eq!(output, "4\n0\n1\n2\n", "the fourth is the folder being listed");
     guest.remove("c").await.expect("removed");
     guest.run("c", &["sleep", "1000"]).await;
@@ -140,5 +133,5 @@ agent_test!(capabilities_are_those_of_the_specification, |guest| {
     let spec = shell(&guest, "grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status");
     let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000000000e1\nCapEff:\t00000000000000e1\n\
                     CapBnd:\t00000000000000e1\nCapAmb:\t0000000000000000\n";
-    assert_eq!(output_of(&guest, &spec).await, expected);
+    assert_eq!(guest.output_of(&spec).await, expected);
 });

@@ -7,12 +7,6 @@ use super::guest::{Guest, message, process, skips};
 /// The nice value and the number of the policy of a process, from proc_pid_stat(5).
 const SCHEDULING: &str = "cut -d ' ' -f 19,41 /proc/self/stat";
 
-async fn output_of(guest: &Guest, spec: &Value) -> String {
-    let mut streams = guest.create_with("c", spec, false).await.expect("created");
-    guest.start_container("c").await.expect("started");
-    String::from_utf8(streams.output().await).expect("is text")
-}
-
 /// The output of a process that is added to a container of this specification.
 async fn output_of_added(guest: &Guest, spec: &Value, added: &Value) -> String {
     guest.create_with("c", spec, false).await.expect("created");
@@ -28,7 +22,7 @@ async fn refusal_of(guest: &Guest, spec: &Value) -> String {
 agent_test!(a_process_is_scheduled_as_its_specification_says, |guest| {
     let mut spec = guest.spec(&["sh", "-c", SCHEDULING]);
     spec["process"]["scheduler"] = json!({ "policy": "SCHED_BATCH", "nice": 7 });
-    let output = output_of(&guest, &spec).await;
+    let output = guest.output_of(&spec).await;
     assert_eq!(output, "7 3\n");
 });
 
@@ -36,7 +30,7 @@ agent_test!(a_process_may_be_scheduled_in_real_time, |guest| {
     let mut spec = guest.spec(&["sh", "-c", "cut -d ' ' -f 40,41 /proc/self/stat; ionice"]);
     spec["process"]["scheduler"] = json!({ "policy": "SCHED_FIFO", "priority": 3 });
     spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_RT", "priority": 1 });
-    assert_eq!(output_of(&guest, &spec).await, "3 1\nrealtime: prio 1\n");
+    assert_eq!(guest.output_of(&spec).await, "3 1\nrealtime: prio 1\n");
 });
 
 agent_test!(an_added_process_has_its_own_scheduler, |guest| {
@@ -50,7 +44,7 @@ agent_test!(an_added_process_has_its_own_scheduler, |guest| {
 agent_test!(the_priority_of_input_and_output_is_set, |guest| {
     let mut spec = guest.spec(&["sh", "-c", "ionice"]);
     spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 });
-    assert!(output_of(&guest, &spec).await.starts_with("idle"));
+    assert!(guest.output_of(&spec).await.starts_with("idle"));
     guest.remove("c").await.expect("removed");
     spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 8 });
     assert!(refusal_of(&guest, &spec).await.contains("process.ioPriority"));

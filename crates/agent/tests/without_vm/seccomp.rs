@@ -20,12 +20,6 @@ fn with_profile(guest: &Guest, script: &str, profile: Value) -> Value {
     spec
 }
 
-async fn output_of(guest: &Guest, spec: &Value) -> String {
-    let mut streams = guest.create_with("c", spec, false).await.expect("created");
-    guest.start_container("c").await.expect("started");
-    String::from_utf8(streams.output().await).expect("is text")
-}
-
 /// Folders cannot be made, for a reason of its own.
 fn no_folders() -> Value {
     json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"], "syscalls": [
@@ -34,7 +28,7 @@ fn no_folders() -> Value {
 
 agent_test!(a_call_that_the_profile_refuses_fails_with_its_error, |guest| {
     let script = format!("mkdir /tmp/x 2>&1; {FILTERED}");
-    let output = output_of(&guest, &with_profile(&guest, &script, no_folders())).await;
+    let output = guest.output_of(&with_profile(&guest, &script, no_folders())).await;
     assert_eq!(
         output,
         "mkdir: can't create directory '/tmp/x': Disk quota exceeded\n1\nSeccomp_filters:\t1\n"
@@ -69,7 +63,7 @@ agent_test!(
             { "names": allowed.as_slice(), "action": "SCMP_ACT_ALLOW" } ] });
         let mut spec = with_profile(&guest, "echo in; cd / || echo kept", profile);
         spec["process"]["noNewPrivileges"] = true.into();
-        assert_eq!(output_of(&guest, &spec).await, "in\nkept\n");
+        assert_eq!(guest.output_of(&spec).await, "in\nkept\n");
     }
 );
 
@@ -77,7 +71,7 @@ agent_test!(a_call_that_kills_ends_the_process_with_its_signal, |guest| {
     let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         { "names": ["uname"], "action": "SCMP_ACT_KILL_PROCESS" } ] });
     let script = "uname; exit $?";
-    assert_eq!(output_of(&guest, &with_profile(&guest, script, profile)).await, "");
+    assert_eq!(guest.output_of(&with_profile(&guest, script, profile)).await, "");
     // SIGSYS is 31.
     assert_eq!(guest.wait("c", "").await.expect("ended"), 128 + 31);
 });
@@ -87,7 +81,7 @@ agent_test!(arguments_are_compared, |guest| {
         { "names": ["kill"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1,
           "args": [{ "index": 1, "value": 10, "op": "SCMP_CMP_EQ" }] } ] });
     let script = "kill -10 $$ 2>/dev/null || echo refused; kill -0 $$ && echo allowed";
-    assert_eq!(output_of(&guest, &with_profile(&guest, script, profile)).await, "refused\nallowed\n");
+    assert_eq!(guest.output_of(&with_profile(&guest, script, profile)).await, "refused\nallowed\n");
 });
 
 agent_test!(a_profile_that_makes_no_sense_is_named, |guest| {

@@ -112,7 +112,8 @@ fn rdma(device: kata::RdmaStats) -> RdmaStats {
     }
 }
 
-fn network(interface: kata::NetworkStats) -> NetworkStats {
+/// The same message for both.
+fn network(interface: grpc::NetworkStats) -> NetworkStats {
     NetworkStats {
         name: interface.name,
         rx_bytes: interface.rx_bytes,
@@ -137,7 +138,7 @@ pub(super) fn upstream_stats(answer: grpc::StatsContainerResponse) -> Stats {
         pids: PidsStats { current: pids.current, limit: if pids.limit == 0 { NO_LIMIT } else { pids.limit } },
         io: upstream_io(&cgroup.blkio_stats.unwrap_or_default()),
         hugetlb: cgroup.hugetlb_stats.into_iter().map(upstream_hugetlb).collect(),
-        network: answer.network_stats.into_iter().map(upstream_network).collect(),
+        network: answer.network_stats.into_iter().map(network).collect(),
         ..Stats::default()
     }
 }
@@ -202,20 +203,6 @@ fn upstream_io(blkio: &grpc::BlkioStats) -> Vec<IoStats> {
 /// Its limit is not told.
 fn upstream_hugetlb((page_size, pages): (String, grpc::HugetlbStats)) -> HugetlbStats {
     HugetlbStats { page_size, current: pages.usage, limit: NO_LIMIT, max_events: pages.failcnt }
-}
-
-fn upstream_network(interface: grpc::NetworkStats) -> NetworkStats {
-    NetworkStats {
-        name: interface.name,
-        rx_bytes: interface.rx_bytes,
-        rx_packets: interface.rx_packets,
-        rx_errors: interface.rx_errors,
-        rx_dropped: interface.rx_dropped,
-        tx_bytes: interface.tx_bytes,
-        tx_packets: interface.tx_packets,
-        tx_errors: interface.tx_errors,
-        tx_dropped: interface.tx_dropped,
-    }
 }
 
 #[cfg(test)]

@@ -2,16 +2,15 @@
 //! `listenerPath`, gets the descriptor for it with the process's state (OCI `config-linux.md`, "The Container Process
 //! State").
 
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use kata_protocol::oci;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::hooks::{State, quoted};
 use crate::jail::error::{JailError, Named, Result};
+use crate::jail::passing;
 
 const NOTIFY: &str = "SCMP_ACT_NOTIFY";
 
@@ -57,11 +56,6 @@ impl Listener {
 
     /// Hands the calls over, in one system call.
     pub(super) fn hand_over(self, calls: &OwnedFd) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let calls = [calls.as_fd()];
-        control.push(SendAncillaryMessage::ScmRights(&calls));
-        sendmsg(&self.socket, &[IoSlice::new(self.state.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
-        Ok(())
+        passing::send(&self.socket, self.state.as_bytes(), calls)
     }
 }
