@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::clock::Stopwatch;
 use crate::container::launch::{Launcher, Start};
+use crate::container::sharing::{self, First};
 use crate::container::spec::{self, GuestSysctls, Surroundings};
 use crate::container::{Container, ContainerError, Made, Parts};
 use crate::hooks::{self, GuestHooks, HookError};
@@ -53,6 +54,9 @@ pub(crate) enum SandboxError {
     /// The container's specification.
     #[error(transparent)]
     Spec(#[from] spec::SpecError),
+    /// Nor can its user namespace be shared.
+    #[error(transparent)]
+    Ids(#[from] sharing::OtherIds),
     /// The container.
     #[error(transparent)]
     Container(#[from] ContainerError),
@@ -114,8 +118,8 @@ pub(crate) struct Agent {
     mounts: Mutex<Mounts>,
     /// Folders of removed containers.
     stale: Mutex<BTreeSet<PathBuf>>,
-    /// Whose namespaces the others share: the first container, and its first process.
-    first: Mutex<Option<(ContainerId, i32)>>,
+    /// Whose namespaces the others share.
+    first: Mutex<Option<First>>,
     power_off: Notify,
 }
 
@@ -240,7 +244,7 @@ impl Agent {
             self.forget_folders();
             locked(&self.stale).insert(hooks::bundle(container.spec()).to_owned());
         }
-        locked(&self.first).take_if(|(holder, _)| holder == id);
+        locked(&self.first).take_if(|first| first.id == *id);
         if let Some(hooks) = self.hooks.get()
             && let Err(error) = hooks.poststop(&self.reaper, container.spec()).await
         {
@@ -297,9 +301,10 @@ impl Agent {
         };
         let pid = init.0;
         self.oom.watch(&new.id, &cgroup);
-        locked(&self.first).get_or_insert_with(|| (new.id.clone(), pid));
         let launcher = Arc::clone(&self.launcher);
         let common = Arc::new(spec::of_all_processes(new.spec));
+        let first = || First { id: new.id.clone(), pid, spec: Arc::clone(&common) };
+        locked(&self.first).get_or_insert_with(first);
         let parts = Parts { id: new.id, cgroup, mounts, common, launcher, start: Some(start) };
         let container = Container::new(parts, init);
         match self.run_prestart(&container).await {
@@ -325,9 +330,10 @@ impl Agent {
     ) -> Result<(Made, Start)> {
         let surroundings =
             Surroundings { owns_guest: self.owns_guest, hierarchy, terminal: new.stdio.terminal };
-        let first = locked(&self.first).as_ref().map(|(_, pid)| *pid);
-        let joins = spec::share(&mut new.spec, new.shares_pids, first.is_none());
-        let joined = first.filter(|_| joins);
+        let first = locked(&self.first).clone();
+        let shared = first.as_ref().map(|first| &*first.spec);
+        let joins = sharing::share(&mut new.spec, new.shares_pids, shared)?;
+        let joined = first.filter(|_| joins).map(|first| first.pid);
         let sysctls = spec::adapt(&new.id, &mut new.spec, &surroundings)?;
         write_sysctls(&sysctls)?;
         let (prepared, ends) = self.prepare(new.stdio).await?;

@@ -4,6 +4,7 @@ mod actor;
 pub(crate) mod launch;
 mod privilege;
 mod process;
+pub(crate) mod sharing;
 pub(crate) mod spec;
 
 use std::sync::Arc;

@@ -32,12 +32,15 @@ mod sys;
 mod users;
 pub(crate) mod workload;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use protobuf::Message;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::ThreadNameSpaceType;
 
 use error::{JailError, Named, Result};
 use plan::{Answer, Descriptors};
@@ -98,12 +101,46 @@ fn read_plan<M: Message>(file: OwnedFd) -> Result<M> {
         .map_err(|error| JailError::Refused(format!("The plan is not understood: {error}")))
 }
 
-/// Makes the process, which does `work` and never comes back; its id. It does not keep the cgroup.
-fn spawn(namespaces: libc::c_int, cgroup: OwnedFd, work: impl FnOnce() -> i32) -> Result<i32> {
-    let side = sys::clone_into(namespaces, &cgroup);
+/// Makes the process, which does `work` and never comes back; its id. It does not keep the cgroup. Without one it is in
+/// that of this process.
+fn spawn(namespaces: libc::c_int, cgroup: Option<OwnedFd>, work: impl FnOnce() -> i32) -> Result<i32> {
+    let side = sys::clone_into(namespaces, cgroup.as_ref());
     drop(cgroup);
     match side.step("make the process; can its cgroup take any?")? {
         Side::Parent(pid) => Ok(pid),
         Side::Child => std::process::exit(work()),
+    }
+}
+
+/// [`spawn`] by a go-between, which joins these namespaces of that process before. It is in the cgroup already, since its
+/// new namespaces may not allow to enter that.
+fn spawn_inside(
+    (joined, kinds): (&OwnedFd, ThreadNameSpaceType),
+    namespaces: libc::c_int,
+    cgroup: OwnedFd,
+    work: impl FnOnce() -> i32,
+) -> Result<i32> {
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC).step("make a pipe")?;
+    let tell = Cell::new(Some(File::from(tell)));
+    spawn(0, Some(cgroup), || {
+        let joined = namespaces::join(joined, kinds);
+        let work = || {
+            drop(tell.take());
+            work()
+        };
+        let answer = match joined.and_then(|()| spawn(namespaces, None, work)) {
+            Ok(pid) => Answer::Made(pid),
+            Err(error) => Answer::Failed(crate::report::chain(&error)),
+        };
+        // If nobody listens any more, the jail has been ended.
+        tell.take().map_or(FAILED, |tell| answer.send(tell).map_or(FAILED, |()| 0))
+    })?;
+    drop(tell.take());
+    let mut answer = Vec::new();
+    File::from(told).read_to_end(&mut answer).step("hear of the new process")?;
+    match Answer::read(&answer).pop() {
+        Some(Answer::Made(pid)) => Ok(pid),
+        Some(Answer::Failed(reason)) => Err(JailError::Refused(reason)),
+        _ => Err(JailError::Refused("The process that joins the sandbox's namespaces was ended".to_owned())),
     }
 }

@@ -107,3 +107,52 @@ fn two_hundred_containers_come_and_go_in_a_living_sandbox() {
         assert_eq!(sandbox.shell("echo alive"), "alive");
     });
 }
+
+/// In the user and cgroup namespaces of the sandbox: those that `path` leads to, or new ones.
+fn share_users(spec: &mut Value, path: Option<&str>) {
+    let ids = json!([{ "containerID": 0, "hostID": 0, "size": 1000 }]);
+    spec["linux"]["uidMappings"] = ids.clone();
+    spec["linux"]["gidMappings"] = ids;
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| !matches!(namespace["type"].as_str(), Some("user" | "cgroup")));
+    namespaces.extend(["user", "cgroup"].map(|kind| json!({ "type": kind })));
+    for namespace in namespaces {
+        let shared = matches!(namespace["type"].as_str(), Some("user" | "cgroup" | "uts" | "ipc" | "pid"));
+        if let Some(path) = path.filter(|_| shared) {
+            namespace["path"] = json!(path);
+        }
+    }
+    let all = json!(["CAP_SYS_ADMIN"]);
+    spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
+}
+
+#[test]
+fn a_pods_user_and_cgroup_namespaces_are_shared_by_their_paths() {
+    kata_test(|containerd| {
+        let sandbox = containerd.container().spec(|spec| {
+            let id = spec["hostname"].clone();
+            annotate(spec, "sandbox", id.as_str().unwrap_or_default());
+            share_users(spec, None);
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let id = sandbox.id().to_owned();
+        let sandbox = sandbox.start();
+        let namespaces = "cd /proc/self/ns && for kind in user cgroup ipc uts pid mnt; do readlink $kind; done; cat ../uid_map";
+        let of_sandbox = sandbox.shell(namespaces);
+        let member = containerd.container().spec(|spec| {
+            annotate(spec, "container", &id);
+            share_users(spec, Some("/proc/1/ns/of-the-host"));
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let member = member.start();
+        let of_member = member.shell(namespaces);
+        let same = of_sandbox.lines().zip(of_member.lines()).map(|(left, right)| left == right);
+        assert_eq!(same.collect::<Vec<_>>(), [true, true, true, true, true, false, true], "{of_member}");
+        // The host name's namespace belongs to the user namespace.
+        assert_eq!(member.shell("hostname renamed && hostname"), "renamed");
+        let path = member.shell("cat /proc/self/cgroup");
+        assert!(path.starts_with("0::/../"), "{path}");
+        member.remove();
+        assert_eq!(sandbox.shell("hostname"), "renamed");
+    });
+}

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use kata_protocol::oci::{Hooks, Linux, LinuxNamespace, LinuxResources, Process, Spec};
+use kata_protocol::oci::{Hooks, Linux, LinuxResources, Process, Spec};
 use protobuf::MessageField;
 
 use super::privilege;
@@ -70,30 +70,12 @@ pub(crate) fn adapt_process(process: &mut Process) {
     }
 }
 
-/// Namespaces that a container can share with the first one of its sandbox.
-const SHARED: [&str; 4] = ["pid", "ipc", "uts", "time"];
-
-/// Leaves a path only with the namespaces that are joined: those that the specification names a path of, which is the
-/// host's and means the sandbox's. The first container makes them. Returns whether there are any.
-pub(crate) fn share(spec: &mut Spec, pids: bool, is_first: bool) -> bool {
-    let namespaces = &mut spec.Linux.mut_or_insert_default().Namespaces;
-    if pids {
-        namespaces.retain(|namespace| namespace.Type != "pid");
-        let (kind, path) = ("pid".to_owned(), "sandbox".to_owned());
-        namespaces.push(LinuxNamespace { Type: kind, Path: path, ..Default::default() });
-    }
-    for namespace in namespaces.iter_mut() {
-        if is_first || !SHARED.contains(&namespace.Type.as_str()) {
-            namespace.Path.clear();
-        }
-    }
-    namespaces.iter().any(|namespace| !namespace.Path.is_empty())
-}
-
 /// What holds for each process of the container, also for one that is added later.
 pub(crate) fn of_all_processes(spec: Spec) -> Spec {
-    let Linux { Seccomp, Personality, Namespaces, CgroupsPath, .. } = spec.Linux.unwrap_or_default();
-    let linux = Linux { Seccomp, Personality, Namespaces, CgroupsPath, ..Linux::default() };
+    let Linux { Seccomp, Personality, Namespaces, CgroupsPath, UIDMappings, GIDMappings, .. } =
+        spec.Linux.unwrap_or_default();
+    let linux =
+        Linux { Seccomp, Personality, Namespaces, CgroupsPath, UIDMappings, GIDMappings, ..Linux::default() };
     let Spec { Version, Root, Annotations, .. } = spec;
     Spec { Version, Root, Annotations, Linux: MessageField::some(linux), ..Spec::default() }
 }

@@ -44,7 +44,7 @@ pub(super) fn make_all(root: &Root, spec: &oci::Spec) -> Result<()> {
         return Ok(());
     }
     // In a user namespace there are no devices but those that have been made outside.
-    let make = if namespaces::is_own(&spec.Linux, "user") { Node::bind } else { Node::make };
+    let make = if namespaces::has(&spec.Linux, "user") { Node::bind } else { Node::make };
     for (path, major, minor) in DEFAULT {
         let node = Node { kind: FileType::CharacterDevice, major, minor, mode: EVERYBODY, owner: (0, 0) };
         make(&node, root, Path::new(path)).at("make the device", path)?;

@@ -29,7 +29,7 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     // The others are entered by the new process: what comes before takes the agent's rights.
     move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID).step(ENTER)?;
     let work = Added { spec: &spec, labels, init, console: console.as_ref(), listener };
-    spawn(0, cgroup, || work.run(&File::from(answer)))
+    spawn(0, Some(cgroup), || work.run(&File::from(answer)))
 }
 
 /// The new process.

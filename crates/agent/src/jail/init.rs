@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use kata_protocol::oci;
@@ -10,12 +10,12 @@ use rustix::fs::{CWD, Mode};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, chdir, fchdir, getcwd, pivot_root, setsid, umask};
 use rustix::system::{setdomainname, sethostname};
-use rustix::thread::move_into_thread_name_spaces;
 
 use super::error::{JailError, Named, Result};
 use super::label::Labels;
 use super::mounts::Planned;
 use super::mounts::options::propagation;
+use super::namespaces::Joined;
 use super::plan::{Answer, Descriptors, Steps};
 use super::rootfs::Root;
 use super::seccomp::{Filter, Listener};
@@ -23,7 +23,7 @@ use super::sys::{self, MountChange};
 use super::users::Gate;
 use super::{
     FAILED, clocks, console, delegate, devices, hooks, identity, mounts, namespaces, protect, read_plan,
-    scheduling, spawn, workload,
+    scheduling, spawn, spawn_inside, workload,
 };
 
 /// Where the container's root is attached in the guest's, which its process then leaves, if that process may not reach
@@ -37,9 +37,9 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let labels = Labels::prepare(&mut spec)?;
     identity::score(&spec.Process)?;
     let mut cloned = namespaces::cloned(&spec.Linux)?;
-    if let Some(joined) = joined {
-        move_into_thread_name_spaces(joined.as_fd(), namespaces::joined(&spec.Linux))
-            .step("join the sandbox's namespaces; has its first container ended?")?;
+    let Joined { before, between } = Joined::of(&spec.Linux);
+    if let Some(joined) = &joined {
+        namespaces::join(joined, before)?;
     }
     clocks::set_off(&spec.Linux)?;
     // Here, as only what is in this mount namespace can be copied, and all of it may be reached.
@@ -57,9 +57,11 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let shared_out = shared_out.step("pass the container's cgroup on")?;
     let (root, console) = (Root::new(root), console.as_ref());
     let init = Init { spec: &spec, labels, shared_out, root, mounts, console, listener };
-    let made = {
-        let gate = &mut gate;
-        spawn(cloned, cgroup, || init.run(gate.take(), File::from(answer), File::from(start)))?
+    let gate_there = &mut gate;
+    let work = || init.run(gate_there.take(), File::from(answer), File::from(start));
+    let made = match joined.filter(|_| !between.is_empty()) {
+        Some(joined) => spawn_inside((&joined, between), cloned, cgroup, work)?,
+        None => spawn(cloned, Some(cgroup), work)?,
     };
     if let (Some(gate), Some(pid)) = (gate, Pid::from_raw(made)) {
         gate.open(pid, &spec)?;

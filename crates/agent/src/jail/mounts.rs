@@ -40,7 +40,7 @@ impl<'a> Planned<'a> {
     }
 
     fn new(mount: &'a oci::Mount, cgroup: &OwnedFd, linux: &oci::Linux) -> Result<Self> {
-        let own_users = namespaces::is_own(linux, "user");
+        let other_users = namespaces::has(linux, "user");
         let own_queues = namespaces::is_own(linux, "ipc");
         let to = mount.destination.as_str();
         if !mount.UIDMappings.is_empty() || !mount.GIDMappings.is_empty() {
@@ -60,8 +60,8 @@ impl<'a> Planned<'a> {
                 Some(copy(cgroup, Path::new(""), false).step("copy the mount of the cgroup")?)
             }
             // They show the guest's network, and queues that may be the sandbox's.
-            (None, "mqueue") if own_users && !own_queues => Some(new_of_kind(mount, &options, None)?),
-            (None, "sysfs") if own_users => Some(new_of_kind(mount, &options, None)?),
+            (None, "mqueue") if other_users && !own_queues => Some(new_of_kind(mount, &options, None)?),
+            (None, "sysfs") if other_users => Some(new_of_kind(mount, &options, None)?),
             _ => None,
         };
         Ok(Self { mount, options, source })

@@ -1,10 +1,12 @@
 //! A container's namespaces (OCI `config-linux.md`, "Namespaces"): those that are made for it, and those of the sandbox that
 //! it joins, whose entries still have a path (see `container/spec.rs`).
 
-use kata_protocol::oci::{Linux, LinuxNamespace};
-use rustix::thread::ThreadNameSpaceType;
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::error::{JailError, Result};
+use kata_protocol::oci::{Linux, LinuxNamespace};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::error::{JailError, Named, Result};
 
 /// By their names in the specification. What they are joined by are the flags of `clone` too.
 const KINDS: [(&str, ThreadNameSpaceType); 7] = [
@@ -20,6 +22,11 @@ const KINDS: [(&str, ThreadNameSpaceType); 7] = [
 /// Whether the container has a namespace of this kind to itself.
 pub(super) fn is_own(linux: &Linux, kind: &str) -> bool {
     linux.Namespaces.iter().any(|namespace| namespace.Type == kind && is_made(namespace))
+}
+
+/// Whether the container is in a namespace of this kind that is not the guest's.
+pub(super) fn has(linux: &Linux, kind: &str) -> bool {
+    linux.Namespaces.iter().any(|namespace| namespace.Type == kind)
 }
 
 fn is_made(namespace: &LinuxNamespace) -> bool {
@@ -43,15 +50,44 @@ pub(super) fn cloned(linux: &Linux) -> Result<libc::c_int> {
 }
 
 /// Those of the sandbox that the container shares.
-pub(super) fn joined(linux: &Linux) -> ThreadNameSpaceType {
-    those(|kind| linux.Namespaces.iter().any(|namespace| namespace.Type == kind && !is_made(namespace)))
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Joined {
+    /// The jail joins these itself.
+    pub(super) before: ThreadNameSpaceType,
+    /// These are for whoever makes the process: in that user namespace the jail could not do the rest, and below the root
+    /// of that cgroup namespace it would not be.
+    pub(super) between: ThreadNameSpaceType,
+}
+
+impl Joined {
+    /// What the specification says.
+    pub(super) fn of(linux: &Linux) -> Self {
+        let narrow = ThreadNameSpaceType::USER | ThreadNameSpaceType::CONTROL_GROUP;
+        let all = those(|kind| {
+            linux.Namespaces.iter().any(|namespace| namespace.Type == kind && !is_made(namespace))
+        });
+        if !all.intersects(narrow) {
+            return Self { before: all, between: ThreadNameSpaceType::empty() };
+        }
+        // Who makes the process still says its id as the agent knows it.
+        let between = all & (narrow | ThreadNameSpaceType::PROCESS_ID);
+        Self { before: all - between, between }
+    }
 }
 
 /// Those that an added process enters, but for the pid namespace, which its maker does. In a user or time namespace that
 /// is the guest's it would be already, which is an error.
 pub(super) fn entered(linux: &Linux) -> ThreadNameSpaceType {
-    let listed = |kind: &str| linux.Namespaces.iter().any(|namespace| namespace.Type == kind);
-    those(|kind| kind != "pid" && (listed(kind) || !matches!(kind, "user" | "time")))
+    those(|kind| kind != "pid" && (has(linux, kind) || !matches!(kind, "user" | "time")))
+}
+
+/// Moves this process into these namespaces of another (a pidfd).
+pub(super) fn join(process: &OwnedFd, kinds: ThreadNameSpaceType) -> Result<()> {
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    move_into_thread_name_spaces(process.as_fd(), kinds)
+        .step("join the sandbox's namespaces; has its first container ended?")
 }
 
 fn those(are: impl Fn(&str) -> bool) -> ThreadNameSpaceType {
@@ -76,8 +112,17 @@ mod tests {
     fn a_namespace_with_a_path_is_joined_and_not_made() {
         let linux = with(&[("ipc", "sandbox"), ("pid", ""), ("time", ""), ("cgroup", "")]);
         assert_eq!(cloned(&linux).expect("known"), libc::CLONE_NEWNS | libc::CLONE_NEWPID);
-        assert_eq!(joined(&linux), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION);
+        assert_eq!(Joined::of(&linux).before, ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION);
+        assert!(Joined::of(&linux).between.is_empty());
         assert!(is_own(&linux, "pid") && !is_own(&linux, "ipc") && !is_own(&linux, "uts"));
+    }
+
+    #[test]
+    fn what_the_jail_cannot_work_in_is_joined_after_it() {
+        let Joined { before, between } =
+            Joined::of(&with(&[("user", "sandbox"), ("pid", "sandbox"), ("uts", "sandbox"), ("ipc", "")]));
+        assert_eq!(before, ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME);
+        assert_eq!(between, ThreadNameSpaceType::USER | ThreadNameSpaceType::PROCESS_ID);
     }
 
     #[test]

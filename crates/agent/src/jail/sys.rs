@@ -100,17 +100,20 @@ pub(super) enum Side {
     Child,
 }
 
-/// `clone3`: makes a process with new namespaces (`CLONE_NEW*`) that is a member of `cgroup` from its first moment,
-/// and a child of this process's parent.
+/// `clone3`: makes a process with new namespaces (`CLONE_NEW*`) that is a member of `cgroup` from its first moment, or
+/// else of this process's, and a child of this process's parent.
 ///
 /// # Errors
 /// The system's; EBUSY or EOPNOTSUPP if the cgroup takes no processes.
-pub(super) fn clone_into(namespaces: libc::c_int, cgroup: &OwnedFd) -> io::Result<Side> {
+pub(super) fn clone_into(namespaces: libc::c_int, cgroup: Option<&OwnedFd>) -> io::Result<Side> {
     let flags = namespaces | libc::CLONE_PARENT;
     // SAFETY: zero is a valid value of every field.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = u64::from(flags.cast_unsigned()) | CLONE_INTO_CGROUP;
-    arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    arguments.flags = u64::from(flags.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
     // SAFETY: no memory is shared and the stack is the copy of this one, as with fork; and this process has only one
     // thread, so everything that a lock guards is whole in the copy.
     let result =

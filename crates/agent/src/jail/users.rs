@@ -25,10 +25,10 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// A closed one, if the container has a user namespace.
+    /// A closed one, if the container is in a user namespace.
     pub(super) fn of(linux: &oci::Linux) -> Result<Option<Self>> {
         let mapped = !linux.UIDMappings.is_empty() && !linux.GIDMappings.is_empty();
-        match (namespaces::is_own(linux, "user"), mapped) {
+        match (namespaces::has(linux, "user"), mapped) {
             (false, _) => Ok(None),
             (true, false) => Err(JailError::Refused(
                 "A user namespace needs linux.uidMappings and linux.gidMappings; add both".to_owned(),
@@ -54,12 +54,14 @@ impl Gate {
             )
     }
 
-    /// The jail: maps the ids of process `pid`, gives it what it cannot take itself any more, and lets it go on.
+    /// The jail: maps the ids of process `pid`, if its namespace is new; gives it what it cannot take itself any more,
+    /// and lets it go on.
     pub(super) fn open(self, pid: Pid, spec: &oci::Spec) -> Result<()> {
         drop(self.wait);
         identity::limit(Some(pid), &spec.Process)?;
         scheduling::set(Some(pid), &spec.Process)?;
-        for (file, mappings) in [("gid_map", &spec.Linux.GIDMappings), ("uid_map", &spec.Linux.UIDMappings)] {
+        let ids = [("gid_map", &spec.Linux.GIDMappings), ("uid_map", &spec.Linux.UIDMappings)];
+        for (file, mappings) in ids.into_iter().filter(|_| namespaces::is_own(&spec.Linux, "user")) {
             let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
             std::fs::write(path, lines(mappings)).step(
                 "map the ids of the user namespace; do linux.uidMappings or linux.gidMappings overlap?",

@@ -45,7 +45,7 @@ impl From<SandboxError> for Failure {
             SandboxError::Exists { .. } => Code::ALREADY_EXISTS,
             SandboxError::NoCgroups | SandboxError::NotOwned { .. } => Code::FAILED_PRECONDITION,
             SandboxError::Unsupported { .. } => Code::INVALID_ARGUMENT,
-            SandboxError::Spec(_) => Code::INVALID_ARGUMENT,
+            SandboxError::Spec(_) | SandboxError::Ids(_) => Code::INVALID_ARGUMENT,
             SandboxError::Container(inner) => container_code(inner),
             SandboxError::Hook(_) | SandboxError::Storage(_) | SandboxError::Setting { .. } => Code::INTERNAL,
         };

@@ -162,7 +162,9 @@ agent_test!(containers_that_share_pids_see_each_other, |guest| {
         streams
     };
     let _pause = share("pause", &["sleep", "1234"]).await;
-    let mut other = share("other", &["cat", "/proc/1/cmdline"]).await;
+    // It is started before it has become the program.
+    let look = "until grep -q sleep /proc/1/cmdline; do :; done; cat /proc/1/cmdline";
+    let mut other = share("other", &["sh", "-c", look]).await;
     assert_eq!(other.output().await, b"sleep\x001234\x00");
 });
 

@@ -127,11 +127,38 @@ agent_test!(containers_of_a_sandbox_share_the_namespaces_that_have_a_path, |gues
         guest.start_container(id).await.expect("started");
         String::from_utf8(streams.output().await).expect("is text")
     };
-    let wait = "until test -e /dev/mqueue/shared; do sleep 0.1; done";
-    saw("waits", &with_paths(&["sh", "-c", wait], &["ipc"])).await;
+    let wait = "until grep -q ^sleep /proc/1/cmdline; do sleep 0.1; done";
+    saw("waits", &with_paths(&["sh", "-c", wait], &["pid"])).await;
     let sharing = with_paths(&["sh", "-c", seen], &["ipc", "uts", "pid"]);
     assert_eq!(saw("member", &sharing).await, "sandbox\n/dev/mqueue/shared\nsleep");
     let alone = with_paths(&["sh", "-c", seen], &[]);
     let output = saw("alone", &alone).await;
     assert!(output.ends_with("/dev/mqueue/*\nsh\0-c") && !output.starts_with("sandbox"), "{output}");
+});
+
+agent_test!(a_cgroup_namespace_is_shared_with_and_without_a_user_namespace_of_ones_own, |guest| {
+    let with = |arguments: &[&str], more: &[Value]| {
+        let mut spec = guest.spec(arguments);
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+        namespaces.extend_from_slice(more);
+        let ids = json!([{ "containerID": 0, "hostID": 0, "size": 1000 }]);
+        if more.iter().any(|namespace| namespace["type"] == "user") {
+            spec["linux"]["uidMappings"] = ids.clone();
+            spec["linux"]["gidMappings"] = ids;
+        }
+        spec
+    };
+    let (own, users) = (json!({ "type": "cgroup" }), json!({ "type": "user" }));
+    let shared = json!({ "type": "cgroup", "path": "/proc/4321/ns/cgroup" });
+    let script = "readlink /proc/self/ns/cgroup";
+    guest.create_with("first", &with(&["sleep", "1234"], &[own]), false).await.expect("created");
+    guest.start_container("first").await.expect("started");
+    let mut streams =
+        guest.exec_with("first", "e", &process(&["sh", "-c", script]), false).await.expect("added");
+    let expected = String::from_utf8(streams.output().await).expect("is text");
+    for more in [vec![shared.clone()], vec![shared, users]] {
+        assert_eq!(guest.output_of(&with(&["sh", "-c", script], &more)).await, expected, "{more:?}");
+        guest.remove("c").await.expect("removed");
+    }
 });

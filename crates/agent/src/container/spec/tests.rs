@@ -90,30 +90,3 @@ fn a_process_begins_at_the_root_unless_it_says_otherwise() {
     let (spec, _) = adapted(spec(Linux::default()), true);
     assert_eq!(spec.Process.Cwd, "/");
 }
-
-#[test]
-fn the_first_container_makes_what_the_others_share() {
-    let namespace = |kind: &str, path: &str| LinuxNamespace {
-        Type: kind.to_owned(),
-        Path: path.to_owned(),
-        ..Default::default()
-    };
-    let own = || {
-        let namespaces =
-            [("ipc", "/proc/7/ns/ipc"), ("mount", ""), ("network", "/proc/7/ns/net"), ("pid", "")];
-        let namespaces = namespaces.map(|(kind, path)| namespace(kind, path)).to_vec();
-        spec(Linux { Namespaces: namespaces, ..Default::default() })
-    };
-    let joined = |spec: &Spec| -> Vec<String> {
-        let joined = spec.Linux.Namespaces.iter().filter(|namespace| !namespace.Path.is_empty());
-        joined.map(|namespace| namespace.Type.clone()).collect()
-    };
-    let mut first = own();
-    assert!(!share(&mut first, true, true) && joined(&first).is_empty());
-    let mut second = own();
-    assert!(share(&mut second, false, false));
-    assert_eq!(joined(&second), ["ipc"]);
-    let mut third = own();
-    assert!(share(&mut third, true, false));
-    assert_eq!(joined(&third), ["ipc", "pid"]);
-}
