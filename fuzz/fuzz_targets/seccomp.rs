@@ -3,11 +3,11 @@
 
 use std::sync::LazyLock;
 
-use kata_agent::fuzzing::seccomp_program;
 use kata_fuzz::pick;
 use kata_fuzz::seccomp_machine::{Call, run, verify};
 use kata_fuzz::seccomp_model::{Interfaces, X32_BIT, X86, X86_64, judge, verdict};
 use kata_protocol::oci::{LinuxSeccomp, LinuxSeccompArg, LinuxSyscall};
+use kata_seccomp::Program;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
@@ -46,14 +46,18 @@ fuzz_target!(|input: &[u8]| {
 
 fn check(input: &mut Unstructured<'_>) -> Result<()> {
     let profile = profile(input)?;
-    let program = match seccomp_program(&profile) {
+    let program = match Program::compile(&profile) {
         Ok(program) => program,
         Err(error) => {
+            let error = error.to_string();
             assert!(!is_valid(&profile) || error.contains("instructions"), "{error}: {profile:?}");
             return Ok(());
         }
     };
     assert!(is_valid(&profile), "{profile:?}");
+    let mut sent = profile.clone();
+    program.replace(&mut sent);
+    let program = Program::of(&sent).expect("it was compiled").instructions;
     verify(&program);
     for _ in 0..8 {
         let call = call(input, &profile)?;

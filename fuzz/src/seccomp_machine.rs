@@ -1,9 +1,9 @@
 //! Classic BPF as the kernel runs it for seccomp (`kernel/seccomp.c`, `seccomp_check_filter`).
 #![expect(clippy::panic, reason = "a program that cannot be run is a finding")]
 
-use kata_agent::fuzzing::BpfInstruction;
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W,
+    sock_filter,
 };
 
 /// `BPF_MAXINSNS`.
@@ -45,11 +45,11 @@ impl Call {
 
 /// What the kernel asks of a program, and what this product's must keep to: it loads before it compares, and never asks
 /// a listener, as there is none.
-pub fn verify(program: &[BpfInstruction]) {
+pub fn verify(program: &[sock_filter]) {
     assert!((1..=MAX_LENGTH).contains(&program.len()), "{} instructions", program.len());
-    assert_eq!(u32::from(program[0].0), LOAD, "nothing is loaded");
+    assert_eq!(u32::from(program[0].code), LOAD, "nothing is loaded");
     let inside = |at: usize, jump: u32| assert!(at + 1 + (jump as usize) < program.len(), "{at} jumps out");
-    for (at, &(code, yes, no, k)) in program.iter().enumerate() {
+    for (at, &sock_filter { code, jt: yes, jf: no, k }) in program.iter().enumerate() {
         match u32::from(code) {
             LOAD => {
                 assert!(k == 0 || k == 4 || (16..=60).contains(&k) && k.is_multiple_of(4), "{at} loads {k}");
@@ -61,16 +61,16 @@ pub fn verify(program: &[BpfInstruction]) {
             code => panic!("{at} has the code {code:#x}"),
         }
     }
-    let last = program.last().map(|step| u32::from(step.0));
+    let last = program.last().map(|step| u32::from(step.code));
     assert_eq!(last, Some(RETURN), "the end can be run over");
 }
 
 /// The verdict on a call; the program has been verified.
 #[must_use]
-pub fn run(program: &[BpfInstruction], call: &Call) -> u32 {
+pub fn run(program: &[sock_filter], call: &Call) -> u32 {
     let (mut at, mut accumulator) = (0, 0);
     loop {
-        let (code, yes, no, k) = program[at];
+        let sock_filter { code, jt: yes, jf: no, k } = program[at];
         at += 1;
         let jump = |holds: bool| usize::from(if holds { yes } else { no });
         match u32::from(code) {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use kata_protocol::oci::{Process, Spec};
 
 pub use crate::cgroup::fuzzing::{cgroup_settings, device_program};
-pub use crate::jail::fuzzing::{BpfInstruction, MountOrders, jail_answer, mount_options, seccomp_program};
+pub use crate::jail::fuzzing::{MountOrders, jail_answer, mount_options};
 pub use crate::storage::fuzzing::storage_options;
 
 use crate::cgroup::fuzzing::{folder, hierarchy};

@@ -5,6 +5,7 @@ mod answers;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod measured;
+mod seccomp;
 mod upstream;
 
 use std::path::Path;
@@ -91,7 +92,11 @@ impl Agent {
     /// Configures the guest and makes the first container, in one round trip if the agent can.
     pub(crate) async fn start_sandbox(&self, request: &kata::StartSandboxRequest) -> Result<Started> {
         let deadline = self.deadlines.create;
-        let rpc = self.kata.start_sandbox(within(deadline), request);
+        let mut own = request.clone();
+        if let Some(container) = own.container.as_mut() {
+            *container = seccomp::compiled(container)?;
+        }
+        let rpc = self.kata.start_sandbox(within(deadline), &own);
         match self.call("start the sandbox", deadline, rpc).await {
             Err(error) if answers::is_foreign(&error) => {
                 self.foreign.store(true, Ordering::Relaxed);
@@ -108,7 +113,8 @@ impl Agent {
             return self.create_upstream(request).await;
         }
         let deadline = self.deadlines.create;
-        let rpc = self.kata.create_container(within(deadline), request);
+        let request = seccomp::compiled(request)?;
+        let rpc = self.kata.create_container(within(deadline), &request);
         self.call("create the container", deadline, rpc).await.map(drop)
     }
 

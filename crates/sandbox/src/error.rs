@@ -137,6 +137,14 @@ pub enum SandboxError {
         /// Where it stands in the specification.
         part: String,
     },
+    /// The specification's seccomp profile cannot be compiled.
+    #[error("Cannot confine the container {id}")]
+    Seccomp {
+        /// The container.
+        id: String,
+        /// What is wrong.
+        source: kata_seccomp::ProfileError,
+    },
     /// The sandbox's directory or log could not be made or read.
     #[error("Cannot use {} for the sandbox's state; is /run writable?", path.display())]
     State {
@@ -180,6 +188,7 @@ impl SandboxError {
             Self::Exists { .. } | Self::InUse { .. } => ErrorKind::AlreadyExists,
             Self::NotAllowed { .. } => ErrorKind::FailedPrecondition,
             Self::Agent { kind, .. } => *kind,
+            Self::Seccomp { .. } => ErrorKind::InvalidArgument,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Unsupported { .. } | Self::Specification { .. } => ErrorKind::Unimplemented,
             Self::Files { .. } | Self::Hook { .. } | Self::State { .. } | Self::Left { .. } => {

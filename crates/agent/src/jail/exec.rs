@@ -13,7 +13,7 @@ use super::init::enter_folder;
 use super::label::Labels;
 use super::plan::{Answer, Descriptors};
 use super::rootfs::Root;
-use super::seccomp::{Filter, Listener};
+use super::seccomp::Filter;
 use super::{FAILED, console, identity, namespaces, read_plan, scheduling, spawn, workload};
 
 const ENTER: &str = "enter the container; has it ended?";
@@ -25,10 +25,10 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let labels = Labels::prepare(&mut spec)?;
     identity::score(&spec.Process)?;
     scheduling::bind(&spec.Process.ExecCPUAffinity.get_or_default().Initial)?;
-    let listener = Listener::connect(&spec)?;
+    let filter = Filter::prepare(&spec.Linux)?;
     // The others are entered by the new process: what comes before takes the agent's rights.
     move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID).step(ENTER)?;
-    let work = Added { spec: &spec, labels, init, console: console.as_ref(), listener };
+    let work = Added { spec: &spec, labels, init, console: console.as_ref(), filter };
     spawn(0, Some(cgroup), || work.run(&File::from(answer)))
 }
 
@@ -39,7 +39,7 @@ struct Added<'a> {
     /// The container's first process.
     init: OwnedFd,
     console: Option<&'a OwnedFd>,
-    listener: Option<Listener>,
+    filter: Option<Filter>,
 }
 
 impl Added<'_> {
@@ -65,8 +65,8 @@ impl Added<'_> {
         scheduling::bind(&process.ExecCPUAffinity.get_or_default().Final)?;
         identity::limit(None, process)?;
         scheduling::set(None, process)?;
-        if let Some(listener) = &mut self.listener {
-            listener.identify(spec, "running")?;
+        if let Some(filter) = &mut self.filter {
+            filter.identify(spec, "running")?;
         }
         move_into_thread_name_spaces(self.init.as_fd(), namespaces::entered(&spec.Linux)).step(ENTER)?;
         drop(self.init);
@@ -76,8 +76,7 @@ impl Added<'_> {
         }
         enter_folder(&process.Cwd)?;
         self.labels.apply()?;
-        let filter = Filter::of_container(&spec.Linux, self.listener)?;
-        let filter = identity::assume(process, filter)?;
+        let filter = identity::assume(process, self.filter)?;
         workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
         Ok(filter)
     }

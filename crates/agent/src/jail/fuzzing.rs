@@ -1,22 +1,7 @@
 //! The jail's readers and compilers, for fuzz targets.
 
-use kata_protocol::oci;
-
 use super::mounts::options::Options;
 use super::plan::Answer;
-use super::seccomp::Filter;
-
-/// An instruction of classic BPF: code, jumps if true and if false, constant.
-pub type BpfInstruction = (u16, u8, u8, u32);
-
-/// The program of a seccomp profile, or why there is none.
-///
-/// # Errors
-/// As told to the user.
-pub fn seccomp_program(profile: &oci::LinuxSeccomp) -> Result<Vec<BpfInstruction>, String> {
-    let filter = Filter::of(profile).map_err(|error| error.to_string())?;
-    Ok(filter.program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect())
-}
 
 /// What the kernel is told about one mount.
 #[derive(Debug)]

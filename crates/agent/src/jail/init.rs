@@ -18,7 +18,7 @@ use super::mounts::options::propagation;
 use super::namespaces::Joined;
 use super::plan::{Answer, Descriptors, Steps};
 use super::rootfs::Root;
-use super::seccomp::{Filter, Listener};
+use super::seccomp::Filter;
 use super::sys::{self, MountChange};
 use super::users::Gate;
 use super::{
@@ -52,11 +52,11 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
         delegate::give_to_root(&spec, &cgroup)?;
         cloned &= !libc::CLONE_NEWIPC;
     }
-    let listener = Listener::connect(&spec)?;
+    let filter = Filter::prepare(&spec.Linux)?;
     let shared_out = delegate::is_wanted(&spec.Mounts).then(|| cgroup.try_clone()).transpose();
     let shared_out = shared_out.step("pass the container's cgroup on")?;
     let (root, console) = (Root::new(root), console.as_ref());
-    let init = Init { spec: &spec, labels, shared_out, root, mounts, console, listener };
+    let init = Init { spec: &spec, labels, shared_out, root, mounts, console, filter };
     let gate_there = &mut gate;
     let work = || init.run(gate_there.take(), File::from(answer), File::from(start));
     let made = match joined.filter(|_| !between.is_empty()) {
@@ -78,7 +78,7 @@ struct Init<'a> {
     root: Root,
     mounts: Vec<Planned<'a>>,
     console: Option<&'a OwnedFd>,
-    listener: Option<Listener>,
+    filter: Option<Filter>,
 }
 
 impl Init<'_> {
@@ -134,12 +134,10 @@ impl Init<'_> {
         if let Some(cgroup) = &self.shared_out {
             delegate::make_room(cgroup)?;
         }
-        steps.done("new process");
-        if let Some(listener) = &mut self.listener {
-            listener.identify(spec, "creating")?;
+        if let Some(filter) = &mut self.filter {
+            filter.identify(spec, "creating")?;
         }
-        let filter = Filter::of_container(&spec.Linux, self.listener.take())?;
-        steps.done("seccomp profile");
+        steps.done("new process");
         let null = mounts::guest_path("/dev/null").step("open /dev/null")?;
         self.attach_root()?;
         std::mem::take(&mut self.mounts).into_iter().try_for_each(|mount| mount.attach(&self.root))?;
@@ -161,7 +159,7 @@ impl Init<'_> {
         enter_folder(&process.Cwd)?;
         steps.done("container entered");
         self.labels.apply()?;
-        let filter = identity::assume(process, filter)?;
+        let filter = identity::assume(process, self.filter)?;
         workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
         steps.done("user and rights");
         Ok(filter)

@@ -1,313 +1,42 @@
-//! A container's seccomp profile, compiled to a program for the kernel.
-//!
-//! The verdicts are libseccomp's: a call outside the listed architectures kills, an unconditional rule of a call stands
-//! over its conditional ones, and of these the first that fits counts. Like under runc, two conditions on one argument
-//! are two rules, and a call that is newer than all the profile names is answered with `ENOSYS`, so that programs fall
-//! back to what they used before it.
-//!
-//! A program finds the call by bisection: neighbours with the same verdict are one range.
+//! A container's filter of system calls, and who answers some of them.
 
-mod assembler;
 mod listener;
-#[cfg(test)]
-mod tests;
-mod verdicts;
-
-use std::collections::BTreeMap;
 
 use kata_protocol::oci;
-use libc::sock_filter;
+use kata_seccomp::Program;
 
-use assembler::{Assembler, Label, Test};
-pub(super) use listener::Listener;
-use verdicts::{Architectures, Comparison, Condition, Verdict, condition, lets_pass, verdict};
+use super::error::{JailError, Result};
+use super::sys;
+use listener::Listener;
 
-/// The kernel's limit of a program, `BPF_MAXINSNS`.
-const MAX_LENGTH: usize = 4096;
-
-/// `AUDIT_ARCH_X86_64`.
-const X86_64: u32 = 0xc000_003e;
-/// `AUDIT_ARCH_I386`.
-const X86: u32 = 0x4000_0003;
-/// Set in the numbers of the x32 interface.
-const X32_BIT: u32 = 0x4000_0000;
-
-/// Offsets in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: u32 = 16;
-
-/// The call that a listener gets its descriptor by.
-const HAND_OVER: &str = "sendmsg";
-
-const ENOSYS: Verdict = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-
-/// A profile that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ProfileError {
-    /// A word that has no meaning.
-    #[error("The seccomp profile has the unknown {what} {name:?}; correct it in linux.seccomp")]
-    Unknown {
-        /// What kind of word.
-        what: &'static str,
-        /// The word.
-        name: String,
-    },
-    /// A call has six arguments.
-    #[error("The seccomp profile compares argument {index} of a call; correct it in linux.seccomp to 0 to 5")]
-    Argument {
-        /// Its number.
-        index: u64,
-    },
-    /// The kernel takes no more.
-    #[error(
-        "The seccomp profile needs {length} instructions, of at most {MAX_LENGTH}; shorten linux.seccomp"
-    )]
-    Long {
-        /// Its length.
-        length: usize,
-    },
-    /// The one who answers could not be told.
-    #[error(
-        "The seccomp profile has SCMP_ACT_NOTIFY for {call}, which cannot be; correct it in linux.seccomp"
-    )]
-    Notify {
-        /// What for.
-        call: &'static str,
-    },
-}
-
-/// A program for the kernel.
+/// A filter that waits for its moment.
 #[derive(Debug)]
 pub(super) struct Filter {
-    pub(super) program: Vec<sock_filter>,
-    /// `SECCOMP_FILTER_FLAG_*`.
-    pub(super) flags: libc::c_ulong,
+    program: Program,
     /// Who answers calls in place of the kernel.
     listener: Option<Listener>,
 }
 
-/// What is done about one call.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Rules {
-    /// Whatever its arguments.
-    always: Option<Verdict>,
-    /// The first whose conditions all hold.
-    conditional: Vec<(Vec<Condition>, Verdict)>,
-}
-
-/// The rules of one system call interface, by number.
-type Table = BTreeMap<u32, Rules>;
-
 impl Filter {
-    /// The filter of a container, if it has a profile.
-    pub(super) fn of_container(
-        linux: &oci::Linux,
-        listener: Option<Listener>,
-    ) -> super::error::Result<Option<Self>> {
-        let filter = linux.Seccomp.as_ref().map(Self::of).transpose();
-        let filter = filter.map_err(|error| super::error::JailError::Refused(error.to_string()))?;
-        Ok(filter.map(|filter| Self { listener, ..filter }))
+    /// The filter of a container, if it has a profile. Its listener is reached for in the guest.
+    pub(super) fn prepare(linux: &oci::Linux) -> Result<Option<Self>> {
+        let Some(profile) = linux.Seccomp.as_ref() else { return Ok(None) };
+        let program = Program::of(profile).map_err(|error| JailError::Refused(error.to_string()))?;
+        let listener = program.asks().then(|| Listener::connect(&profile.ListenerPath)).transpose()?;
+        Ok(Some(Self { program, listener }))
+    }
+
+    /// Says whose calls they are: those of this process, which still sees the guest's `/proc`.
+    pub(super) fn identify(&mut self, spec: &oci::Spec, status: &str) -> Result<()> {
+        self.listener.as_mut().map_or(Ok(()), |listener| listener.identify(spec, status))
     }
 
     /// Puts this process under it.
     pub(super) fn install(mut self) -> std::io::Result<()> {
-        match self.listener {
-            None => super::sys::filter_calls(&mut self.program, self.flags).map(drop),
-            Some(listener) => {
-                let flags = self.flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
-                let calls = super::sys::filter_calls(&mut self.program, flags)?;
-                calls.map_or(Ok(()), |calls| listener.hand_over(&calls))
-            }
+        let calls = sys::filter_calls(&mut self.program.instructions, self.program.flags)?;
+        match (self.listener, calls) {
+            (Some(listener), Some(calls)) => listener.hand_over(&calls),
+            _ => Ok(()),
         }
     }
-
-    /// Compiles a profile.
-    pub(super) fn of(profile: &oci::LinuxSeccomp) -> Result<Self, ProfileError> {
-        let default = verdict(&profile.DefaultAction, profile.DefaultErrnoRet)?;
-        if default == libc::SECCOMP_RET_USER_NOTIF {
-            return Err(ProfileError::Notify { call: "every call" });
-        }
-        let others = verdicts::architectures(&profile.Architectures)?;
-        let own = syscalls::x86_64::Sysno::iter().map(|call| (call.name(), number(call.id())));
-        let own = table(profile, default, &own.collect())?;
-        let compatible = syscalls::x86::Sysno::iter().map(|call| (call.name(), number(call.id())));
-        let compatible = others.x86.then(|| table(profile, default, &compatible.collect())).transpose()?;
-        let newer = match lets_pass(default) || profile.DefaultErrnoRet.is_some() {
-            true => default,
-            false => ENOSYS,
-        };
-        let program =
-            Compiler { default, newer, code: Assembler::default() }.program(others, &own, compatible);
-        match program.len() <= MAX_LENGTH {
-            true => Ok(Self { program, flags: verdicts::flags(&profile.Flags)?, listener: None }),
-            false => Err(ProfileError::Long { length: program.len() }),
-        }
-    }
-}
-
-/// The calls of an interface. A map, because its code is small: an emulated CPU runs it once.
-type Numbers = BTreeMap<&'static str, u32>;
-
-fn number(call: i32) -> u32 {
-    u32::try_from(call).expect("numbers of system calls are not negative")
-}
-
-/// Collects the rules. Names that an interface does not have are skipped: profiles are written for many kernels.
-fn table(profile: &oci::LinuxSeccomp, default: Verdict, numbers: &Numbers) -> Result<Table, ProfileError> {
-    let mut table = Table::new();
-    for rule in &profile.Syscalls {
-        let errno = rule.ErrnoRet.is_some().then(|| rule.errnoret());
-        let verdict = verdict(&rule.Action, errno)?;
-        if verdict == libc::SECCOMP_RET_USER_NOTIF && rule.Names.iter().any(|name| name == HAND_OVER) {
-            return Err(ProfileError::Notify { call: HAND_OVER });
-        }
-        let conditions = rule.Args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
-        for call in rule.Names.iter().filter_map(|name| numbers.get(name.as_str())) {
-            let rules = table.entry(*call).or_default();
-            // What happens anyway is no rule, but the profile knows the call.
-            if verdict != default {
-                rules.add(&conditions, verdict);
-            }
-        }
-    }
-    Ok(table)
-}
-
-impl Rules {
-    fn add(&mut self, conditions: &[Condition], verdict: Verdict) {
-        let twice = |(at, condition): (usize, &Condition)| {
-            conditions[..at].iter().any(|before| before.argument == condition.argument)
-        };
-        if conditions.is_empty() {
-            self.always.get_or_insert(verdict);
-        } else if conditions.iter().enumerate().any(twice) {
-            self.conditional.extend(conditions.iter().map(|condition| (vec![*condition], verdict)));
-        } else {
-            self.conditional.push((conditions.to_vec(), verdict));
-        }
-    }
-}
-
-/// Writes the program, its end first.
-struct Compiler {
-    default: Verdict,
-    /// For calls above all that the profile names.
-    newer: Verdict,
-    code: Assembler,
-}
-
-impl Compiler {
-    fn program(mut self, others: Architectures, own: &Table, compatible: Option<Table>) -> Vec<sock_filter> {
-        let mut otherwise = self.code.verdict(libc::SECCOMP_RET_KILL_THREAD);
-        if let Some(table) = compatible {
-            let section = self.interface(&table, None);
-            otherwise = self.code.branch(Test::Equal, X86, section, otherwise);
-        }
-        // Guests' kernels have no x32 interface: where a profile allows it, the answer is theirs.
-        let x32 = if others.x32 { ENOSYS } else { libc::SECCOMP_RET_KILL_THREAD };
-        let section = self.interface(own, Some(x32));
-        self.code.branch(Test::Equal, X86_64, section, otherwise);
-        self.code.load(ARCHITECTURE);
-        self.code.finish()
-    }
-
-    /// The calls of one interface; `x32` is the verdict for numbers with that bit.
-    fn interface(&mut self, table: &Table, x32: Option<Verdict>) -> Label {
-        let mut ranges: Vec<(u32, Rules)> = Vec::new();
-        let plain = |verdict| Rules { always: Some(verdict), conditional: Vec::new() };
-        let mut extend = |from: u32, rules: Rules| {
-            if ranges.last().is_none_or(|(_, last)| *last != rules || !rules.conditional.is_empty()) {
-                ranges.push((from, rules));
-            }
-        };
-        let mut next = 0;
-        for (call, rules) in table {
-            if *call > next {
-                extend(next, plain(self.default));
-            }
-            let rules = match rules {
-                Rules { always: Some(verdict), .. } => plain(*verdict),
-                Rules { conditional, .. } if conditional.is_empty() => plain(self.default),
-                rules => rules.clone(),
-            };
-            extend(*call, rules);
-            next = call + 1;
-        }
-        extend(next, plain(self.newer));
-        if let Some(verdict) = x32 {
-            extend(X32_BIT, plain(verdict));
-        }
-        self.bisect(&ranges);
-        self.code.load(NUMBER)
-    }
-
-    /// Code for ranges of numbers, each up to the next one's beginning.
-    fn bisect(&mut self, ranges: &[(u32, Rules)]) -> Label {
-        let (lower, upper) = ranges.split_at(ranges.len() / 2);
-        match (lower, upper) {
-            ([], [(_, rules)]) => self.call(rules),
-            ([], _) => self.code.verdict(self.default),
-            (_, [(from, _), ..]) => {
-                let upper = self.bisect(upper);
-                let lower = self.bisect(lower);
-                self.code.branch(Test::AtLeast, *from, upper, lower)
-            }
-            (_, []) => self.bisect(lower),
-        }
-    }
-
-    /// Code for one call.
-    fn call(&mut self, rules: &Rules) -> Label {
-        let mut next = self.code.verdict(rules.always.unwrap_or(self.default));
-        for (conditions, verdict) in rules.conditional.iter().rev() {
-            let mut then = self.code.verdict(*verdict);
-            for condition in conditions.iter().rev() {
-                then = self.condition(*condition, then, next);
-            }
-            next = then;
-        }
-        next
-    }
-
-    /// Code that goes to `yes` if the condition holds. Words are compared, the upper one first.
-    fn condition(&mut self, condition: Condition, yes: Label, no: Label) -> Label {
-        match condition.comparison {
-            Comparison::Equal(value) => self.both(condition.argument, u64::MAX, value, (yes, no)),
-            Comparison::NotEqual(value) => self.both(condition.argument, u64::MAX, value, (no, yes)),
-            Comparison::Masked { mask, value } => self.both(condition.argument, mask, value, (yes, no)),
-            Comparison::AtLeast(value) => self.ordered(condition.argument, Test::AtLeast, value, (yes, no)),
-            Comparison::Greater(value) => self.ordered(condition.argument, Test::Greater, value, (yes, no)),
-            Comparison::Less(value) => self.ordered(condition.argument, Test::AtLeast, value, (no, yes)),
-            Comparison::AtMost(value) => self.ordered(condition.argument, Test::Greater, value, (no, yes)),
-        }
-    }
-    /// Goes to the first of `targets` if both words, masked, are those of `value`.
-    fn both(&mut self, argument: u32, mask: u64, value: u64, (yes, no): (Label, Label)) -> Label {
-        let mut then = yes;
-        for (word, shift) in [(0, 0), (1, 32)] {
-            let [mask, value] = [mask, value].map(|whole| half(whole, shift));
-            self.code.branch(Test::Equal, value, then, no);
-            if mask != u32::MAX {
-                self.code.mask(mask);
-            }
-            then = self.code.load(ARGUMENTS + 8 * argument + 4 * word);
-        }
-        then
-    }
-
-    /// Goes to the first of `targets` if the argument passes `test` against `value`.
-    fn ordered(&mut self, argument: u32, test: Test, value: u64, (yes, no): (Label, Label)) -> Label {
-        let offset = ARGUMENTS + 8 * argument;
-        self.code.branch(test, half(value, 0), yes, no);
-        let low = self.code.load(offset);
-        let equal = self.code.branch(Test::Equal, half(value, 32), low, no);
-        self.code.branch(Test::Greater, half(value, 32), yes, equal);
-        self.code.load(offset + 4)
-    }
-}
-
-/// 32 bits of `whole`.
-fn half(whole: u64, shift: u32) -> u32 {
-    u32::try_from(whole >> shift & u64::from(u32::MAX)).expect("masked")
 }

@@ -12,26 +12,19 @@ use crate::hooks::{State, quoted};
 use crate::jail::error::{JailError, Named, Result};
 use crate::jail::passing;
 
-const NOTIFY: &str = "SCMP_ACT_NOTIFY";
-
 /// The name of the descriptor in the state.
 const DESCRIPTOR: &str = "seccompFd";
 
 /// A socket to the listener, and what it will be told.
 #[derive(Debug)]
-pub(in crate::jail) struct Listener {
+pub(super) struct Listener {
     socket: UnixStream,
     state: String,
 }
 
 impl Listener {
-    /// The listener of a container's profile, if that asks for one. The process that is meant is not this one yet.
-    pub(in crate::jail) fn connect(spec: &oci::Spec) -> Result<Option<Self>> {
-        let Some(profile) = spec.Linux.Seccomp.as_ref() else { return Ok(None) };
-        if !profile.Syscalls.iter().any(|rule| rule.Action == NOTIFY) {
-            return Ok(None);
-        }
-        let path = &profile.ListenerPath;
+    /// The listener at a profile's `listenerPath`. The process that is meant is not this one yet.
+    pub(super) fn connect(path: &str) -> Result<Self> {
         if path.is_empty() {
             let text =
                 "SCMP_ACT_NOTIFY needs somebody to answer; name its socket in linux.seccomp.listenerPath";
@@ -39,11 +32,11 @@ impl Listener {
         }
         let socket = UnixStream::connect(path)
             .at("reach linux.seccomp.listenerPath, which must be a socket in the guest,", path)?;
-        Ok(Some(Self { socket, state: String::new() }))
+        Ok(Self { socket, state: String::new() })
     }
 
     /// In the process that is meant, while it sees the guest's `/proc`.
-    pub(in crate::jail) fn identify(&mut self, spec: &oci::Spec, status: &str) -> Result<()> {
+    pub(super) fn identify(&mut self, spec: &oci::Spec, status: &str) -> Result<()> {
         let own = std::fs::read_link("/proc/self").step("learn this process's id")?;
         let pid = own.to_str().and_then(|text| text.parse().ok()).unwrap_or(0);
         let metadata = quoted(&spec.Linux.Seccomp.get_or_default().ListenerMetadata);

@@ -32,6 +32,9 @@ const FOREIGN: [&str; 21] = [
     "SCMP_ARCH_NATIVE",
 ];
 
+/// The action that asks a listener.
+pub(super) const NOTIFY: &str = "SCMP_ACT_NOTIFY";
+
 /// What a filter answers for a call: `SECCOMP_RET_*` with its data.
 pub(super) type Verdict = u32;
 
@@ -46,7 +49,7 @@ pub(super) fn verdict(action: &str, data: Option<u32>) -> Result<Verdict, Profil
         "SCMP_ACT_TRACE" => libc::SECCOMP_RET_TRACE | data,
         "SCMP_ACT_LOG" => libc::SECCOMP_RET_LOG,
         "SCMP_ACT_ALLOW" => libc::SECCOMP_RET_ALLOW,
-        "SCMP_ACT_NOTIFY" => libc::SECCOMP_RET_USER_NOTIF,
+        NOTIFY => libc::SECCOMP_RET_USER_NOTIF,
         _ => return Err(ProfileError::Unknown { what: "action", name: action.to_owned() }),
     })
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use syscalls::x86_64::Sysno;
 
-use super::{ENOSYS, Filter, X32_BIT, X86, X86_64};
+use super::{ENOSYS, Program, X32_BIT, X86, X86_64};
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
@@ -68,7 +68,7 @@ fn run(program: &[sock_filter], call: &Call) -> u32 {
 }
 
 fn verdict(profile: &oci::LinuxSeccomp, call: &Call) -> u32 {
-    run(&Filter::of(profile).unwrap().program, call)
+    run(&Program::compile(profile).unwrap().instructions, call)
 }
 
 fn rule(names: &[&str], action: &str, args: Vec<oci::LinuxSeccompArg>) -> oci::LinuxSyscall {
@@ -98,7 +98,7 @@ fn profile(default: &str, rules: Vec<oci::LinuxSyscall>) -> oci::LinuxSeccomp {
 #[test]
 fn nobody_is_asked_about_calls_that_are_not_named() {
     let asking = profile("SCMP_ACT_NOTIFY", vec![rule(&["read"], "SCMP_ACT_ALLOW", vec![])]);
-    assert!(matches!(Filter::of(&asking), Err(super::ProfileError::Notify { .. })));
+    assert!(matches!(Program::compile(&asking), Err(super::ProfileError::Notify { .. })));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn two_conditions_on_one_argument_are_two_rules() {
 
 #[test]
 fn words_without_meaning_are_named() {
-    let refused = |profile: oci::LinuxSeccomp| Filter::of(&profile).unwrap_err().to_string();
+    let refused = |profile: oci::LinuxSeccomp| Program::compile(&profile).unwrap_err().to_string();
     assert!(refused(profile("SCMP_ACT_MAYBE", vec![])).contains("action \"SCMP_ACT_MAYBE\""));
     let odd = rule(&["read"], "SCMP_ACT_ALLOW", vec![arg(0, "SCMP_CMP_ALMOST", 0, 0)]);
     assert!(refused(profile("SCMP_ACT_KILL", vec![odd])).contains("SCMP_CMP_ALMOST"));
@@ -200,8 +200,8 @@ fn words_without_meaning_are_named() {
 #[test]
 fn a_profile_that_the_kernel_would_not_take_is_refused() {
     let many = (0..900).map(|value| arg(0, "SCMP_CMP_EQ", value, 0)).collect();
-    let error =
-        Filter::of(&profile("SCMP_ACT_KILL", vec![rule(&["read"], "SCMP_ACT_ALLOW", many)])).unwrap_err();
+    let error = Program::compile(&profile("SCMP_ACT_KILL", vec![rule(&["read"], "SCMP_ACT_ALLOW", many)]))
+        .unwrap_err();
     assert!(error.to_string().contains("4096"), "{error}");
 }
 
@@ -256,7 +256,7 @@ proptest! {
     #[test]
     fn a_program_does_what_its_profile_says(rules in rules(), numbers in vec(0_u32..470, 40), arguments in [value(), value(), value(), value(), value(), value()]) {
         let profile = profile("SCMP_ACT_LOG", rules);
-        let program = Filter::of(&profile).unwrap().program;
+        let program = Program::compile(&profile).unwrap().instructions;
         for number in numbers {
             let name = Sysno::new(number as usize).map(|call| call.name());
             let fitting = |unconditional: bool| profile.Syscalls.iter().find(|rule| {
@@ -273,5 +273,33 @@ proptest! {
             let call = Call { number, architecture: X86_64, arguments };
             prop_assert_eq!(run(&program, &call), expected, "call {}", number);
         }
+    }
+}
+
+#[test]
+fn a_program_takes_the_place_of_its_profile_and_comes_back() {
+    let rules = vec![rule(&["read"], "SCMP_ACT_ALLOW", vec![]), rule(&["getpid"], "SCMP_ACT_NOTIFY", vec![])];
+    let mut sent = profile("SCMP_ACT_ERRNO", rules);
+    sent.ListenerPath = "/run/answers".to_owned();
+    let program = Program::compile(&sent).unwrap();
+    program.clone().replace(&mut sent);
+    assert!(sent.Syscalls.is_empty() && sent.ListenerPath == "/run/answers");
+    let came = Program::of(&sent).unwrap();
+    let parts = |step: &sock_filter| (step.code, step.jt, step.jf, step.k);
+    assert!(came.instructions.iter().map(parts).eq(program.instructions.iter().map(parts)));
+    assert!(came.asks() && came.flags == program.flags);
+}
+
+#[test]
+fn bytes_that_are_no_program_are_refused() {
+    for length in [7, 8 * (super::MAX_LENGTH + 1)] {
+        let garbled = oci::LinuxSeccomp { Program: vec![0; length], ..Default::default() };
+        let error = Program::of(&garbled).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "The compiled seccomp profile has {length} bytes, which is no program; use the agent of the same release"
+            )
+        );
     }
 }
