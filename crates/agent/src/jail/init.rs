@@ -33,6 +33,7 @@ const ATTACHED: &str = "/sys";
 /// Makes the first process; its id.
 pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let Descriptors { plan, answer, cgroup, other: start, console, joined } = fds;
+    let mut steps = Steps::default();
     let mut spec: oci::Spec = read_plan(plan)?;
     let labels = Labels::prepare(&mut spec)?;
     identity::score(&spec.Process)?;
@@ -42,11 +43,13 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
         namespaces::join(joined, before)?;
     }
     clocks::set_off(&spec.Linux)?;
+    steps.done("specification");
     // Here, as only what is in this mount namespace can be copied, and all of it may be reached.
     let path = Path::new(&spec.Root.Path);
     let root =
         mounts::copy(CWD, path, true).map_err(|source| JailError::Root { path: path.to_owned(), source })?;
     let mounts = Planned::all(&spec, &cgroup)?;
+    steps.done("volumes");
     let mut gate = Gate::of(&spec.Linux)?;
     if gate.is_some() {
         delegate::give_to_root(&spec, &cgroup)?;
@@ -56,7 +59,7 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let shared_out = delegate::is_wanted(&spec.Mounts).then(|| cgroup.try_clone()).transpose();
     let shared_out = shared_out.step("pass the container's cgroup on")?;
     let (root, console) = (Root::new(root), console.as_ref());
-    let init = Init { spec: &spec, labels, shared_out, root, mounts, console, filter };
+    let init = Init { spec: &spec, labels, shared_out, root, mounts, console, filter, steps };
     let gate_there = &mut gate;
     let work = || init.run(gate_there.take(), File::from(answer), File::from(start));
     let made = match joined.filter(|_| !between.is_empty()) {
@@ -79,15 +82,16 @@ struct Init<'a> {
     mounts: Vec<Planned<'a>>,
     console: Option<&'a OwnedFd>,
     filter: Option<Filter>,
+    /// What the jail has done, and then this.
+    steps: Steps,
 }
 
 impl Init<'_> {
     /// All of it; returns an exit status if it did not become the workload.
     fn run(self, gate: Option<Gate>, answer: File, mut start: File) -> i32 {
         let spec = self.spec;
-        let mut steps = Steps::default();
-        let filter = match self.prepare(gate, &mut steps) {
-            Ok(filter) => filter,
+        let (steps, filter) = match self.prepare(gate) {
+            Ok(ready) => ready,
             Err(JailError::GivenUp) => return FAILED,
             Err(error) => {
                 let _ = Answer::Failed(crate::report::chain(&error)).send(&answer);
@@ -114,7 +118,7 @@ impl Init<'_> {
     }
 
     /// The steps, in their order. A filter of system calls that is left is for the last moment.
-    fn prepare(mut self, gate: Option<Gate>, steps: &mut Steps) -> Result<Option<Filter>> {
+    fn prepare(mut self, gate: Option<Gate>) -> Result<(Steps, Option<Filter>)> {
         let (spec, process) = (self.spec, &*self.spec.Process);
         // The mask would take bits from devices and folders.
         umask(Mode::empty());
@@ -137,32 +141,32 @@ impl Init<'_> {
         if let Some(filter) = &mut self.filter {
             filter.identify(spec, "creating")?;
         }
-        steps.done("new process");
+        self.steps.done("new process");
         let null = mounts::guest_path("/dev/null").step("open /dev/null")?;
         self.attach_root()?;
         std::mem::take(&mut self.mounts).into_iter().try_for_each(|mount| mount.attach(&self.root))?;
-        steps.done("mounts");
+        self.steps.done("mounts");
         let root = &self.root;
         devices::make_all(root, spec)?;
         if let Some(agent) = self.console {
             console::set_up(root, agent, true, process.User.get_or_default().UID)?;
         }
-        steps.done("devices");
+        self.steps.done("devices");
         self.name_host()?;
         protect::write_settings(&spec.Linux.Sysctl)?;
         protect::make_read_only(root, &spec.Linux.ReadonlyPaths)?;
         protect::mask(root, &spec.Linux.MaskedPaths, &null)?;
-        steps.done("guarded paths");
+        self.steps.done("guarded paths");
         hooks::run("createContainer", &spec.Hooks.CreateContainer, spec, "creating")?;
         self.enter(root)?;
         drop(self.root);
         enter_folder(&process.Cwd)?;
-        steps.done("container entered");
+        self.steps.done("container entered");
         self.labels.apply()?;
         let filter = identity::assume(process, self.filter)?;
         workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
-        steps.done("user and rights");
-        Ok(filter)
+        self.steps.done("user and rights");
+        Ok((self.steps, filter))
     }
 
     fn has_own(&self, namespace: &str) -> bool {

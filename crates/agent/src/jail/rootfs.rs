@@ -3,9 +3,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, mknodat, openat, openat2};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -25,8 +25,9 @@ impl Root {
         openat(CWD, path, FOLDER, Mode::empty()).map(Self)
     }
 
-    /// Opens what is at `path`.
+    /// Opens what is at `path`, which may begin without a slash.
     pub(super) fn open(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         Ok(openat2(&self.0, path, flags | OFlags::CLOEXEC, mode, resolve)?)
     }
@@ -36,29 +37,25 @@ impl Root {
         self.open(path, OFlags::PATH, Mode::empty())
     }
 
-    /// Like `mkdir -p`; the folder.
+    /// Like `mkdir -p`; the folder. It is made before anybody has looked whether it is there: over virtio-fs each look
+    /// is a question to the host.
     pub(super) fn make_folder(&self, path: &Path) -> io::Result<OwnedFd> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return self.open(path, FOLDER, Mode::empty());
+        };
+        let made = mkdirat(self.folder(parent)?, name, Mode::from_raw_mode(0o755));
+        match (self.open(path, FOLDER, Mode::empty()), made) {
+            (Err(error), Err(errno)) if error.kind() == io::ErrorKind::NotFound => Err(errno.into()),
+            (found, _) => found,
+        }
+    }
+
+    /// A folder, made if it is not there.
+    fn folder(&self, path: &Path) -> io::Result<OwnedFd> {
         match self.open(path, FOLDER, Mode::empty()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            found => return found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_folder(path),
+            found => found,
         }
-        let mut so_far = std::path::PathBuf::from("/");
-        let mut folder = self.open(&so_far, FOLDER, Mode::empty())?;
-        for component in path.components() {
-            let Component::Normal(name) = component else { continue };
-            so_far.push(name);
-            folder = match self.open(&so_far, FOLDER, Mode::empty()) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    match mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(errno) => return Err(errno.into()),
-                    }
-                    self.open(&so_far, FOLDER, Mode::empty())?
-                }
-                found => found?,
-            };
-        }
-        Ok(folder)
     }
 
     /// The folder that `path` lies in, made if it is not there, and the last part of `path`.
@@ -66,18 +63,22 @@ impl Root {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        Ok((self.make_folder(parent)?, name))
+        Ok((self.folder(parent)?, name))
     }
 
     /// What is at `path`, or an empty file that is made there.
     pub(super) fn make_file(&self, path: &Path) -> io::Result<OwnedFd> {
-        match self.find(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            found => return found,
+        let (parent, name) = self.make_parent(path)?;
+        let made = mknodat(parent, name, FileType::RegularFile, Mode::from_raw_mode(0o755), 0);
+        match (self.find(path), made) {
+            // A link to what is not there.
+            (Err(error), Err(Errno::EXIST)) if error.kind() == io::ErrorKind::NotFound => {
+                self.open(path, OFlags::WRONLY | OFlags::CREATE, Mode::from_raw_mode(0o755))?;
+                self.find(path)
+            }
+            (Err(error), Err(errno)) if error.kind() == io::ErrorKind::NotFound => Err(errno.into()),
+            (found, _) => found,
         }
-        self.make_parent(path)?;
-        self.open(path, OFlags::WRONLY | OFlags::CREATE, Mode::from_raw_mode(0o755))?;
-        self.find(path)
     }
 }
 
@@ -103,6 +104,21 @@ mod tests {
         let folder = tempfile::tempdir().expect("temporary folder");
         root(folder.path()).make_folder(Path::new("/a/b/c")).expect("made");
         assert!(folder.path().join("a/b/c").is_dir());
+    }
+
+    #[test]
+    fn a_path_without_a_slash_begins_at_the_root() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        root(folder.path()).make_folder(Path::new("a/b")).expect("made");
+        assert!(folder.path().join("a/b").is_dir());
+    }
+
+    #[test]
+    fn a_file_is_made_where_a_link_to_nothing_leads() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        symlink("/target", folder.path().join("link")).expect("link");
+        root(folder.path()).make_file(Path::new("/link")).expect("made");
+        assert!(folder.path().join("target").is_file());
     }
 
     #[test]
