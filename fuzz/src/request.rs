@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 use kata_agent::fuzzing;
 use kata_protocol::agent::Storage;
 use kata_protocol::oci::{LinuxResources, Process, Spec};
+use kata_seccomp::Program;
 use protobuf::Message;
 
 use crate::{device_machine, seccomp_machine};
@@ -32,9 +33,9 @@ fn adapted(spec: &Spec) {
     assert!(spec.Linux.Namespaces.iter().all(|namespace| namespace.Type != "network"));
     resources(&spec.Linux.Resources);
     if let Some(profile) = spec.Linux.Seccomp.as_ref()
-        && let Ok(program) = fuzzing::seccomp_program(profile)
+        && let Ok(program) = Program::compile(profile)
     {
-        seccomp_machine::verify(&program);
+        seccomp_machine::verify(&program.instructions);
     }
     for mount in &spec.Mounts {
         mount_options(&mount.options);

@@ -7,16 +7,20 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// A crate, and those of ours it may use. Tests (dev-dependencies) may use any.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("kata-transport", &[]),
     ("kata-protocol", &[]),
+    ("kata-seccomp", &["kata-protocol"]),
     ("kata-config", &[]),
     ("kata-vmm", &[]),
     ("kata-storage", &["kata-protocol"]),
-    ("kata-sandbox", &["kata-config", "kata-protocol", "kata-storage", "kata-transport", "kata-vmm"]),
+    (
+        "kata-sandbox",
+        &["kata-config", "kata-protocol", "kata-seccomp", "kata-storage", "kata-transport", "kata-vmm"],
+    ),
     ("containerd-shim-kata-v2", &["kata-config", "kata-protocol", "kata-sandbox", "kata-storage"]),
     ("kata-runtime", &["kata-config", "kata-sandbox", "kata-vmm"]),
-    ("kata-agent", &["kata-protocol", "kata-transport"]),
+    ("kata-agent", &["kata-protocol", "kata-seccomp", "kata-transport"]),
     (
         "kata-fuzz",
         &[
@@ -25,6 +29,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
             "kata-config",
             "kata-protocol",
             "kata-sandbox",
+            "kata-seccomp",
             "kata-storage",
             "kata-transport",
             "kata-vmm",
