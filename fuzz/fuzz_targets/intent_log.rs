@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use kata_intent::Intent;
 use kata_sandbox::fuzzing::{INTENTS_FILE, Log};
-use kata_storage::intent::Intent;
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 

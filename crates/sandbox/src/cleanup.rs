@@ -8,8 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kata_storage::intent::{Intent, IntentId, Intents};
-use kata_storage::undo::undo_all;
+use kata_intent::{Intent, IntentId, Intents, undo_all};
+use kata_storage::undo::undo;
 
 use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Poststop;
@@ -77,7 +77,7 @@ pub(crate) async fn replay(
 
 fn undo_pending(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> {
     let pending = log.pending().map_err(|source| Error::State { path: dir.to_owned(), source })?;
-    let left: Vec<String> = undo_all(pending, |number| log.done(number))
+    let left: Vec<String> = undo_all(pending, undo, |number| log.done(number))
         .iter()
         .filter_map(|left| left.error.as_ref().map(|error| format!("{} ({error})", name(&left.intent))))
         .collect();
@@ -111,6 +111,10 @@ fn name(intent: &Intent) -> String {
         Intent::File { path } => format!("file {}", path.display()),
         Intent::Socket { path } => format!("socket {}", path.display()),
         Intent::Link { path } => format!("link {}", path.display()),
+        Intent::Interface { netns, name } => format!("interface {name} in {}", netns.display()),
+        Intent::Ingress { netns, interface } => {
+            format!("ingress filters of {interface} in {}", netns.display())
+        }
     }
 }
 

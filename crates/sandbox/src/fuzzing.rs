@@ -3,8 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use kata_intent::{Intent, IntentId, Intents};
 use kata_protocol::kata;
-use kata_storage::intent::{Intent, IntentId, Intents};
 
 pub use crate::agent::fuzzing::{pids, refusal, started, stats, upstream_stats};
 

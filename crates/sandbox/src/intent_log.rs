@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kata_storage::intent::{Intent, IntentId, Intents};
+use kata_intent::{Intent, IntentId, Intents};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -261,7 +261,7 @@ fn next_id(text: &str) -> u64 {
 pub(crate) mod tests {
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    use kata_storage::intent::{Intent, Intents};
+    use kata_intent::{Intent, Intents};
     use proptest::prelude::*;
 
     use super::{INTENTS_FILE, IntentLog, OpenError};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kata_config::Config;
-use kata_storage::intent::{Intent, Intents};
+use kata_intent::{Intent, Intents};
 use oci_spec::runtime::Spec;
 use tokio::sync::{mpsc, watch};
 

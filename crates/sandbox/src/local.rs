@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kata_intent::{Intent, Intents};
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::idmap::IdMap;
-use kata_storage::intent::{Intent, Intents};
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
 use kata_vmm::{Share, VmPlan, Vmm};

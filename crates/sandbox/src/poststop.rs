@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kata_storage::intent::IntentId;
+use kata_intent::IntentId;
 
 use crate::ContainerId;
 use crate::hooks::Poststop;

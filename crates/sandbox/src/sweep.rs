@@ -51,7 +51,7 @@ async fn sweep_one(id: &SandboxId, dir: PathBuf) -> Result<Option<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use kata_storage::intent::{Intent, Intents};
+    use kata_intent::{Intent, Intents};
 
     use super::sweep;
     use crate::intent_log::IntentLog;

@@ -2,14 +2,13 @@
 //! volumes, and the daemon that shows them to the guest.
 //!
 //! Mounts are made in the directory `rw` of a [`share::SharedDirectory`] and appear, through mount propagation,
-//! in its read-only twin, which [`virtiofsd`] exports. Every step is announced to an [`intent::Intents`] log
+//! in its read-only twin, which [`virtiofsd`] exports. Every step is announced to an [`kata_intent::Intents`] log
 //! first, and [`undo`] knows how to take each one back.
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod idmap;
-pub mod intent;
 mod mount;
 pub mod processes;
 pub mod rootfs;

@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 use kata_protocol::guest;
 
-use crate::intent::Intents;
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::trail::{StepError, Trail};
+use kata_intent::Intents;
 
 /// Where sandboxes' directories are kept, below the runtime directory (`/run`). Removed when the last one leaves.
 const PARENTS: [&str; 3] = ["kata-containers", "kata-containers/shared", "kata-containers/shared/sandboxes"];

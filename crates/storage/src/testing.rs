@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
-use crate::intent::{Intent, IntentId, Intents};
+use kata_intent::{Intent, IntentId, Intents};
 
 /// An intent log that only remembers.
 #[derive(Default)]

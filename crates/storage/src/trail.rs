@@ -7,8 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::intent::{Intent, IntentId, Intents};
-use crate::undo::{Left, undo_all};
+use crate::undo::undo;
+use kata_intent::{Intent, IntentId, Intents, Left, undo_all};
 
 /// Why a step could not be made or taken back.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +131,7 @@ impl Trail {
     /// # Errors
     /// The first failure.
     pub(crate) fn undo(&mut self) -> Result<(), StepError> {
-        let left = undo_all(mem::take(&mut self.steps), |id| self.intents.done(id));
+        let left = undo_all(mem::take(&mut self.steps), undo, |id| self.intents.done(id));
         let mut first_failure = Ok(());
         for Left { id, intent, error } in left {
             if let Some(source) = error {
@@ -151,8 +151,8 @@ mod tests {
     use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
     use super::Trail;
-    use crate::intent::Intent;
     use crate::testing::{MemoryLog, in_private_mounts};
+    use kata_intent::Intent;
 
     #[test]
     fn steps_are_announced_before_and_struck_out_after() {

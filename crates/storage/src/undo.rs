@@ -1,4 +1,4 @@
-//! Taking back what was announced: one intent, or all of a log, the last first.
+//! Taking back what was announced in the file system, and processes.
 //!
 //! Used while a sandbox lives, at its orderly end, after failed starts, and by whoever finds a sandbox whose process
 //! has died. It can be repeated, and interrupted at any point.
@@ -12,35 +12,11 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::intent::{Intent, IntentId};
 use crate::processes;
+use kata_intent::Intent;
 
 /// Mounts over one another on the same mount point that are undone; more would be an attack or a loop.
 const MAX_STACKED: usize = 64;
-
-/// An intent that stays in its log.
-#[derive(Debug)]
-pub struct Left {
-    /// Its number.
-    pub id: IntentId,
-    /// What was announced.
-    pub intent: Intent,
-    /// Why it could not be undone; `None` for a directory that holds such a thing: its turn comes after that.
-    pub error: Option<io::Error>,
-}
-
-/// Takes back `steps`, given in the order in which they were announced, the last first. What fails does not stop the
-/// others. `done` strikes out what is gone. Returns what is left, the last first.
-pub fn undo_all(steps: Vec<(IntentId, Intent)>, mut done: impl FnMut(IntentId)) -> Vec<Left> {
-    let mut left: Vec<Left> = Vec::new();
-    for (id, intent) in steps.into_iter().rev() {
-        match undo(&intent) {
-            Ok(()) if !left.iter().any(|left| intent.holds(&left.intent)) => done(id),
-            undone => left.push(Left { id, intent, error: undone.err() }),
-        }
-    }
-    left
-}
 
 /// Takes back what `intent` announced. It is no error if it was never made or is gone already.
 ///
@@ -57,6 +33,7 @@ pub fn undo(intent: &Intent) -> io::Result<()> {
         Intent::File { path } | Intent::Socket { path } | Intent::Link { path } => {
             remove(path, AtFlags::empty())
         }
+        Intent::Interface { .. } | Intent::Ingress { .. } => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
@@ -115,8 +92,8 @@ mod tests {
     use rustix::mount::{MountFlags, mount};
 
     use super::undo;
-    use crate::intent::Intent;
     use crate::testing::in_private_mounts;
+    use kata_intent::Intent;
 
     #[test]
     fn undoing_what_is_not_there_does_no_harm() {

@@ -23,8 +23,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::intent::{Intent, IntentId, Intents};
 use crate::undo::undo;
+use kata_intent::{Intent, IntentId, Intents};
 
 #[cfg(test)]
 mod tests;

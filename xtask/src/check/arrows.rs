@@ -7,16 +7,27 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// A crate, and those of ours it may use. Tests (dev-dependencies) may use any.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("kata-transport", &[]),
     ("kata-protocol", &[]),
     ("kata-seccomp", &["kata-protocol"]),
     ("kata-config", &[]),
     ("kata-vmm", &[]),
-    ("kata-storage", &["kata-protocol"]),
+    ("kata-intent", &[]),
+    ("kata-network", &["kata-intent", "kata-protocol"]),
+    ("kata-storage", &["kata-intent", "kata-protocol"]),
     (
         "kata-sandbox",
-        &["kata-config", "kata-protocol", "kata-seccomp", "kata-storage", "kata-transport", "kata-vmm"],
+        &[
+            "kata-config",
+            "kata-intent",
+            "kata-network",
+            "kata-protocol",
+            "kata-seccomp",
+            "kata-storage",
+            "kata-transport",
+            "kata-vmm",
+        ],
     ),
     ("containerd-shim-kata-v2", &["kata-config", "kata-protocol", "kata-sandbox", "kata-storage"]),
     ("kata-runtime", &["kata-config", "kata-sandbox", "kata-vmm"]),
@@ -27,6 +38,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "containerd-shim-kata-v2",
             "kata-agent",
             "kata-config",
+            "kata-intent",
             "kata-protocol",
             "kata-sandbox",
             "kata-seccomp",

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use kata_storage::intent::{Intent, Intents};
+use kata_intent::{Intent, Intents};
 use proptest::prelude::*;
 
 use super::{cleanup, replay, state_dir};

@@ -1,8 +1,9 @@
 //! What is about to be made on the host, said before it is made.
 //!
-//! Every step of this crate that leaves a trace on the host (a directory, a mount, a process) is first
-//! announced to an [`Intents`] log and struck out once it is undone. Whoever owns the log can undo the rest
-//! after a crash, in reverse order. The log itself (file, replay) belongs to the sandbox.
+//! Every step that leaves a trace on the host (a directory, a mount, a process, an interface) is first announced to an
+//! [`Intents`] log and struck out once it is undone. Whoever owns the log can undo the rest after a crash, in reverse
+//! order. The log itself (file, replay) belongs to the sandbox; how each kind of thing is undone is known to the crate
+//! that makes it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,10 +54,24 @@ pub enum Intent {
         /// Absolute path of the link itself.
         path: PathBuf,
     },
+    /// A network interface; undone by deleting it.
+    Interface {
+        /// The network namespace that it is in.
+        netns: PathBuf,
+        /// Its name there.
+        name: String,
+    },
+    /// The ingress queueing discipline of a network interface, with its filters; undone by deleting it.
+    Ingress {
+        /// The network namespace that the interface is in.
+        netns: PathBuf,
+        /// The interface's name there.
+        interface: String,
+    },
 }
 
 impl Intent {
-    /// Where in the file system it is; `None` for a process.
+    /// Where in the file system it is; `None` for what is not in it.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -64,7 +79,7 @@ impl Intent {
                 Some(path)
             }
             Self::Mount { target } => Some(target),
-            Self::Process { .. } => None,
+            Self::Process { .. } | Self::Interface { .. } | Self::Ingress { .. } => None,
         }
     }
 
@@ -90,6 +105,34 @@ pub trait Intents: Send + Sync {
     fn done(&self, id: IntentId);
 }
 
+/// An intent that stays in its log.
+#[derive(Debug)]
+pub struct Left {
+    /// Its number.
+    pub id: IntentId,
+    /// What was announced.
+    pub intent: Intent,
+    /// Why it could not be undone; `None` for a directory that holds such a thing: its turn comes after that.
+    pub error: Option<io::Error>,
+}
+
+/// Takes back `steps`, given in the order in which they were announced, the last first, by `undo`. What fails does not
+/// stop the others. `done` strikes out what is gone. Returns what is left, the last first.
+pub fn undo_all(
+    steps: Vec<(IntentId, Intent)>,
+    undo: impl Fn(&Intent) -> io::Result<()>,
+    mut done: impl FnMut(IntentId),
+) -> Vec<Left> {
+    let mut left: Vec<Left> = Vec::new();
+    for (id, intent) in steps.into_iter().rev() {
+        match undo(&intent) {
+            Ok(()) if !left.iter().any(|left| intent.holds(&left.intent)) => done(id),
+            undone => left.push(Left { id, intent, error: undone.err() }),
+        }
+    }
+    left
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Intent, IntentId};
@@ -100,6 +143,10 @@ mod tests {
         let cases = [
             (Intent::Dir { path: "/run/a".into() }, r#"{"kind":"dir","path":"/run/a"}"#),
             (Intent::Mount { target: "/run/a/b".into() }, r#"{"kind":"mount","target":"/run/a/b"}"#),
+            (
+                Intent::Ingress { netns: "/run/netns/n".into(), interface: "eth0".into() },
+                r#"{"kind":"ingress","netns":"/run/netns/n","interface":"eth0"}"#,
+            ),
             (
                 Intent::Process { argv_token: "sandbox-x".into(), exe: "/usr/bin/qemu".into() },
                 r#"{"kind":"process","argv_token":"sandbox-x","exe":"/usr/bin/qemu"}"#,
