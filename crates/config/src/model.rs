@@ -66,6 +66,10 @@ pub struct Hypervisor {
     pub guest_hook_path: String,
     /// Where the guest's random numbers come from on the host.
     pub entropy_source: PathBuf,
+    /// Pairs of queues of each network card, at least 1.
+    pub network_queues: u16,
+    /// The VMM moves packets even where the host has vhost-net.
+    pub disable_vhost_net: bool,
     /// Host paths (globs) that the annotation `entropy_source` may name.
     pub valid_entropy_sources: Vec<String>,
     /// Hypervisor annotations that a pod may use.
@@ -100,6 +104,12 @@ pub struct Runtime {
     pub enable_debug: bool,
     /// The shim's log level; `Debug` or lower if `enable_debug`.
     pub log_level: LogLevel,
+    /// How the pod's interfaces are connected with the VM.
+    pub internetworking_model: NetworkModel,
+    /// Allowed by `experimental`: a pod in the host's network namespace, with user-mode networking.
+    pub host_network: bool,
+    /// Allowed by `experimental`: a VM takes over the interfaces of a namespace that other processes use.
+    pub shared_network_namespace: bool,
     /// Drop the seccomp profiles of containers.
     pub disable_guest_seccomp: bool,
     /// Leave AppArmor off in the guest, and drop the AppArmor profiles of containers.
@@ -118,6 +128,18 @@ pub enum Accelerator {
     Kvm,
     /// Emulation, even if KVM would work.
     Tcg,
+}
+
+/// How an interface of the pod and the VM's network card are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkModel {
+    /// A TAP device, and traffic filters between it and the interface.
+    #[default]
+    TcFilter,
+    /// A macvtap device on the interface.
+    MacVtap,
+    /// Not at all.
+    None,
 }
 
 /// How a sandbox's files reach the guest.

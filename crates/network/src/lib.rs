@@ -110,6 +110,22 @@ pub async fn attach(_request: &Request) -> Result<PodNetwork, NetworkError> {
     Ok(PodNetwork::default())
 }
 
+/// Whether this is the network namespace of this process or of the host's first one.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn is_hosts(_netns: &std::path::Path) -> io::Result<bool> {
+    Ok(false)
+}
+
+/// The processes in a network namespace.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn processes_in(_netns: &std::path::Path) -> io::Result<Vec<u32>> {
+    Ok(Vec::new())
+}
+
 /// Takes back an [`Intent::Interface`] or an [`Intent::Ingress`]. It is no error if it was never made or is gone, or if
 /// the namespace is.
 ///

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kata_intent::{Intent, IntentId, Intents, undo_all};
-use kata_storage::undo::undo;
+use kata_storage::undo;
 
 use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Poststop;
@@ -75,9 +75,16 @@ pub(crate) async fn replay(
     blocking(move || remove(&place)).await
 }
 
+fn undo_one(intent: &Intent) -> io::Result<()> {
+    match intent {
+        Intent::Interface { .. } | Intent::Ingress { .. } => kata_network::undo(intent),
+        _ => undo::undo(intent),
+    }
+}
+
 fn undo_pending(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> {
     let pending = log.pending().map_err(|source| Error::State { path: dir.to_owned(), source })?;
-    let left: Vec<String> = undo_all(pending, undo, |number| log.done(number))
+    let left: Vec<String> = undo_all(pending, undo_one, |number| log.done(number))
         .iter()
         .filter_map(|left| left.error.as_ref().map(|error| format!("{} ({error})", name(&left.intent))))
         .collect();

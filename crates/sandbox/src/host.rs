@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kata_network::GuestNetwork;
 use kata_protocol::agent::Storage;
 use kata_storage::RootfsMount;
 use kata_transport::Dialer;
@@ -24,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) vmm: Box<dyn Vmm>,
     /// The VMM's executable and what it was given to boot, for errors.
     pub(crate) parts: String,
+    /// What the guest configures of the pod's network.
+    pub(crate) network: GuestNetwork,
     /// The daemon that shares files with it, if any.
     pub(crate) daemon: Option<Arc<dyn Daemon>>,
 }

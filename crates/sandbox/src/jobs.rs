@@ -227,8 +227,15 @@ impl Site {
             guest_hook_path: self.host.guest_hook_path(),
             ..Default::default()
         };
+        let network = reach.machine.network.clone();
         let request = kata::StartSandboxRequest {
             sandbox: MessageField::some(sandbox),
+            interfaces: network.interfaces,
+            routes: MessageField::some(grpc::Routes { Routes: network.routes, ..Default::default() }),
+            neighbors: MessageField::some(grpc::ARPNeighbors {
+                ARPNeighbors: network.neighbors,
+                ..Default::default()
+            }),
             container: container.into(),
             now_sec: i64::try_from(now.as_secs()).unwrap_or(0),
             now_nsec: i64::from(now.subsec_nanos()),

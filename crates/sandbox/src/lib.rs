@@ -32,6 +32,7 @@ mod jobs;
 mod labels;
 mod launch;
 mod local;
+mod network;
 mod plan;
 mod poststop;
 mod process;

@@ -22,6 +22,7 @@ use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, W
 use crate::intent_log::IntentLog;
 use crate::labels::Labels;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
+use crate::network::{self, Connected, Place};
 use crate::plan::{Parts, choose_accelerator, vm_plan};
 use crate::poststop::OwedHooks;
 use crate::timeline::{Moment, Recorder, phase};
@@ -119,21 +120,27 @@ impl Host for LocalHost {
         });
         let (daemon, share) = self.start_daemon().await?;
         let begun = recorder.since(phase::SHARE, begun);
+        let place = Place::of(&self.spec.spec);
+        let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
+        let Connected { nics, guest } = network::connect(place.clone(), &self.spec.config, log).await?;
+        let begun = recorder.since(phase::NETWORK, begun);
         let (prepared, agent) = way::prepare()?;
         let parts = Parts {
             accelerator: choice.accelerator,
             agent,
             doorbell_port: prepared.doorbell_port(),
             shares: vec![share],
+            nics,
+            netns: place.path(),
             console_log: self.dir.join(CONSOLE_FILE),
         };
-        let plan = vm_plan(&self.spec.id, &self.spec.config, &self.spec.spec, parts)?;
+        let plan = vm_plan(&self.spec.id, &self.spec.config, parts)?;
         let vmm = self.start_vm(plan).await?;
         recorder.edit(|timeline| timeline.vmm = Some(vmm.kind().to_owned()));
         recorder.since(phase::VMM, begun);
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
-        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)) }, way))
+        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest }, way))
     }
 
     fn guest_hook_path(&self) -> String {

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use kata_config::{Config, LogLevel};
 use kata_vmm::accelerator::{Choice, KvmUnusable, Preference};
-use kata_vmm::{Accelerator, AgentChannel, Share, VmPlan, accelerator};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use kata_vmm::{Accelerator, AgentChannel, Nic, Share, VmPlan, accelerator};
 
 use crate::SandboxId;
 use crate::labels::Labels;
@@ -16,6 +15,9 @@ pub(crate) struct Parts {
     pub(crate) agent: AgentChannel,
     pub(crate) doorbell_port: Option<u32>,
     pub(crate) shares: Vec<Share>,
+    pub(crate) nics: Vec<Nic>,
+    /// Where the VMM runs; `None` for this process's own.
+    pub(crate) netns: Option<PathBuf>,
     pub(crate) console_log: PathBuf,
 }
 
@@ -37,12 +39,7 @@ pub(crate) fn choose_accelerator(config: &Config) -> Result<Choice, KvmUnusable>
 }
 
 /// Everything known before boot.
-pub(crate) fn vm_plan(
-    id: &SandboxId,
-    config: &Config,
-    spec: &Spec,
-    parts: Parts,
-) -> Result<VmPlan, NoInitrd> {
+pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<VmPlan, NoInitrd> {
     let vm = &config.hypervisor;
     let initrd = vm.initrd.clone().ok_or_else(|| NoInitrd { path: config.path.clone() })?;
     let mut kernel_params = security_params(config);
@@ -66,7 +63,8 @@ pub(crate) fn vm_plan(
         agent: parts.agent,
         console_log: parts.console_log,
         seccomp: !vm.disable_seccomp,
-        netns: network_namespace(spec),
+        nics: parts.nics,
+        netns: parts.netns,
         debug: vm.enable_debug,
         entropy_source: vm.entropy_source.clone(),
     })
@@ -89,17 +87,10 @@ fn agent_params(config: &Config, doorbell_port: Option<u32>) -> Vec<String> {
     params
 }
 
-/// Where the pod's network is: the path of its namespace. Without a path there is only a fresh, empty one.
-fn network_namespace(spec: &Spec) -> Option<PathBuf> {
-    let namespaces = spec.linux().as_ref()?.namespaces().as_ref()?;
-    namespaces.iter().find(|ns| ns.typ() == LinuxNamespaceType::Network)?.path().clone()
-}
-
 #[cfg(test)]
 mod tests {
     use kata_config::{Config, LogLevel};
     use kata_vmm::{Accelerator, AgentChannel};
-    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Spec, SpecBuilder};
 
     use super::{Parts, vm_plan};
 
@@ -109,6 +100,8 @@ mod tests {
             agent: AgentChannel::Serial,
             doorbell_port,
             shares: Vec::new(),
+            nics: Vec::new(),
+            netns: None,
             console_log: "/run/kata/s/console.log".into(),
         }
     }
@@ -124,7 +117,7 @@ mod tests {
         let mut config = config();
         config.agent.log_level = LogLevel::Debug;
         config.hypervisor.kernel_params = kata_config::KernelParams::parse("agent.log=trace quiet").unwrap();
-        let plan = vm_plan(&"s".parse().unwrap(), &config, &Spec::default(), parts(Some(7))).unwrap();
+        let plan = vm_plan(&"s".parse().unwrap(), &config, parts(Some(7))).unwrap();
         assert_eq!(
             plan.kernel_params,
             ["audit=0", "agent.log=debug", "agent.doorbell_port=7", "agent.log=trace", "quiet"]
@@ -136,30 +129,15 @@ mod tests {
     fn a_parameter_of_the_configuration_replaces_the_one_for_labels() {
         let mut config = config();
         config.hypervisor.kernel_params = kata_config::KernelParams::parse("audit=1").unwrap();
-        let plan = vm_plan(&"s".parse().unwrap(), &config, &Spec::default(), parts(None)).unwrap();
+        let plan = vm_plan(&"s".parse().unwrap(), &config, parts(None)).unwrap();
         assert_eq!(plan.kernel_params, ["audit=1"]);
-    }
-
-    #[test]
-    fn the_vm_runs_in_the_pods_network_namespace() {
-        let namespace = LinuxNamespaceBuilder::default()
-            .typ(LinuxNamespaceType::Network)
-            .path("/run/netns/pod")
-            .build()
-            .unwrap();
-        let linux = LinuxBuilder::default().namespaces(vec![namespace]).build().unwrap();
-        let spec = SpecBuilder::default().linux(linux).build().unwrap();
-        let plan = vm_plan(&"s".parse().unwrap(), &config(), &spec, parts(None)).unwrap();
-        assert_eq!(plan.netns, Some("/run/netns/pod".into()));
-        let plan = vm_plan(&"s".parse().unwrap(), &config(), &Spec::default(), parts(None)).unwrap();
-        assert_eq!(plan.netns, None);
     }
 
     #[test]
     fn a_missing_initrd_names_the_configuration() {
         let mut config = config();
         config.hypervisor.initrd = None;
-        let error = vm_plan(&"s".parse().unwrap(), &config, &Spec::default(), parts(None)).unwrap_err();
+        let error = vm_plan(&"s".parse().unwrap(), &config, parts(None)).unwrap_err();
         assert!(error.to_string().contains("initrd"), "{error}");
     }
 }

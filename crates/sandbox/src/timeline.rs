@@ -22,6 +22,8 @@ pub mod phase {
     pub const PREPARE: &str = "process and configuration";
     /// Making the shared directory and starting its daemon.
     pub const SHARE: &str = "virtiofsd started";
+    /// Looking at the pod's network and connecting its interfaces.
+    pub const NETWORK: &str = "network connected";
     /// Starting the VMM's process.
     pub const VMM: &str = "vmm spawned";
     /// From the VMM's start until its control channel answers.

@@ -10,7 +10,7 @@ mod plan;
 pub mod qemu;
 mod vmm;
 
-pub use plan::{Accelerator, AgentChannel, Share, VmPlan};
+pub use plan::{Accelerator, AgentChannel, Nic, NicBackend, Share, VmPlan};
 pub use vmm::{Capabilities, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
 
 /// Starts the VM that `plan` describes.

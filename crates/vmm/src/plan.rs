@@ -33,6 +33,37 @@ pub struct Share {
     pub queue_size: u32,
 }
 
+/// A network card of the VM.
+#[derive(Debug)]
+pub struct Nic {
+    /// Its hardware address, by which the guest finds it.
+    pub mac: [u8; 6],
+    /// What carries its packets.
+    pub backend: NicBackend,
+}
+
+/// What carries the packets of a network card.
+#[derive(Debug)]
+pub enum NicBackend {
+    /// A TAP or macvtap device.
+    Tap {
+        /// One descriptor for each pair of queues, at least one.
+        queues: Vec<OwnedFd>,
+        /// As many of `/dev/vhost-net`, which then moves the packets; or none, and the VMM does.
+        vhost: Vec<OwnedFd>,
+    },
+    /// The VMM itself, by connections that it makes in its own network namespace: 10.0.2.15 in the guest, 10.0.2.2 on the
+    /// other side.
+    User,
+    /// Another process, over shared memory.
+    VhostUser {
+        /// The socket where it listens.
+        socket: PathBuf,
+        /// Pairs of queues, at least 1.
+        queues: u16,
+    },
+}
+
 /// How bytes reach the agent in the guest.
 #[derive(Debug)]
 pub enum AgentChannel {
@@ -76,6 +107,8 @@ pub struct VmPlan {
     pub firmware: Option<PathBuf>,
     /// Shared directories, attached in this order; at most 4.
     pub shares: Vec<Share>,
+    /// Network cards, attached in this order; at most 8.
+    pub nics: Vec<Nic>,
     /// The way to the agent.
     pub agent: AgentChannel,
     /// Where the guest's console is written; made if missing (mode 0600), appended to otherwise.

@@ -90,6 +90,16 @@ pub(super) static ROWS: &[Row] = &[
             |c, v| set(&mut c.hypervisor.guest_hook_path, v.text().to_owned()),
         )
         .annotation("hypervisor.guest_hook_path"),
+    row("network_queues", Kind::Integer { min: 0, max: 256 }, Fixed::Int(1))
+        .does("Pairs of queues of each network card; 0 means 1.", |c, v| {
+            set(&mut c.hypervisor.network_queues, u16::try_from(v.unsigned().max(1)).unwrap_or(u16::MAX))
+        })
+        .annotation("hypervisor.network_queues"),
+    row("disable_vhost_net", Kind::Bool, Fixed::Bool(false))
+        .does("Let the VMM move packets even where the host has vhost-net.", |c, v| {
+            set(&mut c.hypervisor.disable_vhost_net, v.flag())
+        })
+        .annotation("hypervisor.disable_vhost_net"),
     row("entropy_source", Kind::Path, Fixed::Text("/dev/urandom"))
         .does("Where the guest's random numbers come from on the host.", |c, v| {
             set(&mut c.hypervisor.entropy_source, v.text().into())

@@ -64,7 +64,7 @@ static KNOWN: &[Known] = &[
         "disk_rate_limiter_ops_one_time_burst", "guest_swap_create_threshold_secs", "guest_swap_size_percent",
         "indep_iothreads", "memory_offset", "memory_slots", "net_rate_limiter_bw_max_rate",
         "net_rate_limiter_bw_one_time_burst", "net_rate_limiter_ops_max_rate", "net_rate_limiter_ops_one_time_burst",
-        "network_queues", "overhead_memory", "overhead_vcpus", "pcie_root_port", "pcie_switch_port",
+        "overhead_memory", "overhead_vcpus", "pcie_root_port", "pcie_switch_port",
         "rx_rate_limiter_max_rate", "snp_guest_policy", "tx_rate_limiter_max_rate",
         "vhost_user_reconnect_timeout_sec", "virtio_fs_cache_size",
     ]),
@@ -83,7 +83,7 @@ static KNOWN: &[Known] = &[
     word(Table::Hypervisor, "qemu", &["hypervisor_name"]),
     never(Table::Hypervisor, &[
         "block_device_aio", "block_device_driver", "default_maxmemory", "disable_nested_virtualization",
-        "disable_vhost_net", "hugepage_type", "hypervisor_loglevel", "hypervisor_timeout", "log_level", "msize_9p",
+        "hugepage_type", "hypervisor_loglevel", "hypervisor_timeout", "log_level", "msize_9p",
         "num_queues", "qgs_port", "queue_size", "remote_hypervisor_timeout", "rootfs_type", "rootless_user",
         "tdx_quote_generation_service_socket_port", "vm_rootfs_driver",
     ]),
@@ -116,11 +116,10 @@ static KNOWN: &[Known] = &[
     empty(Table::Runtime, &[
         "dan_conf", "jaeger_endpoint", "jaeger_password", "jaeger_user", "pod_resource_api_sock",
     ]),
-    no_items(Table::Runtime, &["experimental", "sandbox_bind_mounts", "shared_mounts"]),
+    no_items(Table::Runtime, &["sandbox_bind_mounts", "shared_mounts"]),
     word(Table::Runtime, "virt_container", &["name"]),
     word(Table::Runtime, "qemu", &["hypervisor_name"]),
     word(Table::Runtime, "kata", &["agent_name"]),
-    word(Table::Runtime, "none", &["internetworking_model"]),
     word(Table::Runtime, "shared-fs", &["emptydir_mode"]),
     never(Table::Runtime, &[
         "kubelet_root_dir", "passfd_listener_port", "static_sandbox_resource_mgmt", "vfio_mode",

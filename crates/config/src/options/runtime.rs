@@ -1,8 +1,9 @@
 //! Keys of `[runtime]`.
 
 use super::agent::{LOG_LEVELS, log_level};
-use super::{Kind, Row, Table, set};
-use crate::value::Fixed;
+use super::{Applied, Kind, Refusal, Row, Table, set};
+use crate::model::{Config, NetworkModel};
+use crate::value::{Fixed, Value};
 
 const fn row(key: &'static str, kind: Kind, default: Fixed) -> Row {
     Row::new(Table::Runtime, key, kind, default)
@@ -15,6 +16,24 @@ pub(super) static ROWS: &[Row] = &[
         .does("How much the shim logs; enable_debug makes it at least debug.", |c, v| {
             set(&mut c.runtime.log_level, log_level(v))
         }),
+    row("internetworking_model", Kind::OneOf(&["tcfilter", "macvtap", "none"]), Fixed::Text("tcfilter"))
+        .does("How the pod's interfaces are connected with the VM.", |c, v| {
+            set(
+                &mut c.runtime.internetworking_model,
+                match v.text() {
+                    "macvtap" => NetworkModel::MacVtap,
+                    "none" => NetworkModel::None,
+                    _ => NetworkModel::TcFilter,
+                },
+            )
+        })
+        .annotation("runtime.internetworking_model"),
+    row("experimental", Kind::List, Fixed::List(&[]))
+        .does(
+            "What is allowed although it is no drop-in: host_network, shared_network_namespace.",
+            experimental,
+        )
+        .annotation("runtime.experimental"),
     row("disable_guest_seccomp", Kind::Bool, Fixed::Bool(false))
         .does("Drop the seccomp profiles of containers: the VM is the wall.", |c, v| {
             set(&mut c.runtime.disable_guest_seccomp, v.flag())
@@ -31,3 +50,19 @@ pub(super) static ROWS: &[Row] = &[
         })
         .annotation("runtime.guest_selinux_label"),
 ];
+
+fn experimental(config: &mut Config, value: &Value) -> Applied {
+    for word in value.list() {
+        let allowed = match word.as_str() {
+            "host_network" => &mut config.runtime.host_network,
+            "shared_network_namespace" => &mut config.runtime.shared_network_namespace,
+            _ => {
+                return Err(Refusal::Invalid(format!(
+                    "knows \"host_network\" and \"shared_network_namespace\", not {word:?}"
+                )));
+            }
+        };
+        *allowed = true;
+    }
+    Ok(())
+}

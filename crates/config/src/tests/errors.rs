@@ -53,7 +53,8 @@ fn everything_is_reported_at_once() {
          mem_agent = { enable = true }\n\
          [agent.other]\n\
          [runtime]\n\
-         internetworking_model = 'tcfilter'\n\
+         internetworking_model = 'l3forwarding'\n\
+         experimental = ['warp']\n\
          [factory]\n\
          enable_template = true\n\
          [runtimes]\n",

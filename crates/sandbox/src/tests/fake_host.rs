@@ -176,7 +176,12 @@ impl Host for FakeHost {
         }
         let vmm = FakeVmm { levers: self.levers.clone(), events: Mutex::new(Some(receiver)) };
         let daemon: Arc<dyn Daemon> = Arc::new(FakeDaemon(self.levers.clone()));
-        let machine = Machine { vmm: Box::new(vmm), parts: "/usr/bin/qemu".to_owned(), daemon: Some(daemon) };
+        let machine = Machine {
+            vmm: Box::new(vmm),
+            parts: "/usr/bin/qemu".to_owned(),
+            network: kata_network::GuestNetwork::default(),
+            daemon: Some(daemon),
+        };
         Ok((machine, Box::new(BySerial { dialer })))
     }
 

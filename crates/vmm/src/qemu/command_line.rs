@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::config::{self, Profile, profile, slot};
-use crate::plan::{AgentChannel, Share, VmPlan};
+use super::nic;
+use crate::plan::{AgentChannel, Nic, NicBackend, Share, VmPlan};
 
 /// What in a plan QEMU could not be given.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +66,15 @@ pub enum CommandLineError {
         /// How many were asked for.
         count: usize,
     },
+    /// More network cards than slots.
+    #[error(
+        "A VM can have at most {} network cards, not {count}: the pod has too many interfaces",
+        slot::NIC_COUNT
+    )]
+    TooManyNics {
+        /// How many were asked for.
+        count: usize,
+    },
     /// A path that QEMU's options cannot hold.
     #[error("The path {path:?} is not UTF-8, which QEMU's options need: move it elsewhere")]
     Path {
@@ -111,6 +121,7 @@ pub(super) fn build(plan: VmPlan, endpoints: Endpoints) -> Result<CommandLine, C
     line.entropy(&plan.entropy_source)?;
     line.agent(plan.agent, endpoints.agent);
     line.shares(plan.shares)?;
+    line.nics(plan.nics)?;
     line.seccomp(plan.seccomp);
     Ok(line)
 }
@@ -264,6 +275,34 @@ impl CommandLine {
             "vhost-user-fs-pci,bus=pcie.0,addr={slot:#x},chardev=fs{slot},tag={tag},queue-size={queue_size}"
         );
         self.option("-device", device);
+        Ok(())
+    }
+
+    fn nics(&mut self, nics: Vec<Nic>) -> Result<(), CommandLineError> {
+        let count = nics.len();
+        if count > usize::from(slot::NIC_COUNT) {
+            return Err(CommandLineError::TooManyNics { count });
+        }
+        for (nic, slot) in nics.into_iter().zip(slot::NICS..) {
+            let id = format!("net{slot}");
+            let card = nic::Card::of(&id, &nic);
+            let back_end = match nic.backend {
+                NicBackend::Tap { queues, vhost } => {
+                    let queues = queues.into_iter().map(|fd| self.inherit("network queue", fd)).collect();
+                    let vhost = vhost.into_iter().map(|fd| self.inherit("vhost-net", fd)).collect();
+                    nic::tap(&id, queues, vhost)
+                }
+                NicBackend::User => format!("user,id={id},ipv6=off"),
+                NicBackend::VhostUser { socket, queues } => {
+                    let path =
+                        socket.to_str().ok_or_else(|| CommandLineError::Path { path: socket.clone() })?;
+                    self.option("-chardev", format!("socket,id=char-{id},path={}", escaped(path)));
+                    format!("vhost-user,id={id},chardev=char-{id},queues={queues}")
+                }
+            };
+            self.option("-netdev", back_end);
+            self.virtio_device("virtio-net-pci", slot, &card.to_string());
+        }
         Ok(())
     }
 

@@ -97,6 +97,10 @@ pub(super) mod slot {
     pub(crate) const SHARES: u8 = 4;
     /// How many slots are reserved for shared directories.
     pub(crate) const SHARE_COUNT: u8 = 4;
+    /// The first network card.
+    pub(crate) const NICS: u8 = 8;
+    /// How many slots are reserved for network cards.
+    pub(crate) const NIC_COUNT: u8 = 8;
 }
 
 /// The name by which the guest finds the agent's port.

@@ -7,6 +7,7 @@ mod diagnosis;
 #[doc(hidden)]
 pub mod fuzzing;
 mod lifecycle;
+mod nic;
 pub mod qmp;
 mod stderr;
 mod sys;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::command_line::{CommandLine, CommandLineError, Endpoints, build};
 use super::{config, launch};
-use crate::plan::{Accelerator, AgentChannel, Share, VmPlan};
+use crate::plan::{Accelerator, AgentChannel, Nic, NicBackend, Share, VmPlan};
 use crate::vmm::{ShutdownReason, VmEvent, VmStatus, Vmm, VmmError};
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -36,6 +36,7 @@ fn plan(accelerator: Accelerator) -> VmPlan {
         kernel_params: Vec::new(),
         firmware: None,
         shares: Vec::new(),
+        nics: Vec::new(),
         agent: AgentChannel::Serial,
         console_log: "/dev/null".into(),
         seccomp: true,
@@ -115,6 +116,40 @@ fn only_an_emulated_guest_with_one_cpu_goes_without_the_local_apic_timer() {
     assert!(!has_it(Accelerator::Kvm, 1));
 }
 
+/// The options of one network card.
+fn of_nic(backend: NicBackend) -> String {
+    let mut plan = plan(Accelerator::Tcg);
+    plan.nics.push(Nic { mac: [2, 0, 0, 0, 0, 0xab], backend });
+    let lines = rendered(plan);
+    let of_nic = lines.lines().filter(|line| line.contains("net8"));
+    of_nic.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_network_card_has_a_tap_device_and_the_pods_address() {
+    assert_eq!(
+        of_nic(NicBackend::Tap { queues: vec![any_fd()], vhost: vec![any_fd()] }),
+        "-netdev tap,id=net8,fd=<network queue>,vhost=on,vhostfd=<vhost-net>\n\
+         -device virtio-net-pci,bus=pcie.0,addr=0x8,disable-legacy=on,netdev=net8,mac=02:00:00:00:00:ab,romfile="
+    );
+}
+
+#[test]
+fn a_network_card_with_several_queues_has_an_interrupt_for_each() {
+    let text = of_nic(NicBackend::Tap { queues: vec![any_fd(), any_fd()], vhost: Vec::new() });
+    assert!(text.contains("tap,id=net8,fds=") && text.ends_with("mq=on,vectors=6"), "{text}");
+}
+
+#[test]
+fn a_network_card_may_be_another_processs() {
+    let text = of_nic(NicBackend::VhostUser { socket: "/run/a,b".into(), queues: 2 });
+    assert!(
+        text.starts_with("-chardev socket,id=char-net8,path=/run/a,,b\n-netdev vhost-user,id=net8,"),
+        "{text}"
+    );
+    assert!(text.contains("chardev=char-net8,queues=2\n") && text.ends_with("mq=on,vectors=6"), "{text}");
+}
+
 #[test]
 fn impossible_plans_are_refused() {
     let refused = |change: fn(&mut VmPlan)| {
@@ -141,6 +176,10 @@ fn impossible_plans_are_refused() {
         plan.shares = shares;
         assert_eq!(command_line(plan).unwrap_err(), expected);
     }
+    let mut plan = plan(Accelerator::Tcg);
+    let backend = || NicBackend::Tap { queues: vec![any_fd()], vhost: Vec::new() };
+    plan.nics = (0..9).map(|last| Nic { mac: [2, 0, 0, 0, 0, last], backend: backend() }).collect();
+    assert_eq!(command_line(plan).unwrap_err(), CommandLineError::TooManyNics { count: 9 });
 }
 
 #[test]

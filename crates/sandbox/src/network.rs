@@ -1,0 +1,227 @@
+//! The pod's network: which namespace it is in, and what of it the VM gets.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kata_config::{Config, NetworkModel};
+use kata_intent::Intents;
+use kata_network::{Backend, GuestNetwork, Model, NetworkError, Request};
+use kata_protocol::types::{IPAddress, Interface, Route};
+use kata_vmm::{Nic, NicBackend};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+/// The card that goes through the host's own connections, as QEMU's user-mode network has it: the guest is
+/// 10.0.2.15, the way out is 10.0.2.2.
+const USER_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
+const USER_ADDRESS: (&str, &str) = ("10.0.2.15", "24");
+const USER_GATEWAY: &str = "10.0.2.2";
+
+/// Where a pod's network is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a namespace that somebody has made for it.
+    Namespace(PathBuf),
+    /// In a fresh one, with nothing in it.
+    Fresh,
+    /// It is the host's.
+    Host,
+}
+
+impl Place {
+    /// As the specification says: without a network namespace a container has the network of whoever starts it.
+    pub(crate) fn of(spec: &Spec) -> Self {
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let network =
+            namespaces.and_then(|all| all.iter().find(|ns| ns.typ() == LinuxNamespaceType::Network));
+        match network.map(|namespace| namespace.path().clone()) {
+            None => Self::Host,
+            Some(None) => Self::Fresh,
+            Some(Some(path)) => Self::Namespace(path),
+        }
+    }
+
+    /// The namespace's path, if it has one.
+    pub(crate) fn path(self) -> Option<PathBuf> {
+        match self {
+            Self::Namespace(path) => Some(path),
+            Self::Fresh | Self::Host => None,
+        }
+    }
+}
+
+/// The pod's network cannot be the VM's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RefusedNetwork {
+    /// The host's network.
+    #[error(
+        "The pod is in the host's network (hostNetwork, --net=host), which a VM cannot share: its network cards are its \
+         own. Give the pod a network of its own, or allow outgoing connections through the VMM by \
+         `experimental = [\"host_network\"]` in [runtime]"
+    )]
+    Host,
+    /// Somebody else's network.
+    #[error(
+        "The network namespace {} is used by other processes ({}), which would lose its interfaces to the VM. Give the pod \
+         a network namespace of its own, or allow this by `experimental = [\"shared_network_namespace\"]` in [runtime]",
+        path.display(), list(processes)
+    )]
+    Shared {
+        /// The namespace.
+        path: PathBuf,
+        /// Who uses it.
+        processes: Vec<u32>,
+    },
+    /// Who uses the namespace could not be found out.
+    #[error("Cannot look at the network namespace {}; does it still exist?", path.display())]
+    Unseen {
+        /// The namespace.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its interfaces could not be connected.
+    #[error(transparent)]
+    Connect(#[from] NetworkError),
+}
+
+fn list(processes: &[u32]) -> String {
+    processes.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What the VM and the guest get of the pod's network.
+#[derive(Debug, Default)]
+pub(crate) struct Connected {
+    /// The VM's cards.
+    pub(crate) nics: Vec<Nic>,
+    /// What the guest configures.
+    pub(crate) guest: GuestNetwork,
+}
+
+/// Connects the pod's network with a VM that is still to be started.
+pub(crate) async fn connect(
+    place: Place,
+    config: &Config,
+    intents: Arc<dyn Intents>,
+) -> Result<Connected, RefusedNetwork> {
+    if config.runtime.internetworking_model == NetworkModel::None {
+        return Ok(Connected::default());
+    }
+    let path = match place {
+        Place::Fresh => return Ok(Connected::default()),
+        Place::Host => return host(config),
+        Place::Namespace(path) => path,
+    };
+    let unseen = |source| RefusedNetwork::Unseen { path: path.clone(), source };
+    if kata_network::is_hosts(&path).map_err(unseen)? {
+        return host(config);
+    }
+    if !config.runtime.shared_network_namespace {
+        refuse_shared(&path)?;
+    }
+    let network = kata_network::attach(&request(path, config, intents)).await?;
+    Ok(Connected { nics: network.nics.into_iter().map(card).collect(), guest: network.guest })
+}
+
+fn refuse_shared(path: &Path) -> Result<(), RefusedNetwork> {
+    let processes = kata_network::processes_in(path);
+    let processes = processes.map_err(|source| RefusedNetwork::Unseen { path: path.to_owned(), source })?;
+    match processes.is_empty() {
+        true => Ok(()),
+        false => Err(RefusedNetwork::Shared { path: path.to_owned(), processes }),
+    }
+}
+
+fn request(netns: PathBuf, config: &Config, intents: Arc<dyn Intents>) -> Request {
+    Request {
+        netns,
+        model: match config.runtime.internetworking_model {
+            NetworkModel::TcFilter => Model::TcFilter,
+            NetworkModel::MacVtap => Model::MacVtap,
+            NetworkModel::None => Model::None,
+        },
+        queues: config.hypervisor.network_queues,
+        vhost: !config.hypervisor.disable_vhost_net,
+        intents,
+    }
+}
+
+fn card(nic: kata_network::Nic) -> Nic {
+    let backend = match nic.backend {
+        Backend::Tap { queues, vhost } => NicBackend::Tap { queues, vhost },
+        Backend::VhostUser { socket } => NicBackend::VhostUser { socket, queues: 1 },
+    };
+    Nic { mac: nic.mac, backend }
+}
+
+/// The host's network, as far as it can be had.
+fn host(config: &Config) -> Result<Connected, RefusedNetwork> {
+    if !config.runtime.host_network {
+        return Err(RefusedNetwork::Host);
+    }
+    let address = IPAddress {
+        address: USER_ADDRESS.0.to_owned(),
+        mask: USER_ADDRESS.1.to_owned(),
+        ..Default::default()
+    };
+    let interface = Interface {
+        device: "eth0".to_owned(),
+        name: "eth0".to_owned(),
+        IPAddresses: vec![address],
+        mtu: 1500,
+        hwAddr: USER_MAC.map(|byte| format!("{byte:02x}")).join(":"),
+        ..Default::default()
+    };
+    let route = Route { gateway: USER_GATEWAY.to_owned(), device: "eth0".to_owned(), ..Default::default() };
+    Ok(Connected {
+        nics: vec![Nic { mac: USER_MAC, backend: NicBackend::User }],
+        guest: GuestNetwork { interfaces: vec![interface], routes: vec![route], neighbors: Vec::new() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, SpecBuilder};
+
+    use super::*;
+
+    fn spec(namespaces: &[(LinuxNamespaceType, Option<&str>)]) -> Spec {
+        let namespace = |(kind, path): &(LinuxNamespaceType, Option<&str>)| {
+            let builder = LinuxNamespaceBuilder::default().typ(*kind);
+            match path {
+                Some(path) => builder.path(path),
+                None => builder,
+            }
+            .build()
+            .unwrap()
+        };
+        let all: Vec<_> = namespaces.iter().map(namespace).collect();
+        let linux = LinuxBuilder::default().namespaces(all).build().unwrap();
+        SpecBuilder::default().linux(linux).build().unwrap()
+    }
+
+    #[test]
+    fn a_namespace_with_a_path_is_the_pods() {
+        let pod = spec(&[(LinuxNamespaceType::Network, Some("/run/netns/pod"))]);
+        assert_eq!(Place::of(&pod), Place::Namespace("/run/netns/pod".into()));
+        assert_eq!(Place::of(&spec(&[(LinuxNamespaceType::Network, None)])), Place::Fresh);
+        assert_eq!(Place::of(&spec(&[(LinuxNamespaceType::Uts, None)])), Place::Host);
+    }
+
+    #[test]
+    fn the_hosts_network_is_refused_unless_it_is_allowed() {
+        let mut config = Config::built_in(1);
+        let refused = host(&config).unwrap_err().to_string();
+        assert!(refused.contains("hostNetwork") && refused.contains("experimental"), "{refused}");
+        config.runtime.host_network = true;
+        let connected = host(&config).unwrap();
+        assert!(matches!(connected.nics[0].backend, NicBackend::User));
+        assert_eq!(connected.guest.interfaces[0].hwAddr, "52:54:00:12:34:56");
+    }
+
+    #[test]
+    fn a_namespace_that_others_use_is_refused_by_their_ids() {
+        let error = refuse_shared(Path::new("/proc/self/ns/net")).unwrap_err();
+        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    }
+}
