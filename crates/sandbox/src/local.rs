@@ -131,7 +131,8 @@ impl Host for LocalHost {
             doorbell_port: prepared.doorbell_port(),
             shares: vec![share],
             nics,
-            netns: place.path(),
+            hotplug_ports: place.ports(),
+            netns: place.of_vmm(),
             console_log: self.dir.join(CONSOLE_FILE),
         };
         let plan = vm_plan(&self.spec.id, &self.spec.config, parts)?;

@@ -8,7 +8,7 @@ use kata_config::{Config, NetworkModel};
 use kata_intent::Intents;
 use kata_network::{Backend, GuestNetwork, Model, NetworkError, Request};
 use kata_protocol::types::{IPAddress, Interface, Route};
-use kata_vmm::{Nic, NicBackend};
+use kata_vmm::{NetworkNamespace, Nic, NicBackend};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 /// The card that goes through the host's own connections, as QEMU's user-mode network has it: the guest is
@@ -16,6 +16,9 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 const USER_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 const USER_ADDRESS: (&str, &str) = ("10.0.2.15", "24");
 const USER_GATEWAY: &str = "10.0.2.2";
+
+/// Cards that a pod may be given while it runs. Docker gives it one or two after it has been created.
+const PORTS: u8 = 2;
 
 /// Where a pod's network is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +44,20 @@ impl Place {
         }
     }
 
-    /// The namespace's path, if it has one.
-    pub(crate) fn path(self) -> Option<PathBuf> {
+    /// Where the VMM runs.
+    pub(crate) fn of_vmm(self) -> NetworkNamespace {
         match self {
-            Self::Namespace(path) => Some(path),
-            Self::Fresh | Self::Host => None,
+            Self::Namespace(path) => NetworkNamespace::At(path),
+            Self::Fresh => NetworkNamespace::New,
+            Self::Host => NetworkNamespace::Callers,
+        }
+    }
+
+    /// How many cards may come while the VM runs.
+    pub(crate) fn ports(&self) -> u8 {
+        match self {
+            Self::Namespace(_) | Self::Fresh => PORTS,
+            Self::Host => 0,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kata_config::{Config, LogLevel};
 use kata_vmm::accelerator::{Choice, KvmUnusable, Preference};
-use kata_vmm::{Accelerator, AgentChannel, Nic, Share, VmPlan, accelerator};
+use kata_vmm::{Accelerator, AgentChannel, NetworkNamespace, Nic, Share, VmPlan, accelerator};
 
 use crate::SandboxId;
 use crate::labels::Labels;
@@ -16,8 +16,8 @@ pub(crate) struct Parts {
     pub(crate) doorbell_port: Option<u32>,
     pub(crate) shares: Vec<Share>,
     pub(crate) nics: Vec<Nic>,
-    /// Where the VMM runs; `None` for this process's own.
-    pub(crate) netns: Option<PathBuf>,
+    pub(crate) hotplug_ports: u8,
+    pub(crate) netns: NetworkNamespace,
     pub(crate) console_log: PathBuf,
 }
 
@@ -64,6 +64,7 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
         console_log: parts.console_log,
         seccomp: !vm.disable_seccomp,
         nics: parts.nics,
+        hotplug_ports: parts.hotplug_ports,
         netns: parts.netns,
         debug: vm.enable_debug,
         entropy_source: vm.entropy_source.clone(),
@@ -90,7 +91,7 @@ fn agent_params(config: &Config, doorbell_port: Option<u32>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use kata_config::{Config, LogLevel};
-    use kata_vmm::{Accelerator, AgentChannel};
+    use kata_vmm::{Accelerator, AgentChannel, NetworkNamespace};
 
     use super::{Parts, vm_plan};
 
@@ -101,7 +102,8 @@ mod tests {
             doorbell_port,
             shares: Vec::new(),
             nics: Vec::new(),
-            netns: None,
+            hotplug_ports: 0,
+            netns: NetworkNamespace::Callers,
             console_log: "/run/kata/s/console.log".into(),
         }
     }

@@ -10,8 +10,8 @@ mod plan;
 pub mod qemu;
 mod vmm;
 
-pub use plan::{Accelerator, AgentChannel, Nic, NicBackend, Share, VmPlan};
-pub use vmm::{Capabilities, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
+pub use plan::{Accelerator, AgentChannel, NetworkNamespace, Nic, NicBackend, Share, VmPlan};
+pub use vmm::{Capabilities, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
 
 /// Starts the VM that `plan` describes.
 ///

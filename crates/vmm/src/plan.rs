@@ -78,6 +78,18 @@ pub enum AgentChannel {
     Serial,
 }
 
+/// The network namespace that a VMM is started in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NetworkNamespace {
+    /// That of the process which starts it.
+    #[default]
+    Callers,
+    /// A new one, which ends with the VMM: `/proc/PID/ns/net`.
+    New,
+    /// One that somebody has made, by a path like `/run/netns/x`.
+    At(PathBuf),
+}
+
 /// Everything a VMM must know to start a VM.
 #[derive(Debug)]
 pub struct VmPlan {
@@ -115,8 +127,10 @@ pub struct VmPlan {
     pub console_log: PathBuf,
     /// Whether the VMM restricts itself to the system calls it needs.
     pub seccomp: bool,
-    /// The network namespace to start the VMM in (a path like `/run/netns/x`); `None`: the caller's own.
-    pub netns: Option<PathBuf>,
+    /// Where the VMM runs.
+    pub netns: NetworkNamespace,
+    /// Devices that can be plugged in while the VM runs; at most 8.
+    pub hotplug_ports: u8,
     /// Louder: the guest's kernel is not told to be quiet.
     pub debug: bool,
     /// Where the guest's random number generator gets its entropy from, usually `/dev/urandom`.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+use crate::plan::Nic;
 use crate::qemu::{CommandLineError, QmpError};
 
 /// What a driver can do beyond starting and stopping.
@@ -127,6 +128,11 @@ pub trait Vmm: Send + Sync {
     /// The VMM's process id on the host. It stays the same after the process is gone.
     fn pid(&self) -> u32;
 
+    /// Network cards while it runs, if the driver can; they need the plan's `hotplug_ports`.
+    fn nic_hotplug(&self) -> Option<&dyn NicHotplug> {
+        None
+    }
+
     /// The host's end of the agent's serial port: a connected stream socket, close-on-exec. `None` with another
     /// channel, and from the second call on.
     fn take_agent_socket(&self) -> Option<OwnedFd>;
@@ -156,6 +162,22 @@ pub trait Vmm: Send + Sync {
 
     /// Waits for the end of the VMM's process.
     async fn wait(&self) -> VmExit;
+}
+
+/// Network cards that come and go while the VM runs.
+#[async_trait]
+pub trait NicHotplug: Send + Sync {
+    /// Plugs a card in, under a name of the caller's.
+    ///
+    /// # Errors
+    /// The name is taken, no port is free, or the VMM refuses.
+    async fn add_nic(&self, id: &str, nic: Nic) -> Result<(), VmmError>;
+
+    /// Takes a card out; returns when the guest has let it go.
+    ///
+    /// # Errors
+    /// There is none of that name, or the guest keeps it.
+    async fn remove_nic(&self, id: &str) -> Result<(), VmmError>;
 }
 
 /// Why a VM could not be started or controlled.
@@ -225,6 +247,26 @@ pub enum VmmError {
     /// The control channel failed or refused.
     #[error("The hypervisor did not do what it was asked for")]
     Control(#[from] QmpError),
+    /// A card of that name is there.
+    #[error("The VM has a network card {id:?} already: choose another name or remove it first")]
+    NicExists {
+        /// The name.
+        id: String,
+    },
+    /// All ports are in use.
+    #[error("The VM has no port left for another network card ({count} in all): remove one first")]
+    NoPort {
+        /// How many there are.
+        count: usize,
+    },
+    /// The guest does not let go.
+    #[error("The guest has not let go of its network card {id:?} within {deadline:?}: is its kernel alive?")]
+    NicInUse {
+        /// The name.
+        id: String,
+        /// How long was waited.
+        deadline: Duration,
+    },
     /// The VMM is gone.
     #[error("{0}")]
     Gone(VmExit),

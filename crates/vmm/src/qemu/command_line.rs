@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::config::{self, Profile, profile, slot};
-use super::nic;
+use super::{hotplug, nic};
 use crate::plan::{AgentChannel, Nic, NicBackend, Share, VmPlan};
 
 /// What in a plan QEMU could not be given.
@@ -75,6 +75,15 @@ pub enum CommandLineError {
         /// How many were asked for.
         count: usize,
     },
+    /// More ports than slots.
+    #[error(
+        "A VM can have at most {} ports for devices, not {count}: lower `pcie_root_port`",
+        slot::PORT_COUNT
+    )]
+    TooManyPorts {
+        /// How many were asked for.
+        count: u8,
+    },
     /// A path that QEMU's options cannot hold.
     #[error("The path {path:?} is not UTF-8, which QEMU's options need: move it elsewhere")]
     Path {
@@ -122,6 +131,7 @@ pub(super) fn build(plan: VmPlan, endpoints: Endpoints) -> Result<CommandLine, C
     line.agent(plan.agent, endpoints.agent);
     line.shares(plan.shares)?;
     line.nics(plan.nics)?;
+    line.ports(plan.hotplug_ports)?;
     line.seccomp(plan.seccomp);
     Ok(line)
 }
@@ -302,6 +312,20 @@ impl CommandLine {
             };
             self.option("-netdev", back_end);
             self.virtio_device("virtio-net-pci", slot, &card.to_string());
+        }
+        Ok(())
+    }
+
+    /// Where devices are plugged in later.
+    fn ports(&mut self, count: u8) -> Result<(), CommandLineError> {
+        if count > slot::PORT_COUNT {
+            return Err(CommandLineError::TooManyPorts { count });
+        }
+        for number in 0..count {
+            let (id, slot) = (hotplug::port(number.into()), slot::PORTS + number);
+            let chassis = number + 1;
+            let device = format!("pcie-root-port,id={id},bus=pcie.0,addr={slot:#x},chassis={chassis}");
+            self.option("-device", device);
         }
         Ok(())
     }

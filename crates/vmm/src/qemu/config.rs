@@ -101,6 +101,10 @@ pub(super) mod slot {
     pub(crate) const NICS: u8 = 8;
     /// How many slots are reserved for network cards.
     pub(crate) const NIC_COUNT: u8 = 8;
+    /// The first port for devices that come later.
+    pub(crate) const PORTS: u8 = 16;
+    /// How many slots are reserved for ports.
+    pub(crate) const PORT_COUNT: u8 = 8;
 }
 
 /// The name by which the guest finds the agent's port.

@@ -16,16 +16,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use command_fds::CommandFdExt;
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::command_line::{CommandLine, Endpoints, build};
+use super::hotplug::Ports;
 use super::qmp::{self, Client, Connected, Cont, QmpError, QueryStatus, Quit, Stop};
 use super::{config, diagnosis, stderr, tsc};
 use crate::netns::{self, Failure};
-use crate::plan::{Accelerator, AgentChannel, VmPlan};
-use crate::vmm::{Capabilities, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
+use crate::plan::{Accelerator, AgentChannel, NetworkNamespace, VmPlan};
+use crate::vmm::{Capabilities, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
 
 /// How long QEMU may take to answer on its control channel. It answers in milliseconds, but a loaded host may
 /// keep it waiting.
@@ -44,6 +45,8 @@ pub struct Qemu {
     control: watch::Receiver<Control>,
     exit: watch::Receiver<Option<VmExit>>,
     kill: mpsc::Sender<()>,
+    ports: Ports,
+    deleted: broadcast::Sender<String>,
 }
 
 /// How far the control channel is.
@@ -68,11 +71,11 @@ pub async fn launch(mut plan: VmPlan) -> Result<Qemu, VmmError> {
         AgentChannel::Vsock { .. } => (None, None),
     };
     let endpoints = Endpoints { qmp, console: open_console(&plan.console_log)?, agent };
-    let (binary, netns) = (plan.binary.clone(), plan.netns.clone());
+    let (binary, netns, ports) = (plan.binary.clone(), plan.netns.clone(), plan.hotplug_ports);
     let line = build(plan, endpoints)?;
     tracing::debug!(?binary, arguments = ?line.arguments, "starting QEMU");
-    let child = spawn(&binary, netns.as_deref(), line)?;
-    Ok(Qemu::watch(child, ours, agent_socket))
+    let child = spawn(&binary, &netns, line)?;
+    Ok(Qemu::watch(child, ours, agent_socket, Ports::empty(ports)))
 }
 
 /// Names a missing file now, instead of letting QEMU fail in its own words.
@@ -115,7 +118,7 @@ fn open_console(path: &Path) -> Result<OwnedFd, VmmError> {
     opened.map(Into::into).map_err(|source| VmmError::ConsoleLog { path: path.to_owned(), source })
 }
 
-fn spawn(binary: &Path, netns: Option<&Path>, line: CommandLine) -> Result<Child, VmmError> {
+fn spawn(binary: &Path, netns: &NetworkNamespace, line: CommandLine) -> Result<Child, VmmError> {
     let mut command = Command::new(binary);
     command.args(line.arguments).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -125,14 +128,16 @@ fn spawn(binary: &Path, netns: Option<&Path>, line: CommandLine) -> Result<Child
     // learns that `exec` failed.
     command.preserved_fds(line.descriptors.into_iter().map(|(_, fd)| fd).collect());
     let spawned = match netns {
-        None => command.spawn().map_err(Failure::Spawn),
-        Some(netns) => netns::spawn_in(netns, command),
+        NetworkNamespace::Callers => command.spawn().map_err(Failure::Spawn),
+        other => netns::spawn_in(other, command),
     };
     spawned.map_err(|failure| match (failure, netns) {
         (Failure::Spawn(source), _) if source.kind() == io::ErrorKind::NotFound => {
             VmmError::BinaryMissing { path: binary.to_owned() }
         }
-        (Failure::Namespace(source), Some(netns)) => VmmError::Netns { path: netns.to_owned(), source },
+        (Failure::Namespace(source), NetworkNamespace::At(path)) => {
+            VmmError::Netns { path: path.clone(), source }
+        }
         (Failure::Spawn(source) | Failure::Namespace(source), _) => {
             VmmError::Spawn { path: binary.to_owned(), source }
         }
@@ -141,15 +146,17 @@ fn spawn(binary: &Path, netns: Option<&Path>, line: CommandLine) -> Result<Child
 
 impl Qemu {
     /// Starts the tasks that watch a started process.
-    fn watch(mut child: Child, qmp: OwnedFd, agent_socket: Option<OwnedFd>) -> Self {
+    fn watch(mut child: Child, qmp: OwnedFd, agent_socket: Option<OwnedFd>, ports: Ports) -> Self {
         let pid = child.id().unwrap_or_default();
         let (publisher, events) = mpsc::channel(EVENT_BACKLOG);
         let (control_state, control) = watch::channel(Control::Connecting);
         let (exit_state, exit) = watch::channel(None);
         let (kill, kill_orders) = mpsc::channel(1);
+        let deleted = broadcast::Sender::new(EVENT_BACKLOG);
+        let told = Told { publisher: publisher.clone(), deleted: deleted.clone() };
         let last_words = LastWords {
             stderr: tokio::spawn(stderr::collect(child.stderr.take(), pid)),
-            control: tokio::spawn(serve_control(qmp, control_state, publisher.clone())),
+            control: tokio::spawn(serve_control(qmp, control_state, told)),
         };
         tokio::spawn(supervise(child, kill_orders, last_words, publisher, exit_state));
         Self {
@@ -159,11 +166,23 @@ impl Qemu {
             control,
             exit,
             kill,
+            ports,
+            deleted,
         }
     }
 
+    /// Where devices are plugged in.
+    pub(super) fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// The ids of devices that are gone, from now on.
+    pub(super) fn deleted(&self) -> broadcast::Receiver<String> {
+        self.deleted.subscribe()
+    }
+
     /// The control channel, waited for if it is not up yet.
-    async fn client(&self) -> Result<Client, VmmError> {
+    pub(super) async fn client(&self) -> Result<Client, VmmError> {
         timeout(CONTROL_DEADLINE, self.connected()).await.unwrap_or_else(|_| Err(QmpError::Greeting.into()))
     }
 
@@ -194,6 +213,10 @@ impl Vmm for Qemu {
 
     fn pid(&self) -> u32 {
         self.pid
+    }
+
+    fn nic_hotplug(&self) -> Option<&dyn NicHotplug> {
+        Some(self)
     }
 
     fn take_agent_socket(&self) -> Option<OwnedFd> {
@@ -257,6 +280,12 @@ impl Vmm for Qemu {
     }
 }
 
+/// Who hears of QEMU's events.
+struct Told {
+    publisher: mpsc::Sender<VmEvent>,
+    deleted: broadcast::Sender<String>,
+}
+
 /// The tasks that know what QEMU said before it ended.
 struct LastWords {
     stderr: JoinHandle<String>,
@@ -293,14 +322,14 @@ async fn supervise(
 }
 
 /// Connects the control channel and passes on what it tells, until it closes.
-async fn serve_control(qmp: OwnedFd, state: watch::Sender<Control>, publisher: mpsc::Sender<VmEvent>) {
+async fn serve_control(qmp: OwnedFd, state: watch::Sender<Control>, told: Told) {
     match qmp::connect(qmp, CONTROL_DEADLINE).await {
         Ok(Connected { client, mut events, version }) => {
             tracing::debug!(%version, "QEMU's control channel is up");
             state.send_replace(Control::Ready(client));
-            publisher.send(VmEvent::ControlReady).await.ok();
+            told.publisher.send(VmEvent::ControlReady).await.ok();
             while let Some(event) = events.recv().await {
-                publish(&event, &publisher).await;
+                publish(&event, &told).await;
             }
         }
         // QEMU ended at once, which its exit explains, or it hangs, which whoever waits for it notices.
@@ -310,7 +339,7 @@ async fn serve_control(qmp: OwnedFd, state: watch::Sender<Control>, publisher: m
 }
 
 /// Passes on an event of QEMU, if it is one that matters.
-async fn publish(event: &qmp::Event, publisher: &mpsc::Sender<VmEvent>) {
+async fn publish(event: &qmp::Event, Told { publisher, deleted }: &Told) {
     tracing::debug!(event = event.name, data = %event.data, "QEMU event");
     if let Some(change) = event.decode::<qmp::VserportChange>() {
         if change.id == config::AGENT_PORT_ID {
@@ -319,6 +348,9 @@ async fn publish(event: &qmp::Event, publisher: &mpsc::Sender<VmEvent>) {
         }
     } else if let Some(shutdown) = event.decode::<qmp::Shutdown>() {
         publisher.send(VmEvent::Shutdown { reason: reason(&shutdown.reason) }).await.ok();
+    } else if let Some(gone) = event.decode::<qmp::DeviceDeleted>() {
+        // Devices without an id are parts of others. Nobody may be waiting.
+        gone.device.map(|id| deleted.send(id).ok());
     } else if event.decode::<qmp::GuestPanicked>().is_some() {
         publisher.send(VmEvent::Panicked).await.ok();
     }

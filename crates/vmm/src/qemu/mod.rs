@@ -6,6 +6,7 @@ mod diagnosis;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hotplug;
 mod lifecycle;
 mod nic;
 pub mod qmp;

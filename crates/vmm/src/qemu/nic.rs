@@ -3,6 +3,8 @@
 use std::fmt;
 use std::os::fd::RawFd;
 
+use serde_json::{Map, Value, json};
+
 use crate::plan::{Nic, NicBackend};
 
 /// The properties of a `virtio-net-pci`.
@@ -22,6 +24,24 @@ impl<'a> Card<'a> {
             NicBackend::User => 1,
         };
         Self { netdev, mac: nic.mac, queues }
+    }
+
+    /// The arguments of `device_add`, for the root port of that id.
+    pub(super) fn to_json(&self, port: &str) -> Map<String, Value> {
+        let mut properties = Map::from_iter([
+            ("driver".to_owned(), json!("virtio-net-pci")),
+            ("id".to_owned(), json!(self.netdev)),
+            ("netdev".to_owned(), json!(self.netdev)),
+            ("bus".to_owned(), json!(port)),
+            ("mac".to_owned(), json!(mac(self.mac))),
+            ("romfile".to_owned(), json!("")),
+            ("disable-legacy".to_owned(), json!("on")),
+        ]);
+        if self.queues > 1 {
+            properties.insert("mq".to_owned(), json!(true));
+            properties.insert("vectors".to_owned(), json!(self.vectors()));
+        }
+        properties
     }
 
     /// Interrupts: two for each pair of queues, one for the control queue, one for the configuration.

@@ -26,8 +26,11 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-pub use commands::{Command, Cont, Getfd, QmpCapabilities, QueryStatus, Quit, StatusInfo, Stop};
-pub use events::{Event, EventData, GuestPanicked, Shutdown, Timestamp, VserportChange};
+pub use commands::{
+    Closefd, Command, Cont, DeviceAdd, DeviceDel, Getfd, NetdevAdd, NetdevDel, QmpCapabilities, QueryStatus,
+    Quit, StatusInfo, Stop,
+};
+pub use events::{DeviceDeleted, Event, EventData, GuestPanicked, Shutdown, Timestamp, VserportChange};
 
 /// The longest line accepted. The longest real ones, schema dumps, have about 200 KiB.
 const MAX_LINE: u64 = 16 * 1024 * 1024;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::command_line::{CommandLine, CommandLineError, Endpoints, build};
 use super::{config, launch};
-use crate::plan::{Accelerator, AgentChannel, Nic, NicBackend, Share, VmPlan};
+use crate::plan::{Accelerator, AgentChannel, NetworkNamespace, Nic, NicBackend, Share, VmPlan};
 use crate::vmm::{ShutdownReason, VmEvent, VmStatus, Vmm, VmmError};
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -40,7 +40,8 @@ fn plan(accelerator: Accelerator) -> VmPlan {
         agent: AgentChannel::Serial,
         console_log: "/dev/null".into(),
         seccomp: true,
-        netns: None,
+        netns: NetworkNamespace::Callers,
+        hotplug_ports: 0,
         debug: false,
         entropy_source: "/dev/urandom".into(),
     }
@@ -338,7 +339,7 @@ async fn missing_files_are_named_before_anything_starts() {
     assert!(matches!(error, VmmError::BinaryMissing { .. }), "{error}");
 
     let Some(mut plan) = real(&dir) else { return };
-    plan.netns = Some("/nonexistent/netns".into());
+    plan.netns = NetworkNamespace::At("/nonexistent/netns".into());
     let error = launch(plan).await.unwrap_err();
     assert!(matches!(error, VmmError::Netns { .. }), "{error}");
 }
@@ -363,11 +364,54 @@ async fn a_vm_starts_in_its_network_namespace() {
         eprintln!("skipped: no right to make a network namespace");
         return;
     }
-    plan.netns = Some(namespace.into());
+    plan.netns = NetworkNamespace::At(namespace.into());
     let vm = launch(plan).await.unwrap();
     assert_eq!(fs::read_link(format!("/proc/{}/ns/net", vm.pid())).unwrap(), wanted);
     assert_eq!(fs::read_link("/proc/self/ns/net").unwrap(), own);
     vm.kill().await;
     holder.kill().unwrap();
     holder.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_vm_has_a_network_namespace_of_its_own_if_it_shall() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut plan) = real(&dir) else { return };
+    plan.netns = NetworkNamespace::New;
+    let vm = launch(plan).await.unwrap();
+    let namespace = fs::read_link(format!("/proc/{}/ns/net", vm.pid())).unwrap();
+    assert_ne!(namespace, fs::read_link("/proc/self/ns/net").unwrap());
+    vm.kill().await;
+}
+
+#[tokio::test]
+async fn cards_are_plugged_in_until_no_port_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut plan) = real(&dir) else { return };
+    plan.hotplug_ports = 1;
+    let vm = launch(plan).await.unwrap();
+    let plug = vm.nic_hotplug().unwrap();
+    let card = |last| Nic { mac: [2, 0, 0, 0, 0, last], backend: NicBackend::User };
+    plug.add_nic("first", card(1)).await.unwrap();
+    let twice = plug.add_nic("first", card(1)).await.unwrap_err();
+    assert!(matches!(twice, VmmError::NicExists { .. }), "{twice}");
+    let full = plug.add_nic("second", card(2)).await.unwrap_err();
+    assert!(matches!(full, VmmError::NoPort { count: 1 }), "{full}");
+    let unknown = plug.remove_nic("third").await.unwrap_err();
+    assert!(matches!(unknown, VmmError::Control(_)), "{unknown}");
+    vm.kill().await;
+}
+
+/// Whatever QEMU refuses leaves neither a back end nor a port in use.
+#[tokio::test]
+async fn a_card_that_qemu_refuses_can_be_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut plan) = real(&dir) else { return };
+    plan.hotplug_ports = 1;
+    let vm = launch(plan).await.unwrap();
+    let plug = vm.nic_hotplug().unwrap();
+    let no_tap = NicBackend::Tap { queues: vec![any_fd()], vhost: Vec::new() };
+    plug.add_nic("net", Nic { mac: [2, 0, 0, 0, 0, 1], backend: no_tap }).await.unwrap_err();
+    plug.add_nic("net", Nic { mac: [2, 0, 0, 0, 0, 1], backend: NicBackend::User }).await.unwrap();
+    vm.kill().await;
 }

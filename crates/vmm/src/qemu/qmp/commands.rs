@@ -2,6 +2,7 @@
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// A QMP command: its fields are the arguments.
 pub trait Command: Serialize + Send {
@@ -62,6 +63,62 @@ pub struct Quit {}
 
 impl Command for Quit {
     const NAME: &'static str = "quit";
+    type Reply = IgnoredAny;
+}
+
+/// Forgets and closes a named descriptor.
+#[derive(Debug, Serialize)]
+pub struct Closefd {
+    /// Its name.
+    pub fdname: String,
+}
+
+impl Command for Closefd {
+    const NAME: &'static str = "closefd";
+    type Reply = IgnoredAny;
+}
+
+/// Adds a network back end; the arguments are those of its type.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct NetdevAdd(pub Map<String, Value>);
+
+impl Command for NetdevAdd {
+    const NAME: &'static str = "netdev_add";
+    type Reply = IgnoredAny;
+}
+
+/// Removes a network back end.
+#[derive(Debug, Serialize)]
+pub struct NetdevDel {
+    /// Its id.
+    pub id: String,
+}
+
+impl Command for NetdevDel {
+    const NAME: &'static str = "netdev_del";
+    type Reply = IgnoredAny;
+}
+
+/// Adds a device; the arguments are those of its driver.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct DeviceAdd(pub Map<String, Value>);
+
+impl Command for DeviceAdd {
+    const NAME: &'static str = "device_add";
+    type Reply = IgnoredAny;
+}
+
+/// Asks the guest to let go of a device; [`super::DeviceDeleted`] tells when it has.
+#[derive(Debug, Serialize)]
+pub struct DeviceDel {
+    /// The device's id.
+    pub id: String,
+}
+
+impl Command for DeviceDel {
+    const NAME: &'static str = "device_del";
     type Reply = IgnoredAny;
 }
 

@@ -79,3 +79,14 @@ pub struct GuestPanicked {
 impl EventData for GuestPanicked {
     const NAME: &'static str = "GUEST_PANICKED";
 }
+
+/// A device that was to be removed is gone.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct DeviceDeleted {
+    /// Its id, if it has one.
+    pub device: Option<String>,
+}
+
+impl EventData for DeviceDeleted {
+    const NAME: &'static str = "DEVICE_DELETED";
+}
