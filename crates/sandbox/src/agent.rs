@@ -5,6 +5,7 @@ mod answers;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod measured;
+mod network;
 mod seccomp;
 mod upstream;
 

@@ -137,6 +137,12 @@ pub enum SandboxError {
         /// Where it stands in the specification.
         part: String,
     },
+    /// The pod's network.
+    #[error("Cannot connect the pod's network")]
+    Network {
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The specification's seccomp profile cannot be compiled.
     #[error("Cannot confine the container {id}")]
     Seccomp {
@@ -191,7 +197,7 @@ impl SandboxError {
             Self::Seccomp { .. } => ErrorKind::InvalidArgument,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Unsupported { .. } | Self::Specification { .. } => ErrorKind::Unimplemented,
-            Self::Files { .. } | Self::Hook { .. } | Self::State { .. } | Self::Left { .. } => {
+            Self::Files { .. } | Self::Network { .. } | Self::Hook { .. } | Self::State { .. } | Self::Left { .. } => {
                 ErrorKind::Unknown
             }
         }

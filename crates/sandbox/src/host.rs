@@ -14,6 +14,7 @@ use oci_spec::runtime::{Process, Spec};
 use crate::ContainerId;
 use crate::error::Result;
 use crate::hooks::Poststop;
+use crate::network::Cards;
 use crate::timeline::Recorder;
 
 /// Any error on the way to a running VM; only its text matters, as it ends up in many answers.
@@ -25,8 +26,10 @@ pub(crate) struct Machine {
     pub(crate) vmm: Box<dyn Vmm>,
     /// The VMM's executable and what it was given to boot, for errors.
     pub(crate) parts: String,
-    /// What the guest configures of the pod's network.
+    /// What the guest configures of the pod's network, as it was before the VM was started.
     pub(crate) network: GuestNetwork,
+    /// The network cards, if it can have any.
+    pub(crate) cards: Option<Cards>,
     /// The daemon that shares files with it, if any.
     pub(crate) daemon: Option<Arc<dyn Daemon>>,
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kata_protocol::agent as grpc;
 use kata_protocol::kata;
+use kata_network::GuestNetwork;
 use kata_protocol::oci_convert;
 use kata_transport::Dialer;
 use protobuf::MessageField;
@@ -18,6 +19,7 @@ use crate::error::{Result, SandboxError as Error, chain};
 use crate::gone::{Gone, NEWS_PATIENCE};
 use crate::hooks::Hooks;
 use crate::host::{Files, Host, Machine, Sources};
+use crate::network::Current;
 use crate::state::Phase;
 use crate::stdio::{Drain, Pumps, Streams};
 use crate::timeline::{Moment, Recorder, phase};
@@ -95,6 +97,7 @@ pub(crate) struct Site {
 struct Prepared<'a> {
     id: &'a ContainerId,
     files: Files,
+    network: Current,
     stdio: Stdio,
 }
 
@@ -158,12 +161,14 @@ impl Site {
                 self.host.owe_hooks(&id, hooks)?;
             }
             hooks.before_create(pid).await.map_err(|source| Error::hook(&id, source))?;
+            let network = self.network(&machine).await?;
             let begun = Moment::now();
             let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
             let files = self.gone.unless(self.host.attach(&id, sources)).await??;
             self.recorder.since(phase::FILES, begun);
             let reach = self.reach().await?;
-            self.create_in_guest(Prepared { id: &id, files, stdio: request.stdio }, reach, queue).await
+            let prepared = Prepared { id: &id, files, network, stdio: request.stdio };
+            self.create_in_guest(prepared, reach, queue).await
         })
         .await;
         if made.is_err()
@@ -181,7 +186,7 @@ impl Site {
         reach: Reach,
         queue: &Queue,
     ) -> Result<(Pumps, Agent)> {
-        let Prepared { id, files, stdio } = container;
+        let Prepared { id, files, network, stdio } = container;
         if let Some(part) = oci_convert::unsupported(&files.spec) {
             return Err(Error::Specification { id: id.to_string(), part });
         }
@@ -197,12 +202,18 @@ impl Site {
         self.started
             .get_or_try_init(async || {
                 let container = request.take();
-                self.start_sandbox(&reach, container, &files.spec).await?;
+                self.start_sandbox(&reach, container, (&files.spec, &network.guest)).await?;
+                if let Some(cards) = &reach.machine.cards {
+                    cards.follow(Arc::clone(&reach.machine), reach.agent.clone()).await;
+                }
                 queue.report(Happening::SandboxStarted(reach.clone())).await;
                 Ok::<_, Error>(())
             })
             .await?;
         if let Some(request) = request {
+            if network.changed {
+                reach.agent.configure_network(&network.guest).await?;
+            }
             reach.agent.create(&request).await?;
         }
         let pumps = match reach.agent.is_foreign() {
@@ -217,7 +228,7 @@ impl Site {
         &self,
         reach: &Reach,
         container: Option<kata::ContainerRequest>,
-        spec: &oci_spec::runtime::Spec,
+        (spec, network): (&oci_spec::runtime::Spec, &GuestNetwork),
     ) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let sandbox = grpc::CreateSandboxRequest {
@@ -227,7 +238,7 @@ impl Site {
             guest_hook_path: self.host.guest_hook_path(),
             ..Default::default()
         };
-        let network = reach.machine.network.clone();
+        let network = network.clone();
         let request = kata::StartSandboxRequest {
             sandbox: MessageField::some(sandbox),
             interfaces: network.interfaces,
@@ -251,9 +262,24 @@ impl Site {
         Ok(())
     }
 
-    /// Starts a container's first process.
+    /// The pod's network as it is now: cards for what has come are plugged in.
+    async fn network(&self, machine: &Arc<Machine>) -> Result<Current> {
+        match &machine.cards {
+            None => Ok(Current { guest: machine.network.clone(), changed: false }),
+            Some(cards) => {
+                let refreshed = self.gone.unless(cards.refresh(Arc::clone(machine))).await?;
+                refreshed.map_err(|source| Error::Network { source: source.into() })
+            }
+        }
+    }
+
+    /// Starts a container's first process. Docker gives a container its network between its creation and this.
     pub(crate) async fn start(self, key: &Key, reach: &Reach, hooks: &Hooks) -> Result<()> {
         let begun = Moment::now();
+        let network = self.network(&reach.machine).await?;
+        if network.changed {
+            reach.agent.configure_network(&network.guest).await?;
+        }
         reach.agent.start(key.container.as_str()).await?;
         self.recorder.since(phase::STARTED, begun);
         self.recorder.save();

@@ -122,7 +122,8 @@ impl Host for LocalHost {
         let begun = recorder.since(phase::SHARE, begun);
         let place = Place::of(&self.spec.spec);
         let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
-        let Connected { nics, guest } = network::connect(place.clone(), &self.spec.config, log).await?;
+        let Connected { nics, guest, announced } =
+            network::connect(place.clone(), &self.spec.config, Arc::clone(&log)).await?;
         let begun = recorder.since(phase::NETWORK, begun);
         let (prepared, agent) = way::prepare()?;
         let parts = Parts {
@@ -132,16 +133,18 @@ impl Host for LocalHost {
             shares: vec![share],
             nics,
             hotplug_ports: place.ports(),
-            netns: place.of_vmm(),
+            netns: place.clone().of_vmm(),
             console_log: self.dir.join(CONSOLE_FILE),
         };
         let plan = vm_plan(&self.spec.id, &self.spec.config, parts)?;
         let vmm = self.start_vm(plan).await?;
         recorder.edit(|timeline| timeline.vmm = Some(vmm.kind().to_owned()));
         recorder.since(phase::VMM, begun);
+        let known = (announced, guest.clone());
+        let cards = network::follow(&place, vmm.pid(), known, (&self.spec.config, log)).await?;
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
-        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest }, way))
+        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest, cards }, way))
     }
 
     fn guest_hook_path(&self) -> String {

@@ -1,5 +1,8 @@
 //! The pod's network: which namespace it is in, and what of it the VM gets.
 
+mod cards;
+
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +11,10 @@ use kata_config::{Config, NetworkModel};
 use kata_intent::Intents;
 use kata_network::{Backend, GuestNetwork, Model, NetworkError, Request};
 use kata_protocol::types::{IPAddress, Interface, Route};
-use kata_vmm::{NetworkNamespace, Nic, NicBackend};
+use kata_vmm::{NetworkNamespace, Nic, NicBackend, VmmError};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+pub(crate) use cards::{Announced, Cards, Current};
 
 /// The card that goes through the host's own connections, as QEMU's user-mode network has it: the guest is
 /// 10.0.2.15, the way out is 10.0.2.2.
@@ -64,7 +69,7 @@ impl Place {
 
 /// The pod's network cannot be the VM's.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RefusedNetwork {
+pub(crate) enum NetworkFailure {
     /// The host's network.
     #[error(
         "The pod is in the host's network (hostNetwork, --net=host), which a VM cannot share: its network cards are its \
@@ -95,6 +100,20 @@ pub(crate) enum RefusedNetwork {
     /// Its interfaces could not be connected.
     #[error(transparent)]
     Connect(#[from] NetworkError),
+    /// A card could not be plugged in or out.
+    #[error("The network interface {interface} of the pod could not be given to the running VM, or taken from it")]
+    Plug {
+        /// Its name.
+        interface: String,
+        /// Why not.
+        source: VmmError,
+    },
+    /// The VMM cannot.
+    #[error("This hypervisor cannot be given network cards while it runs: give the pod its network before it starts")]
+    NoHotplug,
+    /// The sandbox has ended.
+    #[error("The sandbox has ended")]
+    Ended,
 }
 
 fn list(processes: &[u32]) -> String {
@@ -108,6 +127,8 @@ pub(crate) struct Connected {
     pub(crate) nics: Vec<Nic>,
     /// What the guest configures.
     pub(crate) guest: GuestNetwork,
+    /// What was announced for each interface.
+    pub(crate) announced: HashMap<String, Announced>,
 }
 
 /// Connects the pod's network with a VM that is still to be started.
@@ -115,7 +136,7 @@ pub(crate) async fn connect(
     place: Place,
     config: &Config,
     intents: Arc<dyn Intents>,
-) -> Result<Connected, RefusedNetwork> {
+) -> Result<Connected, NetworkFailure> {
     if config.runtime.internetworking_model == NetworkModel::None {
         return Ok(Connected::default());
     }
@@ -124,7 +145,7 @@ pub(crate) async fn connect(
         Place::Host => return host(config),
         Place::Namespace(path) => path,
     };
-    let unseen = |source| RefusedNetwork::Unseen { path: path.clone(), source };
+    let unseen = |source| NetworkFailure::Unseen { path: path.clone(), source };
     if kata_network::is_hosts(&path).map_err(unseen)? {
         return host(config);
     }
@@ -132,16 +153,35 @@ pub(crate) async fn connect(
         refuse_shared(&path)?;
     }
     let network = kata_network::attach(&request(path, config, intents)).await?;
-    Ok(Connected { nics: network.nics.into_iter().map(card).collect(), guest: network.guest })
+    let announced = network.nics.iter().map(|nic| (nic.name.clone(), nic.announced.clone())).collect();
+    Ok(Connected { nics: network.nics.into_iter().map(card).collect(), guest: network.guest, announced })
 }
 
-fn refuse_shared(path: &Path) -> Result<(), RefusedNetwork> {
+fn refuse_shared(path: &Path) -> Result<(), NetworkFailure> {
     let processes = kata_network::processes_in(path);
-    let processes = processes.map_err(|source| RefusedNetwork::Unseen { path: path.to_owned(), source })?;
+    let processes = processes.map_err(|source| NetworkFailure::Unseen { path: path.to_owned(), source })?;
     match processes.is_empty() {
         true => Ok(()),
-        false => Err(RefusedNetwork::Shared { path: path.to_owned(), processes }),
+        false => Err(NetworkFailure::Shared { path: path.to_owned(), processes }),
     }
+}
+
+/// The cards of a VM that has been started with those of `connected`; none if it gets none.
+pub(crate) async fn follow(
+    place: &Place,
+    vmm: u32,
+    (announced, guest): (HashMap<String, Announced>, GuestNetwork),
+    (config, intents): (&Config, Arc<dyn Intents>),
+) -> Result<Option<Cards>, NetworkFailure> {
+    let netns = match place {
+        Place::Namespace(path) => path.clone(),
+        Place::Fresh => PathBuf::from(format!("/proc/{vmm}/ns/net")),
+        Place::Host => return Ok(None),
+    };
+    if config.runtime.internetworking_model == NetworkModel::None || kata_network::is_hosts(&netns).unwrap_or(true) {
+        return Ok(None);
+    }
+    Cards::start(request(netns, config, intents), announced, guest).await.map(Some)
 }
 
 fn request(netns: PathBuf, config: &Config, intents: Arc<dyn Intents>) -> Request {
@@ -167,9 +207,9 @@ fn card(nic: kata_network::Nic) -> Nic {
 }
 
 /// The host's network, as far as it can be had.
-fn host(config: &Config) -> Result<Connected, RefusedNetwork> {
+fn host(config: &Config) -> Result<Connected, NetworkFailure> {
     if !config.runtime.host_network {
-        return Err(RefusedNetwork::Host);
+        return Err(NetworkFailure::Host);
     }
     let address = IPAddress {
         address: USER_ADDRESS.0.to_owned(),
@@ -188,6 +228,7 @@ fn host(config: &Config) -> Result<Connected, RefusedNetwork> {
     Ok(Connected {
         nics: vec![Nic { mac: USER_MAC, backend: NicBackend::User }],
         guest: GuestNetwork { interfaces: vec![interface], routes: vec![route], neighbors: Vec::new() },
+        announced: HashMap::new(),
     })
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::command::{Finished, Live, run};
 use crate::containerd::Containerd;
+use crate::network::Network;
 use crate::spec;
 use crate::task::Container;
 use crate::terminal::Terminal;
@@ -117,6 +118,12 @@ impl<'c> Recipe<'c> {
     pub fn option(mut self, option: impl Into<OsString>) -> Self {
         self.options.push(option.into());
         self
+    }
+
+    /// In this network namespace.
+    pub fn network(self, network: &Network) -> Self {
+        let [option, value] = network.option();
+        self.option(option).option(value)
     }
 
     /// An environment variable.

@@ -1,8 +1,8 @@
 //! The same requests to an agent that has only upstream's: one by one, with polled streams.
 
+use kata_network::GuestNetwork;
 use kata_protocol::agent as grpc;
 use kata_protocol::kata;
-use protobuf::MessageField;
 
 use super::{Agent, Started, exec_id, measured, within};
 use crate::command::Key;
@@ -33,34 +33,16 @@ impl Agent {
         let sandbox = request.sandbox.clone().unwrap_or_default();
         let rpc = self.grpc.create_sandbox(within(self.deadlines.create), &sandbox);
         self.call("start the sandbox", self.deadlines.create, rpc).await?;
-        self.configure_network(request).await?;
+        let network = GuestNetwork {
+            interfaces: request.interfaces.clone(),
+            routes: request.routes.Routes.clone(),
+            neighbors: request.neighbors.ARPNeighbors.clone(),
+        };
+        self.configure_network(&network).await?;
         if let Some(container) = request.container.as_ref() {
             self.create_upstream(container).await?;
         }
         Ok(Started::default())
-    }
-
-    /// Nothing is asked for without a network.
-    async fn configure_network(&self, request: &kata::StartSandboxRequest) -> Result<()> {
-        let deadline = self.deadlines.request;
-        for interface in &request.interfaces {
-            let interface = MessageField::some(interface.clone());
-            let update = grpc::UpdateInterfaceRequest { interface, ..Default::default() };
-            let rpc = self.grpc.update_interface(within(deadline), &update);
-            self.call("configure a network interface", deadline, rpc).await?;
-        }
-        if !request.routes.Routes.is_empty() {
-            let update = grpc::UpdateRoutesRequest { routes: request.routes.clone(), ..Default::default() };
-            let rpc = self.grpc.update_routes(within(deadline), &update);
-            self.call("set the routes", deadline, rpc).await?;
-        }
-        if !request.neighbors.ARPNeighbors.is_empty() {
-            let neighbors = request.neighbors.clone();
-            let add = grpc::AddARPNeighborsRequest { neighbors, ..Default::default() };
-            let rpc = self.grpc.add_arp_neighbors(within(deadline), &add);
-            self.call("set the neighbours", deadline, rpc).await?;
-        }
-        Ok(())
     }
 
     pub(super) async fn create_upstream(&self, request: &kata::ContainerRequest) -> Result<()> {

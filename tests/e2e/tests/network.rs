@@ -1,0 +1,192 @@
+//! The network of a namespace that somebody has made for the container, as CNI plugins do.
+
+use std::process::Command;
+use std::time::Duration;
+
+use kata_e2e::{Container, Containerd, Network, eventually, ip, kata_test};
+use serde_json::json;
+
+/// Kept running, to be looked at.
+fn sleeper<'c>(containerd: &'c Containerd, network: &Network) -> Container<'c> {
+    containerd.container().network(network).command(["/bin/sleep", "1000"]).start()
+}
+
+/// With this setting of `[runtime]` by annotation.
+fn with_setting<'c>(
+    containerd: &'c Containerd,
+    network: &Network,
+    key: &str,
+    value: &str,
+) -> kata_e2e::Recipe<'c> {
+    let annotation = format!("io.katacontainers.config.runtime.{key}={value}");
+    containerd
+        .container()
+        .network(network)
+        .option("--annotation")
+        .option(annotation)
+        .command(["/bin/sleep", "1000"])
+}
+
+#[track_caller]
+fn assert_reachable(container: &Container<'_>, network: &Network) {
+    for address in ["10.7.0.1", "fd00:7::1"] {
+        container.shell(&format!("ping -c 1 -W 5 {address}"));
+    }
+    for address in ["10.7.0.2", "fd00:7::2"] {
+        let ping = Command::new("ping").args(["-c", "1", "-W", "5", address]).status();
+        assert!(ping.is_ok_and(|status| status.success()), "{address}: {}", network.inside("addr"));
+    }
+}
+
+#[test]
+fn a_container_has_the_addresses_and_routes_of_its_namespace() {
+    kata_test(|containerd| {
+        let network = Network::with_veth("pod");
+        network.inside("link set eth0 mtu 1400");
+        let container = sleeper(containerd, &network);
+        let mac = network.inside("-o link show eth0");
+        let mac = mac.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a veth");
+        let link = container.shell("ip link show eth0");
+        assert!(link.contains("mtu 1400") && link.contains(mac) && link.contains("UP"), "{link}");
+        let addresses = container.shell("ip addr show eth0");
+        assert!(addresses.contains("10.7.0.2/24") && addresses.contains("fd00:7::2/64"), "{addresses}");
+        let routes = container.shell("ip route");
+        assert!(routes.contains("default via 10.7.0.1 dev eth0"), "{routes}");
+        let routes = container.shell("ip -6 route");
+        assert!(routes.contains("default via fd00:7::1 dev eth0"), "{routes}");
+        assert_reachable(&container, &network);
+    });
+}
+
+#[test]
+fn a_container_is_reached_through_macvtap() {
+    kata_test(|containerd| {
+        let network = Network::with_veth("pod");
+        let container = with_setting(containerd, &network, "internetworking_model", "macvtap").start();
+        assert_reachable(&container, &network);
+    });
+}
+
+#[test]
+fn without_a_model_a_container_has_only_the_loopback() {
+    kata_test(|containerd| {
+        let network = Network::with_veth("pod");
+        let container = with_setting(containerd, &network, "internetworking_model", "none").start();
+        assert_eq!(container.shell("ls /sys/class/net"), "lo");
+        assert!(!network.traffic_control().contains("ingress"));
+    });
+}
+
+#[test]
+fn several_interfaces_keep_their_names_and_their_routes() {
+    kata_test(|containerd| {
+        let network = Network::with_veth("pod");
+        network.add_veth("net1", "host1", 8);
+        network.inside("route add 192.0.2.0/24 via 10.8.0.1 metric 50");
+        network.inside("route add 198.51.100.0/24 via 10.99.0.1 dev net1 onlink");
+        network.inside("neigh add 10.8.0.77 lladdr 02:00:00:00:00:77 dev net1 nud permanent");
+        let container = sleeper(containerd, &network);
+        let routes = container.shell("ip route");
+        for route in
+            ["192.0.2.0/24 via 10.8.0.1 dev net1", "metric 50", "198.51.100.0/24 via 10.99.0.1 dev net1"]
+        {
+            assert!(routes.contains(route), "{route} in {routes}");
+        }
+        let neighbours = container.shell("ip neigh");
+        assert!(neighbours.contains("10.8.0.77 dev net1 lladdr 02:00:00:00:00:77 PERMANENT"), "{neighbours}");
+        container.shell("ping -c 1 -W 5 10.8.0.1 && ping -c 1 -W 5 10.7.0.1");
+    });
+}
+
+#[test]
+fn a_large_transfer_arrives_whole_in_both_directions() {
+    kata_test(|containerd| {
+        let network = Network::with_veth("pod");
+        let container = sleeper(containerd, &network);
+        let script = "dd if=/dev/urandom of=/tmp/data bs=1M count=20 2>/dev/null; md5sum < /tmp/data; \
+                      nc -l -p 7000 < /tmp/data > /tmp/back; md5sum < /tmp/back";
+        let serving = container.exec_shell(script).attach();
+        let client = "import socket, time\n\
+                      def connect():\n    while True:\n        try: return socket.create_connection(('10.7.0.2', 7000))\n        except ConnectionError: time.sleep(0.05)\n\
+                      s = connect(); data = b''\n\
+                      while len(data) < 20 << 20: data += s.recv(1 << 20)\n\
+                      s.sendall(data); s.shutdown(socket.SHUT_WR)";
+        let client = Command::new("python3").args(["-c", client]).status();
+        assert!(client.is_ok_and(|status| status.success()));
+        let text = serving.finish().ok().text();
+        let sums: Vec<&str> = text.lines().collect();
+        assert!(sums.len() == 2 && sums[0] == sums[1], "{text}");
+    });
+}
+
+#[test]
+fn nothing_is_left_in_the_namespace() {
+    kata_test(|containerd| {
+        let network = Network::with_veth("pod");
+        let before = (network.inside("-o link"), network.traffic_control());
+        let container = sleeper(containerd, &network);
+        assert!(network.traffic_control().contains("ingress"));
+        container.remove();
+        assert_eq!((network.inside("-o link"), network.traffic_control()), before);
+    });
+}
+
+#[test]
+fn a_killed_server_leaves_nothing_in_the_namespace() {
+    kata_test(|containerd| {
+        let network = Network::with_veth("pod");
+        let before = (network.inside("-o link"), network.traffic_control());
+        let container = sleeper(containerd, &network);
+        for shim in containerd.processes_of("containerd-shim-kata-v2") {
+            shim.kill();
+        }
+        eventually("containerd has cleaned up", Duration::from_secs(20), || {
+            containerd.processes().is_empty()
+        });
+        assert_eq!((network.inside("-o link"), network.traffic_control()), before);
+        if !container.status().is_empty() {
+            container.task("delete", &["--force"]).done();
+        }
+        containerd.ctr(["containers", "rm", container.id()]).done();
+    });
+}
+
+/// With TAP devices of its own the VM would silence whoever uses the interfaces now.
+#[test]
+fn a_namespace_that_others_use_is_refused_unless_it_is_allowed() {
+    kata_test(|containerd| {
+        let network = Network::with_veth("pod");
+        let mut other = Command::new("ip").args(["netns", "exec", "pod", "sleep", "1000"]).spawn().unwrap();
+        let refused = containerd.container().network(&network).command(["/bin/true"]).try_start();
+        refused.fails_because("is used by other processes");
+        let container =
+            with_setting(containerd, &network, "experimental", "shared_network_namespace").start();
+        assert_reachable(&container, &network);
+        other.kill().unwrap();
+        other.wait().unwrap();
+    });
+}
+
+#[test]
+fn the_hosts_network_is_refused_unless_it_is_allowed() {
+    kata_test(|containerd| {
+        let own = |spec: &mut serde_json::Value| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+            namespaces.retain(|namespace| namespace["type"] != "network");
+        };
+        let refused = containerd.container().spec(own).try_start();
+        refused.fails_because("the host's network");
+        ip("link set lo up");
+        let served = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = served.local_addr().unwrap().port();
+        let container = containerd.container().spec(|spec| {
+            own(spec);
+            spec["annotations"] = json!({ "io.katacontainers.config.runtime.experimental": "host_network" });
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let container = container.start();
+        // 10.0.2.2 is the host's own loopback.
+        container.shell(&format!("nc -z -w 5 10.0.2.2 {port}"));
+        ip("link set lo down");
+    });
+}
