@@ -197,9 +197,11 @@ impl SandboxError {
             Self::Seccomp { .. } => ErrorKind::InvalidArgument,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Unsupported { .. } | Self::Specification { .. } => ErrorKind::Unimplemented,
-            Self::Files { .. } | Self::Network { .. } | Self::Hook { .. } | Self::State { .. } | Self::Left { .. } => {
-                ErrorKind::Unknown
-            }
+            Self::Files { .. }
+            | Self::Network { .. }
+            | Self::Hook { .. }
+            | Self::State { .. }
+            | Self::Left { .. } => ErrorKind::Unknown,
         }
     }
 }

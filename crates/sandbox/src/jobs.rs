@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kata_network::GuestNetwork;
 use kata_protocol::agent as grpc;
 use kata_protocol::kata;
-use kata_network::GuestNetwork;
 use kata_protocol::oci_convert;
 use kata_transport::Dialer;
 use protobuf::MessageField;

@@ -101,7 +101,9 @@ pub(crate) enum NetworkFailure {
     #[error(transparent)]
     Connect(#[from] NetworkError),
     /// A card could not be plugged in or out.
-    #[error("The network interface {interface} of the pod could not be given to the running VM, or taken from it")]
+    #[error(
+        "The network interface {interface} of the pod could not be given to the running VM, or taken from it"
+    )]
     Plug {
         /// Its name.
         interface: String,
@@ -109,7 +111,9 @@ pub(crate) enum NetworkFailure {
         source: VmmError,
     },
     /// The VMM cannot.
-    #[error("This hypervisor cannot be given network cards while it runs: give the pod its network before it starts")]
+    #[error(
+        "This hypervisor cannot be given network cards while it runs: give the pod its network before it starts"
+    )]
     NoHotplug,
     /// The sandbox has ended.
     #[error("The sandbox has ended")]
@@ -178,7 +182,9 @@ pub(crate) async fn follow(
         Place::Fresh => PathBuf::from(format!("/proc/{vmm}/ns/net")),
         Place::Host => return Ok(None),
     };
-    if config.runtime.internetworking_model == NetworkModel::None || kata_network::is_hosts(&netns).unwrap_or(true) {
+    if config.runtime.internetworking_model == NetworkModel::None
+        || kata_network::is_hosts(&netns).unwrap_or(true)
+    {
         return Ok(None);
     }
     Cards::start(request(netns, config, intents), announced, guest).await.map(Some)

@@ -190,3 +190,67 @@ fn the_hosts_network_is_refused_unless_it_is_allowed() {
         ip("link set lo down");
     });
 }
+
+/// Gives the namespace of a process an `eth0`; `$1` is its id.
+const CONNECT: &str = "set -e; \
+    ip link add host0 type veth peer name eth0 netns $1; \
+    ip addr add 10.7.0.1/24 dev host0; ip -6 addr add fd00:7::1/64 dev host0 nodad; ip link set host0 up; \
+    nsenter -t $1 -n ip addr add 10.7.0.2/24 dev eth0; nsenter -t $1 -n ip -6 addr add fd00:7::2/64 dev eth0 nodad; \
+    nsenter -t $1 -n ip link set eth0 up; nsenter -t $1 -n ip route add default via 10.7.0.1";
+
+/// Docker gives a container its network by such a hook.
+#[test]
+fn a_network_that_a_hook_brings_is_there_when_the_workload_begins() {
+    kata_test(|containerd| {
+        let container = containerd.container().spec(|spec| {
+            let script = format!("set -- $(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); {CONNECT}");
+            let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+            spec["hooks"] = json!({ "createRuntime": [
+                { "path": "/bin/sh", "args": ["sh", "-c", script], "env": [path] }
+            ] });
+            spec["process"]["args"] =
+                json!(["/bin/sh", "-c", "ip addr show eth0; ip route; ping -c 1 -W 5 10.7.0.1"]);
+        });
+        let text = container.run().ok().text();
+        assert!(text.contains("10.7.0.2/24") && text.contains("fd00:7::2/64"), "{text}");
+        assert!(text.contains("default via 10.7.0.1 dev eth0"), "{text}");
+    });
+}
+
+fn vmm(containerd: &Containerd) -> String {
+    containerd.processes_of("qemu-system-x86_64")[0].pid.to_string()
+}
+
+fn connect(containerd: &Containerd) {
+    let connected = Command::new("sh").args(["-c", CONNECT, "connect", &vmm(containerd)]).status();
+    assert!(connected.is_ok_and(|status| status.success()));
+}
+
+/// Newer Dockers do it between creation and start.
+#[test]
+fn a_network_that_comes_after_the_creation_is_there_when_the_workload_begins() {
+    kata_test(|containerd| {
+        let container = containerd.container().command(["/bin/sleep", "1000"]).create();
+        connect(containerd);
+        container.task("start", &["--detach"]).ok().done();
+        let shown = container.shell("ip addr show eth0; ip route");
+        assert!(shown.contains("10.7.0.2/24") && shown.contains("default via 10.7.0.1 dev eth0"), "{shown}");
+        container.shell("ping -c 1 -W 5 10.7.0.1");
+    });
+}
+
+#[test]
+fn a_running_container_is_given_a_network_and_loses_it_again() {
+    kata_test(|containerd| {
+        let container = containerd.container().command(["/bin/sleep", "1000"]).start();
+        assert_eq!(container.shell("ls /sys/class/net"), "lo");
+        connect(containerd);
+        let limit = Duration::from_secs(20);
+        eventually("the network is there", limit, || {
+            container.exec_shell("ip addr show eth0; ip route").run().text().contains("default via 10.7.0.1")
+        });
+        container.shell("ping -c 1 -W 5 10.7.0.1");
+        ip("link delete host0");
+        eventually("the network is gone", limit, || container.shell("ls /sys/class/net") == "lo");
+    });
+}

@@ -45,7 +45,11 @@ pub(crate) struct Cards(mpsc::Sender<Message>);
 
 impl Cards {
     /// Starts the task, for a VM that has cards for `attached` interfaces already.
-    pub(crate) async fn start(request: Request, attached: HashMap<String, Announced>, guest: GuestNetwork) -> Result<Self> {
+    pub(crate) async fn start(
+        request: Request,
+        attached: HashMap<String, Announced>,
+        guest: GuestNetwork,
+    ) -> Result<Self> {
         let watch = Watch::new(&request.netns).await?;
         let (sender, messages) = mpsc::channel(QUEUE);
         let sockets = attached.into_iter().map(|(name, announced)| (name, Socket { announced, fixed: true }));
@@ -111,12 +115,17 @@ impl Owner {
     async fn follow(&mut self) {
         let Some((machine, agent)) = self.followed.clone() else { return };
         let told = match self.refresh(&machine).await {
-            Ok(Current { guest, changed: true }) => agent.configure_network(&guest).await.map_err(|error| chain(&error)),
+            Ok(Current { guest, changed: true }) => {
+                agent.configure_network(&guest).await.map_err(|error| chain(&error))
+            }
             Ok(_) => return,
             Err(error) => Err(chain(&error)),
         };
         match told {
-            Ok(()) => tracing::info!(interfaces = self.sockets.len(), "The guest follows a change of the pod's network"),
+            Ok(()) => tracing::info!(
+                interfaces = self.sockets.len(),
+                "The guest follows a change of the pod's network"
+            ),
             Err(error) => tracing::warn!(error, "The guest does not follow a change of the pod's network"),
         }
     }
@@ -124,7 +133,8 @@ impl Owner {
     async fn refresh(&mut self, machine: &Machine) -> Result<Current> {
         let guest = kata_network::look(&self.request.netns).await?;
         let names = || guest.interfaces.iter().map(|interface| &interface.name);
-        let gone: Vec<String> = self.sockets.keys().filter(|name| names().all(|there| there != *name)).cloned().collect();
+        let gone: Vec<String> =
+            self.sockets.keys().filter(|name| names().all(|there| there != *name)).cloned().collect();
         for name in gone {
             self.unplug(machine, &name).await?;
         }

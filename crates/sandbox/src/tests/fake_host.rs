@@ -179,7 +179,8 @@ impl Host for FakeHost {
         let machine = Machine {
             vmm: Box::new(vmm),
             parts: "/usr/bin/qemu".to_owned(),
-            network: kata_network::GuestNetwork::default(), cards: None,
+            network: kata_network::GuestNetwork::default(),
+            cards: None,
             daemon: Some(daemon),
         };
         Ok((machine, Box::new(BySerial { dialer })))
