@@ -1,0 +1,7 @@
+//! Namespaces of the tests' own, and what goes through them. Root and `ip` (iproute2) are needed.
+
+mod attach;
+mod leftovers;
+mod namespaces;
+mod support;
+mod watch;

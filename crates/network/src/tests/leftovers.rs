@@ -1,0 +1,106 @@
+//! What is left after a crash, and what is taken back.
+
+use super::support::{Namespace, Pod};
+use crate::{Model, NetworkError, attach, attach_interface, undo};
+use kata_intent::Intent;
+
+#[tokio::test]
+async fn after_a_crash_the_log_takes_everything_back() {
+    for model in [Model::TcFilter, Model::MacVtap] {
+        let pod = Pod::new();
+        drop(attach(&pod.request(model)).await.unwrap());
+        assert_eq!(pod.log.open().len(), 1);
+        pod.log.replay();
+        assert_eq!(
+            (pod.links(), pod.filters()),
+            (vec!["lo".to_owned(), "eth0".to_owned()], "None".to_owned())
+        );
+        // And once more, as a log that could not be written would have it.
+        drop(attach(&pod.request(model)).await.unwrap());
+        pod.log.replay();
+    }
+}
+
+#[tokio::test]
+async fn filters_are_taken_back_while_the_vm_still_runs() {
+    let pod = Pod::new();
+    let _running = attach(&pod.request(Model::TcFilter)).await.unwrap();
+    pod.log.replay();
+    assert_eq!(pod.filters(), "None");
+}
+
+#[tokio::test]
+async fn filters_of_a_vm_that_is_gone_are_replaced() {
+    for model in [Model::TcFilter, Model::MacVtap] {
+        let pod = Pod::new();
+        drop(attach(&pod.request(Model::TcFilter)).await.unwrap());
+        assert_eq!(pod.links(), ["lo", "eth0"]);
+        assert_ne!(pod.filters(), "None");
+        let network = attach(&pod.request(model)).await.unwrap();
+        pod.assert_packets_pass(&network);
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_that_has_a_vm_is_refused_and_the_vm_keeps_its_network() {
+    for model in [Model::TcFilter, Model::MacVtap] {
+        let pod = Pod::new();
+        let network = attach(&pod.request(model)).await.unwrap();
+        for second in [Model::TcFilter, Model::MacVtap] {
+            let error = attach(&pod.request(second)).await.unwrap_err();
+            assert!(matches!(error, NetworkError::Occupied { .. }), "{error}");
+        }
+        for second in [Model::TcFilter, Model::MacVtap] {
+            let error = attach_interface(&pod.request(second), "eth0").await.unwrap_err();
+            assert!(matches!(error, NetworkError::Occupied { .. }), "{error}");
+        }
+        assert_eq!(pod.log.open().len(), 1);
+        pod.assert_packets_pass(&network);
+    }
+}
+
+#[tokio::test]
+async fn filters_of_another_program_are_neither_used_nor_removed() {
+    let pod = Pod::new();
+    pod.pod.command("tc", "qdisc add dev eth0 clsact");
+    let error = attach(&pod.request(Model::TcFilter)).await.unwrap_err();
+    assert!(matches!(error, NetworkError::Filtered { .. }), "{error}");
+    undo(&Intent::Ingress { netns: pod.pod.path.clone(), interface: "eth0".to_owned() }).unwrap();
+    assert!(pod.filters().contains("clsact"));
+    assert_eq!(pod.links(), ["lo", "eth0"]);
+}
+
+#[tokio::test]
+async fn if_one_interface_fails_the_others_are_taken_back() {
+    let pod = Pod::new();
+    pod.pod.ip("link add eth1 type veth peer name eth2
+                link set eth1 up");
+    pod.pod.command("tc", "qdisc add dev eth1 clsact");
+    attach(&pod.request(Model::TcFilter)).await.unwrap_err();
+    assert_eq!(pod.filters(), "None");
+    assert!(pod.log.open().is_empty());
+    assert!(!pod.links().iter().any(|link| link.starts_with("tap")));
+}
+
+#[test]
+fn what_was_never_made_is_no_error_to_undo() {
+    let pod = Namespace::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for netns in
+        [pod.path.clone(), "/run/netns/nothing".into(), file.path().into(), "/proc/self/ns/net".into()]
+    {
+        undo(&Intent::Ingress { netns: netns.clone(), interface: "eth0".to_owned() }).unwrap();
+        undo(&Intent::Interface { netns, name: "tap0_kata".to_owned() }).unwrap();
+    }
+    assert!(undo(&Intent::Dir { path: "/x".into() }).is_err());
+}
+
+#[test]
+fn an_interface_that_a_vm_cannot_have_made_stays() {
+    let pod = Pod::new();
+    pod.pod.ip("tuntap add dev tap0_kata mode tap");
+    for name in ["eth0", "tap0_kata"] {
+        undo(&Intent::Interface { netns: pod.pod.path.clone(), name: name.to_owned() }).unwrap();
+    }
+    assert_eq!(pod.links(), ["lo", "eth0", "tap0_kata"]);
+}

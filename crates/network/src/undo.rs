@@ -1,0 +1,70 @@
+//! Takes back what was announced.
+
+use std::io;
+
+use kata_intent::Intent;
+use nix::libc;
+
+use crate::filter::{self, Owner};
+use crate::names;
+use crate::netlink::Socket;
+use crate::netns;
+
+/// Takes back an [`Intent::Interface`] or an [`Intent::Ingress`]. It is no error if it was never made or is gone, or if
+/// the namespace is. What is there under the same name but is not a VM's stays: a path like `/proc/PID/ns/net` can lead
+/// to another namespace by now.
+///
+/// # Errors
+/// It is still there; or the intent is of another kind.
+pub fn undo(intent: &Intent) -> io::Result<()> {
+    let (Intent::Interface { netns, .. } | Intent::Ingress { netns, .. }) = intent else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is nothing in a network"));
+    };
+    if netns::is_hosts(netns).unwrap_or_default() {
+        return Ok(());
+    }
+    let owned = intent.clone();
+    match netns::run_in_and_wait(netns, move || here(&owned)) {
+        Err(error) if is_gone(&error) => Ok(()),
+        entered => entered?,
+    }
+}
+
+/// No file, no process, or not a namespace (any more).
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidInput)
+        || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// As [`undo`], in the namespace that the thread is in.
+pub(crate) fn here(intent: &Intent) -> io::Result<()> {
+    let undone = match intent {
+        Intent::Interface { name, .. } => delete_macvtap(name),
+        Intent::Ingress { interface, .. } => delete_filters(interface),
+        _ => Ok(()),
+    };
+    match undone {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)) => Ok(()),
+        undone => undone,
+    }
+}
+
+fn delete_macvtap(name: &str) -> io::Result<()> {
+    let mut socket = Socket::open()?;
+    match socket.link(name)? {
+        Some(link) if link.is("macvtap") && names::is_ours(name) => socket.delete_link(link.index),
+        _ => Ok(()),
+    }
+}
+
+fn delete_filters(interface: &str) -> io::Result<()> {
+    let mut socket = Socket::open()?;
+    let links = socket.links()?;
+    let Some(link) = links.iter().find(|link| link.name == interface) else { return Ok(()) };
+    let ingress = socket.ingress(link.index)?;
+    match filter::owner(ingress.as_ref(), &links) {
+        Owner::Leftover | Owner::Vm => socket.delete_ingress(link.index),
+        Owner::None | Owner::Other => Ok(()),
+    }
+}
