@@ -20,6 +20,7 @@ use crate::container::spec::{self, GuestSysctls, Surroundings};
 use crate::container::{Container, ContainerError, Made, Parts};
 use crate::hooks::{self, GuestHooks, HookError};
 use crate::id::ContainerId;
+use crate::network::{Network, NetworkError};
 use crate::reaper::Reaper;
 use crate::stdio::ports::StdioPorts;
 use crate::stdio::{ChildEnds, Prepared, Request};
@@ -66,6 +67,9 @@ pub(crate) enum SandboxError {
     /// A mount.
     #[error(transparent)]
     Storage(#[from] storage::StorageError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
 }
 
 /// Result of a request to the sandbox.
@@ -91,6 +95,8 @@ pub(crate) struct NewContainer {
 pub(crate) struct Setup {
     /// The agent is PID 1: the whole guest is the sandbox's.
     pub(crate) owns_guest: bool,
+    /// The network namespace is the sandbox's.
+    pub(crate) owns_network: bool,
     /// Bytes that a stdio pipe holds.
     pub(crate) pipe_size: usize,
     /// Where cgroups are.
@@ -106,6 +112,8 @@ pub(crate) struct Setup {
 pub(crate) struct Agent {
     pub(crate) owns_guest: bool,
     pub(crate) oom: OomEvents,
+    /// None if it is not the agent's to change.
+    network: Option<Network>,
     pipe_size: usize,
     hierarchy: Option<Hierarchy>,
     launcher: Arc<Launcher>,
@@ -134,6 +142,7 @@ impl Agent {
         Self {
             owns_guest: setup.owns_guest,
             oom: OomEvents::default(),
+            network: setup.owns_network.then(Network::owned),
             pipe_size: setup.pipe_size,
             hierarchy: setup.hierarchy,
             launcher: Arc::new(Launcher::new(setup.reaper.clone())),
@@ -173,6 +182,23 @@ impl Agent {
         let mounted = Mounts::of(request.storages).await?;
         locked(&self.mounts).extend(mounted);
         Ok(())
+    }
+
+    /// The guest's network, to be changed.
+    pub(crate) fn network(&self) -> Result<&Network> {
+        self.network.as_ref().ok_or(SandboxError::NotOwned { what: "The network" })
+    }
+
+    /// The rules of the guest's packet filter.
+    pub(crate) async fn packet_filter(&self, v6: bool) -> Result<Vec<u8>> {
+        let rules = self.network()?.packet_filter(&self.reaper, v6).await;
+        Ok(rules.map_err(NetworkError::from)?)
+    }
+
+    /// Sets the rules of the guest's packet filter.
+    pub(crate) async fn set_packet_filter(&self, v6: bool, rules: &[u8]) -> Result<Vec<u8>> {
+        let answer = self.network()?.set_packet_filter(&self.reaper, v6, rules).await;
+        Ok(answer.map_err(NetworkError::from)?)
     }
 
     /// Sets the guest's time of day.

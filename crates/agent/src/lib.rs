@@ -14,6 +14,7 @@ mod id;
 mod jail;
 mod logging;
 mod mountinfo;
+mod network;
 mod options;
 mod random;
 mod reaper;

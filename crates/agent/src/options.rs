@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) pipe_size: usize,
     /// `KATA_AGENT_CGROUP_ROOT`: a writable cgroup v2 hierarchy, when the agent is not PID 1.
     pub(crate) cgroup_root: Option<PathBuf>,
+    /// `KATA_AGENT_OWNS_NETWORK` is set: the network namespace is the agent's to change, although it is not PID 1.
+    pub(crate) owns_network: bool,
     /// What was given and not understood, for the log.
     pub(crate) complaints: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl Default for Options {
             doorbell_port: None,
             pipe_size: DEFAULT_PIPE_SIZE,
             cgroup_root: None,
+            owns_network: false,
             complaints: Vec::new(),
         }
     }
@@ -66,6 +69,7 @@ impl Options {
             }
         }
         options.cgroup_root = environment("KATA_AGENT_CGROUP_ROOT").map(PathBuf::from);
+        options.owns_network = environment("KATA_AGENT_OWNS_NETWORK").is_some();
         options
     }
 

@@ -98,7 +98,8 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
         tracing::warn!("Containers run without limits: the cgroup v2 controllers are not there");
     }
     let pipe_size = options.pipe_size;
-    let setup = Setup { owns_guest, pipe_size, hierarchy, reaper, ports: ports.clone() };
+    let owns_network = owns_guest || options.owns_network;
+    let setup = Setup { owns_guest, owns_network, pipe_size, hierarchy, reaper, ports: ports.clone() };
     let agent = Arc::new(Agent::new(setup));
 
     let listener = listen(&options.server).await?;

@@ -74,12 +74,6 @@ pub(super) async fn finish<T: Send + 'static>(
 
 async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<StartSandboxResponse, Failure> {
     let mut watch = Stopwatch::start();
-    let has_network = !request.interfaces.is_empty()
-        || !request.routes.get_or_default().Routes.is_empty()
-        || !request.neighbors.get_or_default().ARPNeighbors.is_empty();
-    if has_network {
-        return Err(SandboxError::Unsupported { what: "Configuring network interfaces" }.into());
-    }
     if agent.owns_guest && request.now_sec > 0 {
         agent.set_clock(request.now_sec, request.now_nsec)?;
     }
@@ -90,6 +84,12 @@ async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<St
         agent.configure(sandbox).await?;
     }
     watch.lap("configure guest");
+    let (routes, neighbors) = (&request.routes.Routes, &request.neighbors.ARPNeighbors);
+    if !(request.interfaces.is_empty() && routes.is_empty() && neighbors.is_empty()) {
+        let configured = agent.network()?.configure(&request.interfaces, routes, neighbors).await;
+        configured.map_err(SandboxError::from)?;
+        watch.lap("configure network");
+    }
     let container = match request.container.into_option() {
         Some(container) => MessageField::some(create(agent, container).await?),
         None => MessageField::none(),

@@ -5,6 +5,7 @@ use ttrpc::{Code, get_status};
 use crate::agent::SandboxError;
 use crate::container::ContainerError;
 use crate::id::InvalidId;
+use crate::network::{IpTablesError, NetworkError};
 use crate::report::chain;
 
 /// An error with the code that tells callers what kind it is.
@@ -47,6 +48,7 @@ impl From<SandboxError> for Failure {
             SandboxError::Unsupported { .. } => Code::INVALID_ARGUMENT,
             SandboxError::Spec(_) | SandboxError::Ids(_) => Code::INVALID_ARGUMENT,
             SandboxError::Container(inner) => container_code(inner),
+            SandboxError::Network(inner) => network_code(inner),
             SandboxError::Hook(_) | SandboxError::Storage(_) | SandboxError::Setting { .. } => Code::INTERNAL,
         };
         Self { code, message: chain(&error) }
@@ -62,6 +64,21 @@ impl From<ContainerError> for Failure {
 impl From<crate::stdio::StdioError> for Failure {
     fn from(error: crate::stdio::StdioError) -> Self {
         ContainerError::from(error).into()
+    }
+}
+
+impl From<NetworkError> for Failure {
+    fn from(error: NetworkError) -> Self {
+        SandboxError::from(error).into()
+    }
+}
+
+fn network_code(error: &NetworkError) -> Code {
+    match error {
+        NetworkError::Invalid(_) => Code::INVALID_ARGUMENT,
+        NetworkError::Absent { .. } | NetworkError::NoDevice { .. } => Code::NOT_FOUND,
+        NetworkError::IpTables(IpTablesError::Missing { .. }) => Code::FAILED_PRECONDITION,
+        _ => Code::INTERNAL,
     }
 }
 

@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kata_protocol::agent::{
-    AgentDetails, CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest,
-    ExecProcessRequest, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse,
-    Metrics as MetricsText, OOMEvent, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
-    RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, SetGuestDateTimeRequest,
-    SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
-    TtyWinResizeRequest, UpdateContainerRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
-    WriteStreamResponse,
+    AddARPNeighborsRequest, AgentDetails, CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest,
+    DestroySandboxRequest, ExecProcessRequest, GetIPTablesRequest, GetIPTablesResponse, GetMetricsRequest,
+    GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, Interfaces, ListInterfacesRequest,
+    ListRoutesRequest, Metrics as MetricsText, OOMEvent, PauseContainerRequest, ReadStreamRequest,
+    ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes,
+    SetGuestDateTimeRequest, SetIPTablesRequest, SetIPTablesResponse, SignalProcessRequest,
+    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
+    UpdateContainerRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest,
+    WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
 use kata_protocol::agent_ttrpc::AgentService;
 use kata_protocol::empty::Empty;
+use kata_protocol::types::Interface;
 use nix::sys::signal::Signal;
 use protobuf::MessageField;
 use ttrpc::asynchronous::TtrpcContext;
@@ -25,6 +28,7 @@ use crate::agent::{Agent, NewContainer};
 use crate::cgroup::stats::to_upstream;
 use crate::clock::Stopwatch;
 use crate::container::{Container, ProcessId, Target as SignalTarget};
+use crate::network;
 use crate::stdio::{Request, StdioError, Target};
 use crate::storage;
 
@@ -323,6 +327,60 @@ impl AgentService for Service {
         request: ReseedRandomDevRequest,
     ) -> ttrpc::Result<Empty> {
         empty(seed(&request.data))
+    }
+
+    async fn update_interface(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateInterfaceRequest,
+    ) -> ttrpc::Result<Interface> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { Ok(agent.network()?.update_interface(&request.interface).await?) }).await
+    }
+
+    async fn update_routes(&self, _: &TtrpcContext, request: UpdateRoutesRequest) -> ttrpc::Result<Routes> {
+        let network = self.agent.network().map_err(Failure::from)?;
+        let updated = network.update_routes(&request.routes.Routes).map_err(Failure::from)?;
+        Ok(Routes { Routes: updated, ..Default::default() })
+    }
+
+    async fn list_interfaces(&self, _: &TtrpcContext, _: ListInterfacesRequest) -> ttrpc::Result<Interfaces> {
+        let interfaces = network::list_interfaces().map_err(Failure::from)?;
+        Ok(Interfaces { Interfaces: interfaces, ..Default::default() })
+    }
+
+    async fn list_routes(&self, _: &TtrpcContext, _: ListRoutesRequest) -> ttrpc::Result<Routes> {
+        let routes = network::list_routes().map_err(Failure::from)?;
+        Ok(Routes { Routes: routes, ..Default::default() })
+    }
+
+    async fn add_arp_neighbors(
+        &self,
+        _: &TtrpcContext,
+        request: AddARPNeighborsRequest,
+    ) -> ttrpc::Result<Empty> {
+        let network = self.agent.network().map_err(Failure::from)?;
+        empty(network.add_neighbors(&request.neighbors.ARPNeighbors).map_err(Failure::from))
+    }
+
+    async fn get_ip_tables(
+        &self,
+        _: &TtrpcContext,
+        request: GetIPTablesRequest,
+    ) -> ttrpc::Result<GetIPTablesResponse> {
+        let agent = Arc::clone(&self.agent);
+        let data = finish(async move { Ok(agent.packet_filter(request.is_ipv6).await?) }).await?;
+        Ok(GetIPTablesResponse { data, ..Default::default() })
+    }
+
+    async fn set_ip_tables(
+        &self,
+        _: &TtrpcContext,
+        request: SetIPTablesRequest,
+    ) -> ttrpc::Result<SetIPTablesResponse> {
+        let agent = Arc::clone(&self.agent);
+        let setting = async move { Ok(agent.set_packet_filter(request.is_ipv6, &request.data).await?) };
+        Ok(SetIPTablesResponse { data: finish(setting).await?, ..Default::default() })
     }
 
     async fn get_oom_event(&self, _: &TtrpcContext, _: GetOOMEventRequest) -> ttrpc::Result<OOMEvent> {

@@ -40,6 +40,10 @@ const OTHER_BINARY: &str = "KATA_AGENT_BINARY";
 /// Prepares what only the inside of the namespaces may see, and becomes the agent.
 const INSIDE: &str = "mount -t proc proc /proc && mount -t tmpfs tmpfs /run && exec \"$0\"";
 
+/// The same, where only the programs of a folder are in `/usr/sbin`.
+const INSIDE_WITH_NETWORK: &str =
+    "mount -t proc proc /proc && mount -t tmpfs tmpfs /run && mount --bind \"$1\" /usr/sbin && exec \"$0\"";
+
 /// An agent that serves on a unix socket, with one container root.
 pub(crate) struct Guest {
     pub(crate) agent: AgentServiceClient,
@@ -79,16 +83,33 @@ pub(crate) fn as_message(spec: &Value) -> MessageField<oci::Spec> {
 impl Guest {
     /// Starts the agent and waits until it serves.
     pub(crate) async fn start() -> Self {
+        Self::start_in(&[], INSIDE).await
+    }
+
+    /// Starts an agent that has a network namespace of its own, with nothing but a loopback interface, and in `/usr/sbin`
+    /// only the programs in the folder `sbin`.
+    pub(crate) async fn with_network() -> Self {
+        Self::start_in(&["--net"], INSIDE_WITH_NETWORK).await
+    }
+
+    async fn start_in(namespaces: &[&str], inside: &str) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         make_root(&folder.path().join("rootfs"));
         let name = folder.path().file_name().expect("has a name").to_string_lossy().replace('.', "");
         let cgroup = cgroup2().expect("checked before").join(format!("kata-agent-test{name}"));
         fs::create_dir(&cgroup).expect("a cgroup for the test");
         let socket = folder.path().join("agent.sock");
-        let process = Command::new("unshare")
+        let programs = folder.path().join("sbin");
+        fs::create_dir(&programs).expect("a folder for programs");
+        let mut command = Command::new("unshare");
+        if !namespaces.is_empty() {
+            command.args(namespaces).env("KATA_AGENT_OWNS_NETWORK", "1");
+        }
+        let process = command
             .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
-            .args(["/bin/sh", "-c", INSIDE])
+            .args(["/bin/sh", "-c", inside])
             .arg(std::env::var_os(OTHER_BINARY).unwrap_or_else(|| env!("CARGO_BIN_EXE_kata-agent").into()))
+            .arg(programs)
             .env("KATA_AGENT_SERVER_ADDR", format!("unix://{}", socket.display()))
             .env("KATA_AGENT_CGROUP_ROOT", &cgroup)
             .env("KATA_AGENT_LOG_LEVEL", "debug")

@@ -29,6 +29,8 @@ mod growth;
 mod hooks;
 mod hostile;
 mod jail;
+mod links;
+mod network;
 mod properties;
 mod seccomp;
 
