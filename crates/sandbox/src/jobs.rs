@@ -84,7 +84,7 @@ pub(crate) struct Site {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) boot: watch::Sender<Boot>,
     pub(crate) gone: Gone,
-    /// Whether the guest is configured; the first container's creator does it.
+    /// Whether the guest is configured; who asks for that or for the first container does it.
     pub(crate) started: Arc<OnceCell<()>>,
     pub(crate) recorder: Recorder,
     pub(crate) deadlines: Deadlines,
@@ -194,14 +194,8 @@ impl Site {
             ..Default::default()
         };
         let mut request = Some(request);
-        self.started
-            .get_or_try_init(async || {
-                let container = request.take();
-                self.start_sandbox(&reach, container, &files.spec).await?;
-                queue.report(Happening::SandboxStarted(reach.clone())).await;
-                Ok::<_, Error>(())
-            })
-            .await?;
+        let name = files.spec.hostname().clone();
+        self.start_sandbox_once(&reach, (name, &mut request), queue).await?;
         if let Some(request) = request {
             reach.agent.create(&request).await?;
         }
@@ -212,16 +206,38 @@ impl Site {
         Ok((pumps, reach.agent))
     }
 
+    /// Has the guest configured as soon as it is up, without any container; the VM's process.
+    pub(crate) async fn configure(self, hostname: Option<String>, queue: &Queue) -> Result<u32> {
+        let reach = self.reach().await?;
+        self.start_sandbox_once(&reach, (hostname, &mut None), queue).await?;
+        Ok(reach.machine.vmm.pid())
+    }
+
+    /// Starts the sandbox unless it is, and then takes the container along.
+    async fn start_sandbox_once(
+        &self,
+        reach: &Reach,
+        (hostname, container): (Option<String>, &mut Option<kata::ContainerRequest>),
+        queue: &Queue,
+    ) -> Result<()> {
+        let start = async || {
+            self.start_sandbox(reach, container.take(), hostname).await?;
+            queue.report(Happening::SandboxStarted(reach.clone())).await;
+            Ok(())
+        };
+        self.started.get_or_try_init(start).await.copied()
+    }
+
     /// The one batched request.
     async fn start_sandbox(
         &self,
         reach: &Reach,
         container: Option<kata::ContainerRequest>,
-        spec: &oci_spec::runtime::Spec,
+        name: Option<String>,
     ) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let sandbox = grpc::CreateSandboxRequest {
-            hostname: hostname(spec),
+            hostname: hostname(name),
             sandbox_id: self.id.to_string(),
             storages: self.host.sandbox_storages(),
             guest_hook_path: self.host.guest_hook_path(),
@@ -365,8 +381,8 @@ fn entropy() -> Vec<u8> {
     bytes
 }
 
-/// The guest's name: the specification's, or else the host's, as a new UTS namespace would have it under runc.
-fn hostname(spec: &oci_spec::runtime::Spec) -> String {
-    let named = spec.hostname().clone().filter(|name| !name.is_empty());
-    named.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+/// The guest's name: the given one, or else the host's, as a new UTS namespace would have it under runc.
+fn hostname(given: Option<String>) -> String {
+    let given = given.filter(|name| !name.is_empty());
+    given.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }
