@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kata_protocol::agent::{CreateSandboxRequest, Storage};
@@ -14,7 +15,8 @@ use tokio::sync::Notify;
 
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::clock::Stopwatch;
-use crate::container::launch::{Launcher, Start};
+use crate::container::holder;
+use crate::container::launch::{Launcher, Start, Verb};
 use crate::container::sharing::{self, First};
 use crate::container::spec::{self, GuestSysctls, Surroundings};
 use crate::container::{Container, ContainerError, Made, Parts};
@@ -23,7 +25,7 @@ use crate::id::ContainerId;
 use crate::network::{Network, NetworkError};
 use crate::reaper::Reaper;
 use crate::stdio::ports::StdioPorts;
-use crate::stdio::{ChildEnds, Prepared, Request};
+use crate::stdio::{ChildEnds, Prepared, Request, Target};
 use crate::storage::{self, Mounts};
 
 use oom::OomEvents;
@@ -128,6 +130,10 @@ pub(crate) struct Agent {
     stale: Mutex<BTreeSet<PathBuf>>,
     /// Whose namespaces the others share.
     first: Mutex<Option<First>>,
+    /// The sandbox was started without a container: no container is the first.
+    stands_alone: AtomicBool,
+    /// What then keeps the namespaces; none until a container shares any.
+    holder: tokio::sync::Mutex<Option<Container>>,
     power_off: Notify,
 }
 
@@ -153,6 +159,8 @@ impl Agent {
             mounts: Mutex::default(),
             stale: Mutex::default(),
             first: Mutex::default(),
+            stands_alone: AtomicBool::new(false),
+            holder: tokio::sync::Mutex::default(),
             power_off: Notify::new(),
         }
     }
@@ -220,7 +228,11 @@ impl Agent {
             }
             containers.insert(id.clone(), None);
         }
-        match self.make(new, watch).await {
+        let made = match self.hold_namespaces(&new, watch).await {
+            Ok(()) => self.make(new, watch).await,
+            Err(error) => Err(error),
+        };
+        match made {
             Ok((container, pid)) => {
                 locked(&self.containers).insert(id, Some(container));
                 Ok(pid)
@@ -230,6 +242,38 @@ impl Agent {
                 Err(error)
             }
         }
+    }
+
+    /// The sandbox has been started without a container: those that come are equal, and any may end before the others.
+    pub(crate) fn stand_alone(&self) {
+        self.stands_alone.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes the holder, if this is the first container that shares anything and no other holds it.
+    async fn hold_namespaces(&self, new: &NewContainer, watch: &mut Stopwatch) -> Result<()> {
+        if !self.stands_alone.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut there = self.holder.lock().await;
+        if there.is_some() {
+            return Ok(());
+        }
+        let Some(spec) = holder::spec(&new.spec, new.shares_pids) else { return Ok(()) };
+        holder::make_root().map_err(|source| SandboxError::Setting {
+            what: "the root of the namespaces' holder".into(),
+            source,
+        })?;
+        let id = ContainerId::of_holder();
+        let null = Target::Null;
+        let stdio = Request { terminal: false, stdin: null, stdout: null, stderr: null };
+        let holder = NewContainer { id: id.clone(), spec, storages: Vec::new(), stdio, shares_pids: false };
+        let (container, pid) = self.make(holder, watch).await?;
+        // Otherwise it would end as what was never started.
+        container.start().await?;
+        *locked(&self.first) = Some(First { id, pid, spec: Arc::new(container.spec().clone()) });
+        *there = Some(container);
+        watch.lap("hold namespaces");
+        Ok(())
     }
 
     /// The container of that name.
@@ -287,6 +331,12 @@ impl Agent {
                 tracing::warn!(container = %id, error = crate::report::chain(&error), "A container is left");
             }
         }
+        if let Some(holder) = self.holder.lock().await.take() {
+            locked(&self.first).take();
+            if let Err(error) = holder.remove().await {
+                tracing::warn!(error = crate::report::chain(&error), "The holder of the namespaces is left");
+            }
+        }
         let mut mounts = std::mem::take(&mut *locked(&self.mounts));
         mounts.undo().await;
     }
@@ -329,8 +379,10 @@ impl Agent {
         self.oom.watch(&new.id, &cgroup);
         let launcher = Arc::clone(&self.launcher);
         let common = Arc::new(spec::of_all_processes(new.spec));
-        let first = || First { id: new.id.clone(), pid, spec: Arc::clone(&common) };
-        locked(&self.first).get_or_insert_with(first);
+        if !self.stands_alone.load(Ordering::Relaxed) {
+            let first = || First { id: new.id.clone(), pid, spec: Arc::clone(&common) };
+            locked(&self.first).get_or_insert_with(first);
+        }
         let parts = Parts { id: new.id, cgroup, mounts, common, launcher, start: Some(start) };
         let container = Container::new(parts, init);
         match self.run_prestart(&container).await {
@@ -381,7 +433,8 @@ impl Agent {
         (prepared, ends): (Prepared, ChildEnds),
         watch: &mut Stopwatch,
     ) -> std::result::Result<(Made, Start), ContainerError> {
-        let (launched, start) = self.launcher.create(&new.spec, cgroup, joined, ends).await?;
+        let verb = if new.id == ContainerId::of_holder() { Verb::Hold } else { Verb::Create };
+        let (launched, start) = self.launcher.create((verb, &new.spec), cgroup, joined, ends).await?;
         watch.lap_until("start jail", launched.began);
         for (step, done) in launched.steps.0 {
             watch.lap_until(&step, done);

@@ -59,6 +59,13 @@ id!(
     "exec id"
 );
 
+impl ContainerId {
+    /// Names the process that holds a sandbox's namespaces; no container can have this name.
+    pub(crate) fn of_holder() -> Self {
+        Self("@holder".to_owned())
+    }
+}
+
 fn is_valid(value: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '+' | '-');
     value.len() <= MAX_LENGTH
@@ -75,6 +82,11 @@ mod tests {
         for name in ["", ".", "..", "../x", "a/b", ".hidden", "_agent", "a b"] {
             assert!(name.parse::<ContainerId>().is_err(), "{name:?} was accepted");
         }
+    }
+
+    #[test]
+    fn no_container_has_the_name_of_the_holder() {
+        assert!(ContainerId::of_holder().as_str().parse::<ContainerId>().is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The jail: a single-threaded child of the agent (`kata-agent container create|exec …`) that makes one container or
+//! The jail: a single-threaded child of the agent (`kata-agent container create|hold|exec …`) that makes one container or
 //! one process in it, says how that went, and ends. The agent itself never forks.
 //!
 //! The jail clones the new process with its namespaces and in its cgroup, as a child of the agent. That process goes
@@ -16,6 +16,7 @@ mod error;
 mod exec;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod hold;
 mod hooks;
 mod identity;
 mod init;
@@ -43,13 +44,14 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::ThreadNameSpaceType;
 
 use error::{JailError, Named, Result};
+use init::Calling;
 use plan::{Answer, Descriptors};
 use sys::Side;
 
 /// Status of a process that could not become the workload, where nothing better is known.
 const FAILED: i32 = 1;
 
-/// Does what the arguments say, and returns the exit status: `create` or `exec`, and the numbers of [`Descriptors`]. Stdio is the workload's.
+/// Does what the arguments say, and returns the exit status: `create`, `hold` or `exec`, and the numbers of [`Descriptors`]. Stdio is the workload's.
 pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> u8 {
     let began = crate::clock::since_boot();
     let verb = arguments.next().unwrap_or_default();
@@ -72,7 +74,8 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> u8 {
     // If nobody listens any more, the agent is gone, and the guest with it.
     let _ = Answer::Began(began).send(&answer);
     let made = guard().and_then(|()| match verb.as_str() {
-        "create" => init::make(fds),
+        "create" => init::make(fds, Calling::Workload),
+        "hold" => init::make(fds, Calling::Holder),
         _ => exec::make(fds),
     });
     let _ = match made {

@@ -171,6 +171,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 /// A request to the task that owns the sandbox.
 #[derive(Debug)]
 pub(crate) enum Command {
+    Boot { hostname: Option<String>, reply: Reply<u32> },
     Create { request: Box<CreateContainer>, reply: Reply<Created> },
     Start { key: Key, reply: Reply<u32> },
     Exec { container: ContainerId, request: Box<ExecSpec>, reply: Reply<()> },

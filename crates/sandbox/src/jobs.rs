@@ -86,7 +86,7 @@ pub(crate) struct Site {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) boot: watch::Sender<Boot>,
     pub(crate) gone: Gone,
-    /// Whether the guest is configured; the first container's creator does it.
+    /// Whether the guest is configured; who asks for that or for the first container does it.
     pub(crate) started: Arc<OnceCell<()>>,
     pub(crate) recorder: Recorder,
     pub(crate) deadlines: Deadlines,
@@ -99,6 +99,13 @@ struct Prepared<'a> {
     files: Files,
     network: Current,
     stdio: Stdio,
+}
+
+/// What a sandbox is started with.
+struct First<'a> {
+    hostname: Option<String>,
+    network: &'a GuestNetwork,
+    container: &'a mut Option<kata::ContainerRequest>,
 }
 
 /// The queue of the owning task, as jobs see it: only handles on the sandbox keep that task alive.
@@ -199,17 +206,12 @@ impl Site {
             ..Default::default()
         };
         let mut request = Some(request);
-        self.started
-            .get_or_try_init(async || {
-                let container = request.take();
-                self.start_sandbox(&reach, container, (&files.spec, &network.guest)).await?;
-                if let Some(cards) = &reach.machine.cards {
-                    cards.follow(Arc::clone(&reach.machine), reach.agent.clone()).await;
-                }
-                queue.report(Happening::SandboxStarted(reach.clone())).await;
-                Ok::<_, Error>(())
-            })
-            .await?;
+        let first = First {
+            hostname: files.spec.hostname().clone(),
+            network: &network.guest,
+            container: &mut request,
+        };
+        self.start_sandbox_once(&reach, first, queue).await?;
         if let Some(request) = request {
             if network.changed {
                 reach.agent.configure_network(&network.guest).await?;
@@ -223,16 +225,34 @@ impl Site {
         Ok((pumps, reach.agent))
     }
 
+    /// Has the guest configured as soon as it is up, without any container; the VM's process.
+    pub(crate) async fn configure(self, hostname: Option<String>, queue: &Queue) -> Result<u32> {
+        let reach = self.reach().await?;
+        let network = self.network(&reach.machine).await?;
+        let first = First { hostname, network: &network.guest, container: &mut None };
+        self.start_sandbox_once(&reach, first, queue).await?;
+        Ok(reach.machine.vmm.pid())
+    }
+
+    /// Starts the sandbox unless it is, and then takes the container along.
+    async fn start_sandbox_once(&self, reach: &Reach, first: First<'_>, queue: &Queue) -> Result<()> {
+        let start = async || {
+            self.start_sandbox(reach, first).await?;
+            if let Some(cards) = &reach.machine.cards {
+                cards.follow(Arc::clone(&reach.machine), reach.agent.clone()).await;
+            }
+            queue.report(Happening::SandboxStarted(reach.clone())).await;
+            Ok(())
+        };
+        self.started.get_or_try_init(start).await.copied()
+    }
+
     /// The one batched request.
-    async fn start_sandbox(
-        &self,
-        reach: &Reach,
-        container: Option<kata::ContainerRequest>,
-        (spec, network): (&oci_spec::runtime::Spec, &GuestNetwork),
-    ) -> Result<()> {
+    async fn start_sandbox(&self, reach: &Reach, first: First<'_>) -> Result<()> {
+        let First { hostname: name, network, container } = first;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let sandbox = grpc::CreateSandboxRequest {
-            hostname: hostname(spec),
+            hostname: hostname(name),
             sandbox_id: self.id.to_string(),
             storages: self.host.sandbox_storages(),
             guest_hook_path: self.host.guest_hook_path(),
@@ -247,7 +267,7 @@ impl Site {
                 ARPNeighbors: network.neighbors,
                 ..Default::default()
             }),
-            container: container.into(),
+            container: container.take().into(),
             now_sec: i64::try_from(now.as_secs()).unwrap_or(0),
             now_nsec: i64::from(now.subsec_nanos()),
             entropy: entropy(),
@@ -398,8 +418,8 @@ fn entropy() -> Vec<u8> {
     bytes
 }
 
-/// The guest's name: the specification's, or else the host's, as a new UTS namespace would have it under runc.
-fn hostname(spec: &oci_spec::runtime::Spec) -> String {
-    let named = spec.hostname().clone().filter(|name| !name.is_empty());
-    named.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
+/// The guest's name: the given one, or else the host's, as a new UTS namespace would have it under runc.
+fn hostname(given: Option<String>) -> String {
+    let given = given.filter(|name| !name.is_empty());
+    given.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }

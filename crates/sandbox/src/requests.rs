@@ -22,6 +22,7 @@ struct Begun {
 impl Driver {
     pub(crate) fn on_command(&mut self, command: Command) {
         match command {
+            Command::Boot { hostname, reply } => self.boot(hostname, reply),
             Command::Create { request, reply } => self.create(*request, reply),
             Command::Start { key, reply } => self.start(key, reply),
             Command::Exec { container, request, reply } => {
@@ -73,6 +74,16 @@ impl Driver {
                 }
                 (result, _) => result,
             }
+        });
+    }
+
+    fn boot(&self, hostname: Option<String>, reply: Reply<u32>) {
+        if let Stage::Stopped(stopped) = &self.stage {
+            reply.send(Err(Error::Gone { reason: stopped.reason.clone() })).ok();
+            return;
+        }
+        self.spawn(async move |site: Site, queue: Queue| {
+            reply.send(site.configure(hostname, &queue).await).ok();
         });
     }
 

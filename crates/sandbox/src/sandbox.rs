@@ -26,6 +26,16 @@ impl Sandbox {
         Self { queue, recorder }
     }
 
+    /// Waits until the guest is up and configured, without any container; for managers that start sandboxes by
+    /// themselves. Returns the process on the host that stands for the sandbox: its VM. `hostname` is the guest's name;
+    /// without one it has the host's.
+    ///
+    /// # Errors
+    /// The VM or the agent failed, with the reason. What is left of it is undone by [`Sandbox::shutdown`].
+    pub async fn boot(&self, hostname: Option<String>) -> Result<u32> {
+        self.ask(|reply| Command::Boot { hostname, reply }).await
+    }
+
     /// Makes a container, whose first process waits to be started. The first one waits for the VM to come up.
     ///
     /// # Errors

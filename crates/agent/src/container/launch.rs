@@ -79,6 +79,24 @@ impl Start {
     }
 }
 
+/// What the first process of a container is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// The workload.
+    Create,
+    /// The holder of the sandbox's namespaces (`holder.rs`).
+    Hold,
+}
+
+impl Verb {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Hold => "hold",
+        }
+    }
+}
+
 /// Starts jails.
 #[derive(Debug)]
 pub(crate) struct Launcher {
@@ -95,7 +113,7 @@ impl Launcher {
     /// if any.
     pub(crate) async fn create(
         &self,
-        spec: &Spec,
+        (verb, spec): (Verb, &Spec),
         cgroup: &Cgroup,
         joined: Option<i32>,
         ends: ChildEnds,
@@ -106,7 +124,7 @@ impl Launcher {
         let joined = joined.map_err(|source| {
             LaunchError::Io("join the sandbox's namespaces; has its first container ended?", source)
         })?;
-        let job = Job { verb: "create", cgroup, other: wait, joined, terminal: spec.Process.Terminal };
+        let job = Job { verb: verb.word(), cgroup, other: wait, joined, terminal: spec.Process.Terminal };
         let launched = self.launch(job, &spec.write_to_bytes()?, ends).await?;
         Ok((launched, Start(start)))
     }

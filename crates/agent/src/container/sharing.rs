@@ -6,7 +6,7 @@ use kata_protocol::oci::{Linux, LinuxNamespace, Spec};
 
 use crate::id::ContainerId;
 
-/// Whose namespaces the others share.
+/// Whose namespaces the others share: the sandbox's first container, or its holder.
 #[derive(Clone, Debug)]
 pub(crate) struct First {
     /// The container.
@@ -26,7 +26,7 @@ pub(crate) struct First {
 pub(crate) struct OtherIds;
 
 /// Namespaces that a container can share with the first one of its sandbox.
-const SHARED: [&str; 6] = ["user", "pid", "ipc", "uts", "time", "cgroup"];
+pub(super) const SHARED: [&str; 6] = ["user", "pid", "ipc", "uts", "time", "cgroup"];
 
 /// Leaves a path only with the namespaces that are joined: those that the specification names a path of, which is the
 /// host's and means the sandbox's. The `first` container makes them. Returns whether there are any.

@@ -22,16 +22,25 @@ use super::seccomp::Filter;
 use super::sys::{self, MountChange};
 use super::users::Gate;
 use super::{
-    FAILED, clocks, console, delegate, devices, hooks, identity, mounts, namespaces, protect, read_plan,
-    scheduling, spawn, spawn_inside, workload,
+    FAILED, clocks, console, delegate, devices, hold, hooks, identity, mounts, namespaces, protect,
+    read_plan, scheduling, spawn, spawn_inside, workload,
 };
 
 /// Where the container's root is attached in the guest's, which its process then leaves, if that process may not reach
 /// its own place in a user namespace.
 const ATTACHED: &str = "/sys";
 
+/// What a first process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Calling {
+    /// To become the workload.
+    Workload,
+    /// To hold the sandbox's namespaces.
+    Holder,
+}
+
 /// Makes the first process; its id.
-pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
+pub(super) fn make(fds: Descriptors<OwnedFd>, calling: Calling) -> Result<i32> {
     let Descriptors { plan, answer, cgroup, other: start, console, joined } = fds;
     let mut steps = Steps::default();
     let mut spec: oci::Spec = read_plan(plan)?;
@@ -59,7 +68,7 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
     let shared_out = delegate::is_wanted(&spec.Mounts).then(|| cgroup.try_clone()).transpose();
     let shared_out = shared_out.step("pass the container's cgroup on")?;
     let (root, console) = (Root::new(root), console.as_ref());
-    let init = Init { spec: &spec, labels, shared_out, root, mounts, console, filter, steps };
+    let init = Init { spec: &spec, calling, labels, shared_out, root, mounts, console, filter, steps };
     let gate_there = &mut gate;
     let work = || init.run(gate_there.take(), File::from(answer), File::from(start));
     let made = match joined.filter(|_| !between.is_empty()) {
@@ -75,6 +84,7 @@ pub(super) fn make(fds: Descriptors<OwnedFd>) -> Result<i32> {
 /// The new process.
 struct Init<'a> {
     spec: &'a oci::Spec,
+    calling: Calling,
     labels: Labels,
     /// The container's cgroup, if it shares it out.
     shared_out: Option<OwnedFd>,
@@ -89,7 +99,7 @@ struct Init<'a> {
 impl Init<'_> {
     /// All of it; returns an exit status if it did not become the workload.
     fn run(self, gate: Option<Gate>, answer: File, mut start: File) -> i32 {
-        let spec = self.spec;
+        let (spec, calling) = (self.spec, self.calling);
         let (steps, filter) = match self.prepare(gate) {
             Ok(ready) => ready,
             Err(JailError::GivenUp) => return FAILED,
@@ -107,6 +117,9 @@ impl Init<'_> {
             return FAILED;
         }
         drop(start);
+        if calling == Calling::Holder {
+            return hold::hold();
+        }
         if let Err(failure) = hooks::run("startContainer", &spec.Hooks.StartContainer, spec, "created") {
             let _ = io::stderr().write_all(format!("{}\n", crate::report::chain(&failure)).as_bytes());
             return FAILED;
@@ -164,7 +177,9 @@ impl Init<'_> {
         self.steps.done("container entered");
         self.labels.apply()?;
         let filter = identity::assume(process, self.filter)?;
-        workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
+        if self.calling == Calling::Workload {
+            workload::check(spec).map_err(|failure| JailError::Refused(failure.message))?;
+        }
         self.steps.done("user and rights");
         Ok((self.steps, filter))
     }

@@ -170,6 +170,17 @@ pub(super) fn close_others_on_exec() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Closes every descriptor but standard input, output and error, whoever believes to own it: nothing may be used or
+/// dropped after that but by ending.
+///
+/// # Errors
+/// The system's.
+pub(super) fn close_others() -> io::Result<()> {
+    // SAFETY: the caller uses no descriptor any more, so nobody takes a new one for its own.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Makes a terminal the one that controls this session.
 ///
 /// # Errors

@@ -92,7 +92,10 @@ async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<St
     }
     let container = match request.container.into_option() {
         Some(container) => MessageField::some(create(agent, container).await?),
-        None => MessageField::none(),
+        None => {
+            agent.stand_alone();
+            MessageField::none()
+        }
     };
     Ok(StartSandboxResponse {
         container,

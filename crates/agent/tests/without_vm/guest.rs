@@ -8,11 +8,11 @@ use std::process::{Child, Command, ExitStatus, Stdio as ProcessStdio};
 use std::time::Duration;
 
 use kata_protocol::agent::{
-    RemoveContainerRequest, SignalProcessRequest, StartContainerRequest, TtyWinResizeRequest,
-    WaitProcessRequest,
+    DestroySandboxRequest, RemoveContainerRequest, SignalProcessRequest, StartContainerRequest,
+    TtyWinResizeRequest, WaitProcessRequest,
 };
 use kata_protocol::agent_ttrpc::AgentServiceClient;
-use kata_protocol::kata::{ContainerRequest, ExecRequest, Stdio};
+use kata_protocol::kata::{ContainerRequest, ExecRequest, StartSandboxRequest, Stdio};
 use kata_protocol::kata_ttrpc::SandboxClient;
 use kata_protocol::oci;
 use kata_protocol::oci_convert::{process_to_grpc, spec_to_grpc};
@@ -127,6 +127,16 @@ impl Guest {
             cgroup,
             process,
         }
+    }
+
+    /// Starts the sandbox without any container.
+    pub(crate) async fn start_sandbox(&self) {
+        self.sandbox.start_sandbox(limit(), &StartSandboxRequest::default()).await.expect("started");
+    }
+
+    /// Ends all that runs in the sandbox.
+    pub(crate) async fn destroy_sandbox(&self) {
+        self.agent.destroy_sandbox(limit(), &DestroySandboxRequest::default()).await.expect("ended");
     }
 
     /// A specification that runs `arguments` in the busybox root.

@@ -136,6 +136,80 @@ agent_test!(containers_of_a_sandbox_share_the_namespaces_that_have_a_path, |gues
     assert!(output.ends_with("/dev/mqueue/*\nsh\0-c") && !output.starts_with("sandbox"), "{output}");
 });
 
+agent_test!(what_containers_share_stays_when_the_first_of_them_has_gone, |guest| {
+    guest.start_sandbox().await;
+    let with_paths = |script: &str, shared: &[&str]| {
+        let mut spec = guest.spec(&["sh", "-c", script]);
+        for namespace in spec["linux"]["namespaces"].as_array_mut().expect("a list") {
+            if shared.iter().any(|kind| namespace["type"] == *kind) {
+                namespace["path"] = json!("/proc/4321/ns/of-the-host");
+            }
+        }
+        let queues = json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue" });
+        spec["mounts"].as_array_mut().expect("a list").push(queues);
+        spec
+    };
+    let saw = async |id: &str, spec: &Value| {
+        let mut streams = guest.create_with(id, spec, false).await.expect("created");
+        guest.start_container(id).await.expect("started");
+        String::from_utf8(streams.output().await).expect("is text")
+    };
+    let all = ["ipc", "uts", "pid"];
+    let mut first = with_paths("hostname sandbox; touch /dev/mqueue/shared; sleep 0 &", &all);
+    let rights = json!(["CAP_SYS_ADMIN"]);
+    first["process"]["capabilities"] =
+        json!({ "bounding": rights, "effective": rights, "permitted": rights });
+    assert_eq!(saw("first", &first).await, "");
+    guest.wait("first", "").await.expect("ended");
+    guest.remove("first").await.expect("removed");
+    let seen = "cat /proc/sys/kernel/hostname; echo /dev/mqueue/*; head -c 16 /proc/1/cmdline";
+    let next = saw("next", &with_paths(seen, &all)).await;
+    assert_eq!(next, "sandbox\n/dev/mqueue/shared\nkata-agent\0conta");
+    let own_pids = saw("own", &with_paths(seen, &["ipc", "uts"])).await;
+    assert_eq!(own_pids, "sandbox\n/dev/mqueue/shared\nsh\0-c\0cat /proc/");
+    let alone = saw("alone", &with_paths(seen, &[])).await;
+    assert!(!alone.starts_with("sandbox") && alone.contains("/dev/mqueue/*\n"), "{alone}");
+    guest.destroy_sandbox().await;
+});
+
+agent_test!(the_holder_of_namespaces_reaps_what_is_left_to_it, |guest| {
+    guest.start_sandbox().await;
+    let shared = |script: &str| {
+        let mut spec = guest.spec(&["sh", "-c", script]);
+        for namespace in spec["linux"]["namespaces"].as_array_mut().expect("a list") {
+            if namespace["type"] == "pid" {
+                namespace["path"] = json!("/proc/4321/ns/pid");
+            }
+        }
+        spec
+    };
+    let leave = "(sh -c 'echo $$' &); exec sleep 1000";
+    let mut streams = guest.create_with("c", &shared(leave), false).await.expect("created");
+    guest.start_container("c").await.expect("started");
+    let orphan = streams.expect("\n").await;
+    let look = format!("while test -e /proc/{}; do sleep 0.1; done; echo gone", orphan.trim());
+    let mut streams = guest.create_with("d", &shared(&look), false).await.expect("created");
+    guest.start_container("d").await.expect("started");
+    assert_eq!(streams.output().await, b"gone\n");
+});
+
+agent_test!(a_user_namespace_is_shared_with_no_container_of_its_own, |guest| {
+    guest.start_sandbox().await;
+    let ids = json!([{ "containerID": 0, "hostID": 1000, "size": 1000 }]);
+    for id in ["first", "second"] {
+        let mut spec = guest.spec(&["sh", "-c", "head -c 40 /proc/self/uid_map"]);
+        spec["linux"]["uidMappings"] = ids.clone();
+        spec["linux"]["gidMappings"] = ids.clone();
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+        namespaces.push(json!({ "type": "user", "path": "/proc/4321/ns/user" }));
+        let mut streams = guest.create_with(id, &spec, false).await.expect("created");
+        guest.start_container(id).await.expect("started");
+        let map = String::from_utf8(streams.output().await).expect("is text");
+        assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "1000", "1000"]);
+        guest.remove(id).await.expect("removed");
+    }
+});
+
 agent_test!(a_cgroup_namespace_is_shared_with_and_without_a_user_namespace_of_ones_own, |guest| {
     let with = |arguments: &[&str], more: &[Value]| {
         let mut spec = guest.spec(arguments);

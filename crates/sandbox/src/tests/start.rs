@@ -38,6 +38,41 @@ async fn the_first_container_comes_with_the_sandbox_in_one_request_and_others_af
 }
 
 #[tokio::test]
+async fn a_sandbox_can_be_started_before_its_first_container() {
+    let mut scene = Scene::new();
+    let pid = scene.sandbox.boot(Some("pod".into())).await.unwrap();
+    assert_eq!(pid, super::fake_host::PID);
+    assert_eq!(scene.agent.asked(), ["StartSandbox  virtio-fs"]);
+    assert_eq!(scene.sandbox.boot(None).await.unwrap(), pid, "it is started once");
+    scene.sandbox.create(container("c")).await.unwrap();
+    scene.sandbox.start(&cid("c")).await.unwrap();
+    assert_eq!(scene.agent.asked()[1..], ["CreateContainer c", "StartContainer c"]);
+    scene.no_event().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_was_started_by_itself_survives_a_refused_first_container() {
+    let scene = Scene::new();
+    scene.sandbox.boot(None).await.unwrap();
+    let mut refused = container("c");
+    refused.spec =
+        serde_json::from_str(r#"{"ociVersion": "1.1.0", "linux": {"netDevices": {"eth9": {}}}}"#).unwrap();
+    let _ = scene.sandbox.create(refused).await;
+    assert!(!scene.host.levers.is_dead());
+    scene.sandbox.create(container("d")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_never_answers_is_told_to_who_starts_the_sandbox() {
+    let scene = Scene::with(&[Flaw::Silent]);
+    let error = timeout(PATIENCE, scene.sandbox.boot(None)).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("Kernel panic"), "{error}");
+    assert!(scene.sandbox.boot(None).await.is_err());
+    scene.sandbox.shutdown().await.unwrap();
+    assert_eq!(scene.host.asked().last().map(String::as_str), Some("undo"));
+}
+
+#[tokio::test]
 async fn containers_asked_for_at_once_start_the_sandbox_once() {
     let scene = Scene::new();
     let (c, d, e) = tokio::join!(

@@ -1,0 +1,123 @@
+//! The holder: a process of the agent's own that keeps the namespaces which the containers of a sandbox share, where no
+//! container of the manager's does (a sandbox that is started by itself has no pause container).
+//!
+//! Namespaces live as long as a process or a descriptor is in them, but a pid namespace ends with its first process. So
+//! it is a process: the jail makes it like the first one of any container, in an empty root. It then runs nothing, but
+//! stays, reaps whatever is left to it (`jail/hold.rs`) and lives as long as the sandbox.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+
+use kata_protocol::oci::{Linux, LinuxNamespace, Mount, Process, Root, Spec};
+use protobuf::MessageField;
+
+use super::sharing::SHARED;
+
+/// Its root in the guest.
+const ROOT: &str = "/run/kata-containers/sandbox/holder";
+/// Its folder of devices, which is empty.
+const DEVICES: &str = "/dev";
+/// It has these in any case, so that whoever joins one finds the sandbox's and not the guest's.
+const ALWAYS: [&str; 3] = ["pid", "ipc", "uts"];
+
+/// What the first container that shares namespaces (the `pids`, or those that have a path) needs to be there before it;
+/// none if it shares none. A user namespace has the ids of that container.
+pub(crate) fn spec(container: &Spec, pids: bool) -> Option<Spec> {
+    let linux = container.Linux.get_or_default();
+    let joins = |kind: &str| linux.Namespaces.iter().any(|ns| ns.Type == kind && !ns.Path.is_empty());
+    if !pids && !SHARED.iter().any(|kind| joins(kind)) {
+        return None;
+    }
+    let held = SHARED.iter().filter(|kind| ALWAYS.contains(kind) || joins(kind));
+    let namespace = |kind: &str| LinuxNamespace { Type: kind.to_owned(), ..LinuxNamespace::default() };
+    let mut held = Linux { Namespaces: held.map(|kind| namespace(kind)).collect(), ..Linux::default() };
+    held.Namespaces.push(namespace("mount"));
+    if joins("user") {
+        held.UIDMappings.clone_from(&linux.UIDMappings);
+        held.GIDMappings.clone_from(&linux.GIDMappings);
+    }
+    let process = Process {
+        // A specification must have some.
+        Args: vec!["hold".to_owned()],
+        Cwd: "/".to_owned(),
+        NoNewPrivileges: true,
+        ..Process::default()
+    };
+    Some(Spec {
+        Version: container.Version.clone(),
+        Root: MessageField::some(Root { Path: ROOT.to_owned(), Readonly: true, ..Root::default() }),
+        Process: MessageField::some(process),
+        // A bound folder of devices is left as it is, and it needs none.
+        Mounts: vec![devices()],
+        Linux: MessageField::some(held),
+        ..Spec::default()
+    })
+}
+
+fn devices() -> Mount {
+    Mount {
+        destination: DEVICES.to_owned(),
+        source: format!("{ROOT}{DEVICES}"),
+        type_: "bind".to_owned(),
+        options: ["bind", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec(),
+        ..Mount::default()
+    }
+}
+
+/// Makes its root, with the place that something is mounted on: the root of a user namespace could not make it.
+pub(crate) fn make_root() -> io::Result<()> {
+    let devices = format!("{ROOT}{DEVICES}");
+    fs::create_dir_all(&devices)?;
+    [ROOT, &devices]
+        .into_iter()
+        .try_for_each(|folder| fs::set_permissions(folder, Permissions::from_mode(0o755)))
+}
+
+#[cfg(test)]
+mod tests {
+    use kata_protocol::oci::{Linux, LinuxIDMapping, LinuxNamespace, Spec};
+    use protobuf::MessageField;
+
+    use super::spec;
+
+    fn sharing(kinds: &[&str]) -> Spec {
+        let namespace = |kind: &&str| LinuxNamespace {
+            Type: (*kind).to_owned(),
+            Path: "/proc/7/ns".to_owned(),
+            ..LinuxNamespace::default()
+        };
+        let ids = vec![LinuxIDMapping { HostID: 5, Size: 10, ..LinuxIDMapping::default() }];
+        let namespaces = kinds.iter().map(namespace).collect();
+        let linux =
+            Linux { Namespaces: namespaces, UIDMappings: ids.clone(), GIDMappings: ids, ..Linux::default() };
+        Spec { Linux: MessageField::some(linux), ..Spec::default() }
+    }
+
+    fn held(spec: &Spec) -> Vec<&str> {
+        assert!(spec.Linux.Namespaces.iter().all(|namespace| namespace.Path.is_empty()), "it makes them");
+        spec.Linux.Namespaces.iter().map(|namespace| namespace.Type.as_str()).collect()
+    }
+
+    #[test]
+    fn who_shares_nothing_needs_no_holder() {
+        assert!(spec(&sharing(&["network"]), false).is_none(), "the network is the guest's");
+        assert!(spec(&Spec::default(), false).is_none());
+    }
+
+    #[test]
+    fn whoever_joins_pids_later_finds_the_sandboxs() {
+        let holder = spec(&sharing(&["uts"]), false).expect("one is shared");
+        assert_eq!(held(&holder), ["pid", "ipc", "uts", "mount"]);
+        assert!(holder.Linux.UIDMappings.is_empty());
+        assert_eq!(held(&spec(&Spec::default(), true).expect("pids are")), ["pid", "ipc", "uts", "mount"]);
+    }
+
+    #[test]
+    fn a_shared_user_namespace_has_the_ids_of_who_asks_for_it() {
+        let container = sharing(&["user", "ipc"]);
+        let holder = spec(&container, false).expect("two are shared");
+        assert_eq!(held(&holder), ["user", "pid", "ipc", "uts", "mount"]);
+        assert_eq!(holder.Linux.UIDMappings, container.Linux.UIDMappings);
+    }
+}
