@@ -55,6 +55,7 @@ fn a_container_that_heeds_its_signal_stops_in_order() {
     cri_test(|cri| {
         let pod = cri.pod().run();
         let container = pod.container("main").idle().start();
+        container.wait_for_line("ready");
         container.stop(60);
         let ended = container.ended();
         assert_eq!((ended.code, ended.reason.as_str()), (0, "Completed"));

@@ -75,9 +75,9 @@ impl<'p> ContainerRecipe<'p> {
         self.command(["/bin/sh", "-c", line])
     }
 
-    /// A workload that does nothing until it is told to end.
+    /// A workload that does nothing until SIGTERM, which it heeds as soon as it has written `ready`.
     pub fn idle(self) -> Self {
-        self.shell("trap 'exit 0' TERM; while :; do sleep 1000 & wait; done")
+        self.shell("trap 'exit 0' TERM; echo ready; while :; do sleep 1000 & wait; done")
     }
 
     /// `CreateContainer`.
@@ -265,6 +265,12 @@ impl PodContainer<'_> {
         let request = proto::ReopenContainerLogRequest { container_id: self.id.clone() };
         let answer = self.pod.cri.call(|mut client| async move { client.reopen_container_log(request).await });
         answer.unwrap_or_else(|e| fail(format_args!("Cannot reopen the log of {}: {e}", self.id)));
+    }
+
+    /// Returns when this is a line of its log.
+    #[track_caller]
+    pub fn wait_for_line(&self, text: &str) {
+        eventually("the line is in the log", PATIENCE, || self.log().iter().any(|line| line.text == text));
     }
 
     /// What it wrote to its log so far.
