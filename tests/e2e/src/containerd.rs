@@ -138,6 +138,12 @@ impl Containerd {
         format!("{}-{}", self.host.mark, self.names.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Whether containerd itself has the file open.
+    pub(crate) fn has_open(&self, file: &Path) -> bool {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid())).into_iter().flatten().flatten();
+        descriptors.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|open| open == file))
+    }
+
     /// Imports the image unless this was done.
     #[track_caller]
     pub(crate) fn ensure_image(&self, image: Image) {

@@ -1,5 +1,6 @@
 //! A container of a pod.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::log::{self, LogLine};
@@ -152,12 +153,19 @@ impl PodContainer<'_> {
         answer.status.expect("an answer has a status")
     }
 
-    /// Returns when the workload has ended.
+    /// Returns when the workload has ended, and what it wrote is in its log.
     #[track_caller]
     pub fn wait(&self) {
         eventually("the container ends", PATIENCE, || {
             self.status().state() == proto::ContainerState::ContainerExited
         });
+        // containerd tells the end and writes on.
+        let log = self.log_file();
+        eventually("the log is closed", PATIENCE, || !self.pod.cri.containerd.has_open(&log));
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.pod.logs().join(&self.log_path)
     }
 
     /// How it ended.
@@ -276,6 +284,6 @@ impl PodContainer<'_> {
     /// What it wrote to its log so far.
     #[track_caller]
     pub fn log(&self) -> Vec<LogLine> {
-        log::read(&self.pod.logs().join(&self.log_path))
+        log::read(&self.log_file())
     }
 }

@@ -69,6 +69,18 @@ impl Stream {
         }
     }
 
+    /// Reads until standard output has more than so many bytes.
+    #[track_caller]
+    pub fn expect_more_than(&mut self, bytes: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.stdout.len() <= bytes {
+            let goes_on = self.receive();
+            if !goes_on || Instant::now() > deadline {
+                fail(format_args!("No more than {bytes} bytes: {}", self.so_far()));
+            }
+        }
+    }
+
     /// Reads to the end; returns how the program ended and what it wrote.
     #[track_caller]
     pub fn finish(mut self) -> Finished {
