@@ -23,18 +23,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::mount::open_path;
 use crate::undo::undo;
 use kata_intent::{Intent, IntentId, Intents};
 
 #[cfg(test)]
 mod tests;
 
+/// The socket's name, for the moment that it has one.
+const SOCKET: &str = "virtiofsd.sock";
 /// How many of its last lines are kept for error messages.
 const LINES_KEPT: usize = 20;
 /// How long the last lines are waited for once the process is gone.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// The longest path of a unix socket, without the final zero.
-const MAX_SOCKET_PATH: usize = 107;
 
 /// How virtiofsd is to be started.
 #[derive(Debug, Clone)]
@@ -189,23 +190,22 @@ impl Daemon {
 
 /// Makes the socket, connects to it and removes its name again.
 fn socket(dir: &Path, intents: &dyn Intents) -> Result<(UnixListener, OwnedFd), DaemonError> {
-    let path = dir.join("virtiofsd.sock");
+    let path = dir.join(SOCKET);
     let intent = Intent::Socket { path: path.clone() };
     let id = intents.will(intent.clone()).map_err(DaemonError::Announce)?;
     let failed = |source| DaemonError::Socket { path: path.clone(), source };
-    let made = connect(&path);
+    let made = connect(dir);
     undo(&intent).map_err(failed)?;
     intents.done(id);
     made.map_err(failed)
 }
 
-fn connect(path: &Path) -> io::Result<(UnixListener, OwnedFd)> {
-    if path.as_os_str().len() > MAX_SOCKET_PATH {
-        let message = format!("a socket's path can have at most {MAX_SOCKET_PATH} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    let listener = UnixListener::bind(path)?;
-    let connected = UnixStream::connect(path)?;
+/// A socket's path can have at most 107 bytes, and a pod's id alone has 64: the directory's descriptor stands for it.
+fn connect(dir: &Path) -> io::Result<(UnixListener, OwnedFd)> {
+    let dir = open_path(dir)?;
+    let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(SOCKET);
+    let listener = UnixListener::bind(&path)?;
+    let connected = UnixStream::connect(&path)?;
     Ok((listener, connected.into()))
 }
 

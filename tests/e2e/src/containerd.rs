@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::command::{Finished, exit_within, run};
+use crate::cri;
 use crate::events::Events;
 use crate::failure::fail;
 use crate::host::{Host, MARK};
@@ -21,7 +22,7 @@ use crate::recipe::{Image, Recipe};
 use crate::setup::Stage;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const RUN: &str = "/run/containerd-e2e";
+pub(crate) const RUN: &str = "/run/containerd-e2e";
 
 /// A running containerd and the test's corner of the host around it.
 pub struct Containerd {
@@ -35,11 +36,10 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts it in `host`; returns when it answers.
-    pub(crate) fn start(stage: Stage, host: Host) -> Self {
+    /// Starts it in `host` with this configuration; returns when it answers.
+    pub(crate) fn start(stage: Stage, host: Host, configuration: &str) -> Self {
         fs::create_dir(RUN).expect("/run is the test's own");
-        fs::write(Path::new(RUN).join("config.toml"), containerd_configuration(host.data()))
-            .expect("/run is the test's own");
+        fs::write(Path::new(RUN).join("config.toml"), configuration).expect("/run is the test's own");
         let child = spawn(&stage, &host, &stage.configuration);
         let configuration = Mutex::new(stage.configuration.clone());
         let (child, images, names) = (Mutex::new(child), Mutex::default(), AtomicU32::new(0));
@@ -123,14 +123,25 @@ impl Containerd {
 
     /// `ctr`, pointed to this containerd and the test's namespace.
     pub(crate) fn command(&self) -> Command {
+        self.command_in(&self.host.mark)
+    }
+
+    /// `ctr`, pointed to this containerd and a namespace of it.
+    pub(crate) fn command_in(&self, namespace: &str) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(socket()).args(["--namespace", &self.host.mark]);
+        command.arg("--address").arg(socket()).args(["--namespace", namespace]);
         command
     }
 
     /// A name nobody had in this test; it holds the test's mark.
     pub(crate) fn fresh_name(&self) -> String {
         format!("{}-{}", self.host.mark, self.names.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether containerd itself has the file open.
+    pub(crate) fn has_open(&self, file: &Path) -> bool {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid())).into_iter().flatten().flatten();
+        descriptors.into_iter().any(|entry| fs::read_link(entry.path()).is_ok_and(|open| open == file))
     }
 
     /// Imports the image unless this was done.
@@ -164,10 +175,12 @@ impl Containerd {
             self.stop(Signal::SIGTERM);
         }
         for directory in [Path::new(RUN).join("state"), self.host.data().join("root")] {
-            let tasks = directory.join("io.containerd.runtime.v2.task").join(&self.host.mark);
-            let mut left = fs::read_dir(tasks).into_iter().flatten().flatten();
-            if let Some(entry) = left.next() {
-                fail(format_args!("containerd left {}", entry.path().display()));
+            let tasks = directory.join("io.containerd.runtime.v2.task");
+            for namespace in [&self.host.mark, cri::NAMESPACE] {
+                let mut left = fs::read_dir(tasks.join(namespace)).into_iter().flatten().flatten();
+                if let Some(entry) = left.next() {
+                    fail(format_args!("containerd left {}", entry.path().display()));
+                }
             }
         }
         fs::remove_dir_all(RUN).unwrap_or_else(|e| fail(format_args!("Cannot remove {RUN}: {e}")));
@@ -233,7 +246,7 @@ fn complaint(finished: &Finished) -> Option<String> {
     (finished.code != 0).then(|| finished.complaint())
 }
 
-fn socket() -> PathBuf {
+pub(crate) fn socket() -> PathBuf {
     Path::new(RUN).join("containerd.sock")
 }
 
@@ -258,34 +271,4 @@ fn remove_namespace_cgroups(mark: &str) {
 fn subdirectories(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|entry| entry.path()).collect()
-}
-
-/// Without CRI and without anything outside the test's directories; understood by containerd 1.6 to 2.x.
-fn containerd_configuration(data: &Path) -> String {
-    let data = data.display();
-    format!(
-        r#"version = 2
-root = "{data}/root"
-state = "{RUN}/state"
-disabled_plugins = [
-  "io.containerd.grpc.v1.cri",
-  "io.containerd.cri.v1.images",
-  "io.containerd.cri.v1.runtime",
-  "io.containerd.internal.v1.tracing",
-  "io.containerd.nri.v1.nri",
-  "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.blockfile",
-  "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.zfs",
-]
-
-[grpc]
-  address = "{socket}"
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{data}/opt"
-"#,
-        socket = socket().display()
-    )
 }

@@ -26,12 +26,18 @@ pub(crate) struct Host {
 impl Host {
     /// Moves the calling thread, and with it all programs it starts, into namespaces of its own.
     pub(crate) fn private() -> Self {
+        Self::prepared(|| {})
+    }
+
+    /// As [`Host::private`]; what `prepare` makes in the namespaces counts as there before the test.
+    pub(crate) fn prepared(prepare: impl FnOnce()) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mark = format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         if let Err(e) = enter_namespaces() {
             fail(format_args!("Cannot make namespaces for the test: {e}"));
         }
         fs::create_dir("/run/containerd").expect("/run is empty and ours");
+        prepare();
         let base = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let data = tempfile::Builder::new().prefix(&format!("{mark}-")).tempdir_in(base);
         let data = data.unwrap_or_else(|e| fail(format_args!("Cannot make a directory for containerd: {e}")));

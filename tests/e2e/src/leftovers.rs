@@ -1,14 +1,16 @@
-//! What is on the host: processes, mounts, links, tc rules, cgroups, sockets, files and directories.
+//! What is on the host: processes, mounts, links, rules of tc and of the packet filter, cgroups, sockets, files and
+//! directories.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::cri::{BRIDGE, NAMESPACE};
 use crate::processes;
 
 /// Directories that programs share and leave in place, empty, for the next one.
-const SHARED: [&str; 12] = [
+const SHARED: [&str; 13] = [
     "/run/containerd",
     "/run/containerd/fifo",
     "/run/containerd/runc",
@@ -18,6 +20,7 @@ const SHARED: [&str; 12] = [
     "/run/kata-containers/shared",
     "/run/kata-containers/shared/sandboxes",
     "/run/lock",
+    "/run/netns",
     "/run/vc",
     "/run/vc/sbs",
     "/run/vc/vm",
@@ -37,6 +40,7 @@ impl Inventory {
         lines.extend(processes.iter().map(|p| format!("process {}: {}", p.pid, p.command)));
         lines.extend(mounts());
         lines.extend(links_and_rules());
+        lines.extend(packet_filter_rules());
         lines.extend(sockets());
         lines.extend(cgroups(mark));
         lines.extend(entries(Path::new("/run"), mark));
@@ -66,7 +70,29 @@ fn links_and_rules() -> Vec<String> {
     ] {
         let output = Command::new(program).args(arguments).output();
         let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-        lines.extend(text.lines().map(|line| format!("{what} {line}")));
+        let kept = text.lines().filter(|line| !is_of_pod_bridge(line));
+        lines.extend(kept.map(|line| format!("{what} {line}")));
+    }
+    lines
+}
+
+/// The bridge that the network's plugin makes for the first pod and leaves to the others.
+fn is_of_pod_bridge(line: &str) -> bool {
+    let mut words = line.split([' ', ':']).filter(|word| !word.is_empty());
+    let link = line.starts_with(|first: char| first.is_ascii_digit());
+    let name = if link { words.nth(1) } else { words.skip_while(|word| *word != "dev").nth(1) };
+    name == Some(BRIDGE)
+}
+
+/// Rules that the network's plugins make for one pod; those that stay are the same for all.
+fn packet_filter_rules() -> Vec<String> {
+    let mut lines = Vec::new();
+    for program in ["iptables-save", "ip6tables-save"] {
+        // It is not there where no test makes rules.
+        let output = Command::new(program).output();
+        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+        let of_pods = text.lines().filter(|line| line.starts_with("-A") && line.contains("CNI-DN-"));
+        lines.extend(of_pods.map(|line| format!("{program} {line}")));
     }
     lines
 }
@@ -84,7 +110,8 @@ fn cgroups(mark: &str) -> Vec<String> {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             if depth > 0 && entry.file_type().is_ok_and(|t| t.is_dir()) {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if name.contains(mark) && name != mark {
+                let in_marked = directory.file_name().is_some_and(|parent| parent == mark);
+                if in_marked || (name.contains(mark) && name != mark) {
                     found.push(format!("cgroup {}", entry.path().display()));
                 }
                 walk(&entry.path(), mark, depth - 1, found);
@@ -113,8 +140,10 @@ fn entries(directory: &Path, mark: &str) -> Vec<String> {
 }
 
 fn is_expected(path: &Path, mark: &str) -> bool {
-    let own = [format!("/run/containerd/runc/{mark}"), format!("/run/containerd/fifo/{mark}")];
-    SHARED.into_iter().chain(own.iter().map(String::as_str)).any(|expected| path == Path::new(expected))
+    let mut of_namespaces = [mark, NAMESPACE].into_iter().flat_map(|namespace| {
+        ["runc", "fifo"].map(|kind| Path::new("/run/containerd").join(kind).join(namespace))
+    });
+    SHARED.into_iter().any(|expected| path == Path::new(expected)) || of_namespaces.any(|expected| path == expected)
 }
 
 /// Entries with the mark in their name, in a directory shared with the whole machine.

@@ -1,6 +1,7 @@
 //! Whole-system tests through a real containerd, and the harness they are written with.
 //!
-//! Each test is one call of [`test()`] (or [`kata_test`], where the behaviour exists only with a VM): it gets a containerd
+//! Each test is one call of [`test()`] (or [`kata_test`], where the behaviour exists only with a VM; [`cri_test`] and
+//! [`kata_cri_test`] for pods through the Container Runtime Interface): it gets a containerd
 //! of its own in private mount and network namespaces with an empty `/run`, and when its body is done, the host must
 //! be as it was: no process, mount, link, tc rule, cgroup, socket, file or directory may be left.
 //!
@@ -8,13 +9,15 @@
 //! |---|---|---|
 //! | `KATA_E2E_RUNTIME` | containerd's name of the runtime under test; a test that fails with `io.containerd.runc.v2` is a wrong test | `io.containerd.kata.v2` |
 //! | `KATA_TEST_STAGE` | prefix the runtime is installed in; when it is set, nothing may be skipped | `target/stage` |
-//! | `KATA_TEST_CACHE` | directory with `images/busybox.tar` and `images/debian.tar` | as `cargo xtask`'s |
+//! | `KATA_TEST_CACHE` | directory with `images/busybox.tar`, `images/debian.tar` and `images/pause.tar` | as `cargo xtask`'s |
 //! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
 
 mod action;
 mod command;
 mod compare;
+mod configuration;
 mod containerd;
+mod cri;
 mod data;
 mod events;
 mod failure;
@@ -34,13 +37,14 @@ pub use action::UnknownBundle;
 pub use command::{Finished, Live};
 pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs, compare_made_up};
 pub use containerd::Containerd;
+pub use cri::{ContainerRecipe, Cri, Ended, LogLine, Pod, PodContainer, PodRecipe, Stream, proto};
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
 pub use events::{Event, Events};
 pub use failure::{eventually, fail};
 pub use network::{Network, ip};
 pub use processes::Process;
 pub use recipe::{Bind, Image, Recipe};
-pub use scenario::{kata_test, test};
+pub use scenario::{cri_test, kata_cri_test, kata_test, test};
 pub use setup::Stage;
 pub use spec::Rootfs;
 pub use task::{Container, ExecRecipe};

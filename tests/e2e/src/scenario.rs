@@ -5,7 +5,9 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use crate::configuration;
 use crate::containerd::Containerd;
+use crate::cri::{self, Cri};
 use crate::failure::{fail, holds_within};
 use crate::host::Host;
 use crate::setup::Stage;
@@ -19,24 +21,41 @@ const TAIL_LINES: usize = 80;
 /// What the body leaves running is removed as an operator would, which must succeed.
 pub fn test(body: impl FnOnce(&Containerd) + Send) {
     if let Some(stage) = Stage::find() {
-        in_a_corner_of_the_host(stage, body);
+        in_a_corner_of_the_host(|| play(stage, body));
     }
 }
 
 /// As [`test()`], for what only a VM has: it does nothing when another runtime is under test.
 pub fn kata_test(body: impl FnOnce(&Containerd) + Send) {
     match Stage::find() {
-        Some(stage) if stage.is_kata() => in_a_corner_of_the_host(stage, body),
+        Some(stage) if stage.is_kata() => in_a_corner_of_the_host(|| play(stage, body)),
         Some(stage) => println!("not for {}", stage.runtime),
         None => {}
     }
 }
 
-fn in_a_corner_of_the_host(stage: Stage, body: impl FnOnce(&Containerd) + Send) {
+/// As [`test()`], with containerd's Container Runtime Interface and a network for pods; pods that the body leaves are
+/// stopped and removed, which must succeed.
+pub fn cri_test(body: impl FnOnce(&Cri<'_>) + Send) {
+    if let Some(stage) = Stage::find_for_cri() {
+        in_a_corner_of_the_host(|| play_pods(stage, body));
+    }
+}
+
+/// As [`cri_test`], for what only a VM has: it does nothing when another runtime is under test.
+pub fn kata_cri_test(body: impl FnOnce(&Cri<'_>) + Send) {
+    match Stage::find_for_cri() {
+        Some(stage) if stage.is_kata() => in_a_corner_of_the_host(|| play_pods(stage, body)),
+        Some(stage) => println!("not for {}", stage.runtime),
+        None => {}
+    }
+}
+
+fn in_a_corner_of_the_host(play: impl FnOnce() + Send) {
     // Namespaces belong to a thread: this one ends with the test.
     let result = thread::scope(|scope| {
         let thread = thread::Builder::new().name("scenario".to_owned());
-        thread.spawn_scoped(scope, || play(stage, body)).expect("a thread can be had").join()
+        thread.spawn_scoped(scope, play).expect("a thread can be had").join()
     });
     if let Err(panic) = result {
         resume_unwind(panic);
@@ -44,14 +63,31 @@ fn in_a_corner_of_the_host(stage: Stage, body: impl FnOnce(&Containerd) + Send) 
 }
 
 fn play(stage: Stage, body: impl FnOnce(&Containerd)) {
-    let containerd = Containerd::start(stage, Host::private());
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    let host = Host::private();
+    let configuration = configuration::plain(host.data());
+    let containerd = Containerd::start(stage, host, &configuration);
+    watched(&containerd, || {
         body(&containerd);
         tidy_up(&containerd);
-    }));
-    if let Err(panic) = result {
-        print_evidence(&containerd);
-        end_everything(&containerd);
+    });
+}
+
+fn play_pods(stage: Stage, body: impl FnOnce(&Cri<'_>)) {
+    let host = Host::prepared(cri::prepare_host);
+    let configuration = cri::configuration(host.data());
+    let containerd = Containerd::start(stage, host, &configuration);
+    watched(&containerd, || {
+        let cri = Cri::connect(&containerd);
+        body(&cri);
+        cri.remove_pods();
+        tidy_up(&containerd);
+    });
+}
+
+fn watched(containerd: &Containerd, play: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(play)) {
+        print_evidence(containerd);
+        end_everything(containerd);
         resume_unwind(panic);
     }
 }

@@ -4,6 +4,8 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::configuration::PLUGINS;
+use crate::cri::PAUSE_FILE;
 use crate::failure::fail;
 
 const KATA: &str = "io.containerd.kata.v2";
@@ -26,17 +28,30 @@ pub struct Stage {
 impl Stage {
     /// The runtime under test, or `None` with the reason printed when this machine cannot run it.
     pub(crate) fn find() -> Option<Self> {
+        Self::find_with(&[])
+    }
+
+    /// As [`Stage::find`], for tests through the Container Runtime Interface.
+    pub(crate) fn find_for_cri() -> Option<Self> {
+        let cache = cache_of_tests();
+        let plugins = ["bridge", "host-local", "loopback", "portmap"];
+        let plugins = plugins.map(|plugin| Path::new(PLUGINS).join(plugin));
+        let files: Vec<_> = plugins.into_iter().chain([cache.join("images").join(PAUSE_FILE)]).collect();
+        Self::find_with(&files)
+    }
+
+    fn find_with(needed: &[PathBuf]) -> Option<Self> {
         let prefix = env::var_os("KATA_TEST_STAGE").map(PathBuf::from);
         let demanded = prefix.is_some();
         let prefix = prefix.unwrap_or_else(|| workspace().join("target/stage"));
         let stage = Self {
             runtime: env::var("KATA_E2E_RUNTIME").unwrap_or_else(|_| KATA.to_owned()),
             configuration: prefix.join("share/defaults/kata-containers/configuration.toml"),
-            cache: env::var_os("KATA_TEST_CACHE").map_or_else(cache, PathBuf::from),
+            cache: cache_of_tests(),
             probe: env::var_os("KATA_TEST_PROBE").map_or_else(probe, PathBuf::from),
             prefix,
         };
-        let missing = stage.missing();
+        let missing = stage.missing(needed);
         match missing.first() {
             None => Some(stage),
             Some(_) if demanded => fail(format_args!("This test cannot run: {}", missing.join(", "))),
@@ -64,7 +79,7 @@ impl Stage {
         env::join_paths(all).expect("the parts of a PATH and a path without colon make a PATH")
     }
 
-    fn missing(&self) -> Vec<String> {
+    fn missing(&self, needed: &[PathBuf]) -> Vec<String> {
         let mut missing = Vec::new();
         if !rustix::process::geteuid().is_root() {
             missing.push("root is needed".to_owned());
@@ -78,6 +93,7 @@ impl Stage {
             self.cache.join("images/busybox.tar"),
             self.cache.join("images/debian.tar"),
         ];
+        files.extend_from_slice(needed);
         if self.is_kata() {
             files.extend([self.prefix.join("bin/containerd-shim-kata-v2"), self.configuration.clone()]);
         }
@@ -95,6 +111,10 @@ fn workspace() -> &'static Path {
 /// As `cargo xtask` builds it.
 fn probe() -> PathBuf {
     workspace().join("target/x86_64-unknown-linux-gnu/agent/kata-probe")
+}
+
+fn cache_of_tests() -> PathBuf {
+    env::var_os("KATA_TEST_CACHE").map_or_else(cache, PathBuf::from)
 }
 
 /// As `cargo xtask` chooses it.

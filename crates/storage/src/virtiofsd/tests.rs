@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use tokio::time::timeout;
 
-use super::{Daemon, DaemonError, DaemonExit, DaemonPlan, arguments};
+use super::{Daemon, DaemonError, DaemonExit, DaemonPlan, arguments, socket};
 use crate::share::SharedDirectory;
 use crate::testing::{MemoryLog, in_private_mounts};
 
@@ -73,6 +73,18 @@ fn the_exit_names_the_error_and_not_the_usual_warnings() {
     let status = Some(std::process::ExitStatus::from_raw(1 << 8));
     let exit = DaemonExit { status, stderr };
     assert_eq!(exit.to_string(), "virtiofsd exited with status 1: [x ERROR virtiofsd] bad");
+}
+
+#[test]
+fn the_socket_is_made_in_a_directory_with_a_long_path() {
+    // A regression: with a pod's id of 64 characters, the path was longer than a socket's may be.
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("0123456789abcdef".repeat(8));
+    fs::create_dir(&dir).unwrap();
+    let log = MemoryLog::new();
+    let (_listener, _connected) = socket(&dir, log.as_ref()).unwrap();
+    assert!(log.open().is_empty());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
 }
 
 #[test]

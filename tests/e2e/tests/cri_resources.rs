@@ -1,0 +1,85 @@
+//! Limits and figures of a pod's containers.
+
+use kata_e2e::proto::LinuxContainerResources;
+use kata_e2e::{cri_test, kata_cri_test};
+
+#[test]
+fn limits_are_the_containers() {
+    // The guest's cgroups are of version 2, whatever the host has.
+    kata_cri_test(|cri| {
+        let pod = cri.pod().run();
+        let container = pod.container("main").with(|config| {
+            config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
+                cpu_period: 100_000,
+                cpu_quota: 50_000,
+                memory_limit_in_bytes: 64 << 20,
+                ..Default::default()
+            });
+        });
+        let container = container.idle().start();
+        let limits = "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/memory.max";
+        assert_eq!(container.shell(limits), "50000 100000\n67108864");
+        container.update(LinuxContainerResources {
+            cpu_period: 100_000,
+            cpu_quota: 70_000,
+            memory_limit_in_bytes: 96 << 20,
+            ..Default::default()
+        });
+        assert_eq!(container.shell(limits), "70000 100000\n100663296");
+    });
+}
+
+#[test]
+fn a_container_that_needs_too_much_memory_is_told_as_such() {
+    cri_test(|cri| {
+        let pod = cri.pod().run();
+        let container = pod.container("main").with(|config| {
+            config.linux.get_or_insert_default().resources =
+                Some(LinuxContainerResources { memory_limit_in_bytes: 16 << 20, ..Default::default() });
+        });
+        let ended = container.shell("head -c 64000000 /dev/zero | tail").run();
+        assert_eq!((ended.code, ended.reason.as_str()), (137, "OOMKilled"));
+    });
+}
+
+#[test]
+fn figures_of_a_container_are_told() {
+    cri_test(|cri| {
+        let pod = cri.pod().run();
+        let container = pod.container("main").idle().start();
+        container.shell("i=0; while test $i -lt 2000; do i=$((i+1)); done");
+        let stats = container.stats();
+        let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).unwrap().value;
+        let memory = stats.memory.and_then(|memory| memory.working_set_bytes).unwrap().value;
+        assert!(cpu > 1_000_000 && cpu < 600_000_000_000, "{cpu} ns");
+        assert!(memory > 10_000 && memory < 1 << 30, "{memory} bytes");
+    });
+}
+
+#[test]
+fn figures_of_all_containers_are_listed() {
+    cri_test(|cri| {
+        let pod = cri.pod().run();
+        let all = ["first", "second"].map(|name| pod.container(name).idle().start());
+        let mut listed: Vec<_> =
+            cri.stats().into_iter().map(|stats| stats.attributes.unwrap_or_default().id).collect();
+        let mut expected = all.map(|container| container.id().to_owned()).to_vec();
+        listed.sort();
+        expected.sort();
+        assert_eq!(listed, expected);
+    });
+}
+
+#[test]
+fn figures_of_a_pod_hold_those_of_its_containers() {
+    cri_test(|cri| {
+        let pod = cri.pod().run();
+        let container = pod.container("main").idle().start();
+        let stats = pod.stats();
+        let ids: Vec<_> =
+            stats.containers.iter().map(|stats| stats.attributes.clone().unwrap_or_default().id).collect();
+        assert_eq!(ids, [container.id()]);
+        let memory = stats.memory.and_then(|memory| memory.usage_bytes).unwrap().value;
+        assert!(memory > 10_000, "{memory} bytes");
+    });
+}
