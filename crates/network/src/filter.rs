@@ -49,3 +49,34 @@ pub(crate) fn connect(socket: &mut Socket, interface: &Link, tap: &Link) -> io::
     socket.redirect(tap.index, interface.index)?;
     socket.redirect(interface.index, tap.index)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Owner, owner};
+    use crate::netlink::{Filter, Ingress, Link};
+
+    fn named(index: u32, name: &str) -> Link {
+        Link { index, name: name.to_owned(), ..Link::default() }
+    }
+
+    #[test]
+    fn the_owner_is_told_by_every_filter() {
+        let links = [named(2, "eth0"), named(3, "tap0_kata"), named(4, "ifb0")];
+        let cases = [
+            (vec![], Owner::Leftover),
+            (vec![Filter::Redirect(0)], Owner::Leftover),
+            (vec![Filter::Redirect(9)], Owner::Leftover),
+            (vec![Filter::Redirect(3)], Owner::Vm),
+            (vec![Filter::Redirect(3), Filter::Redirect(0)], Owner::Vm),
+            (vec![Filter::Redirect(4)], Owner::Other),
+            (vec![Filter::Other, Filter::Redirect(3)], Owner::Other),
+        ];
+        for (filters, expected) in cases {
+            let ingress = Ingress { kind: "ingress".to_owned(), filters };
+            assert_eq!(owner(Some(&ingress), &links), expected, "{ingress:?}");
+        }
+        let clsact = Ingress { kind: "clsact".to_owned(), filters: vec![Filter::Redirect(3)] };
+        assert_eq!(owner(Some(&clsact), &links), Owner::Other);
+        assert_eq!(owner(None, &links), Owner::None);
+    }
+}

@@ -80,7 +80,7 @@ pub struct Nic {
     pub mac: [u8; 6],
     /// The interface's MTU in bytes.
     pub mtu: u32,
-    /// What carries its packets.
+    /// What carries its packets. Its descriptors are the VM's: close them once the VM has them.
     pub backend: Backend,
     /// What was announced for it, in this order: for [`release`].
     pub announced: Vec<(IntentId, Intent)>,
@@ -273,7 +273,7 @@ pub async fn look(netns: &Path) -> Result<GuestNetwork, NetworkError> {
 }
 
 /// Disconnects one card, which has been unplugged and whose descriptors are closed: takes back what was `announced` for it,
-/// also if its interface is gone.
+/// also if its interface is gone. Blocks for some system calls.
 ///
 /// # Errors
 /// [`NetworkError::Left`].

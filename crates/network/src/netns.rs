@@ -17,7 +17,7 @@ const NSFS: FsType = FsType(0x6e73_6673);
 /// to a VM.
 ///
 /// # Errors
-/// One of them cannot be read; the kind "not found" if `netns` is not there.
+/// `netns` cannot be read. Where init's cannot be (it takes the right to trace it), only this process's counts.
 pub fn is_hosts(netns: &Path) -> io::Result<bool> {
     let namespace = identity(netns)?;
     Ok(["/proc/1/ns/net", "/proc/self/ns/net"]

@@ -13,6 +13,8 @@ async fn a_veth_is_connected_by_filters_and_packets_pass_both_ways() {
     let nic = &network.nics[0];
     assert_eq!((nic.name.as_str(), nic.mac, nic.mtu), ("eth0", MAC, 1400));
     pod.assert_packets_pass(&network);
+    let addresses = pod.pod.command("ip", "-br addr show dev tap0_kata");
+    assert!(!addresses.contains("fe80"), "{addresses}");
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! What is left after a crash, and what is taken back.
 
+use std::io::ErrorKind;
+
 use super::support::{Namespace, Pod};
 use crate::{Model, NetworkError, attach, attach_interface, undo};
 use kata_intent::Intent;
@@ -22,10 +24,15 @@ async fn after_a_crash_the_log_takes_everything_back() {
 }
 
 #[tokio::test]
-async fn filters_are_taken_back_while_the_vm_still_runs() {
+async fn the_log_of_a_dead_sandbox_does_not_take_the_network_of_the_next_one() {
     let pod = Pod::new();
-    let _running = attach(&pod.request(Model::TcFilter)).await.unwrap();
-    pod.log.replay();
+    drop(attach(&pod.request(Model::TcFilter)).await.unwrap());
+    let dead = pod.log.open().remove(0);
+    let network = attach(&pod.request(Model::TcFilter)).await.unwrap();
+    assert_eq!(undo(&dead).unwrap_err().kind(), ErrorKind::ResourceBusy);
+    pod.assert_packets_pass(&network);
+    drop(network);
+    undo(&dead).unwrap();
     assert_eq!(pod.filters(), "None");
 }
 
