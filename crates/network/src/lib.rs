@@ -209,6 +209,15 @@ pub enum NetworkError {
         /// The interface below it.
         lower: String,
     },
+    /// The kernel makes no macvtap on such an interface.
+    #[error(
+        "A macvtap cannot stand on the network interface {interface}, which is a macvlan or ipvlan; use \
+         internetworking_model = \"tcfilter\""
+    )]
+    NoMacVtap {
+        /// The interface's name.
+        interface: String,
+    },
     /// A step of the connection failed.
     #[error(
         "Cannot {step} the network interface {interface}; are the kernel's modules tun, macvtap, sch_ingress, cls_u32 and \

@@ -61,9 +61,9 @@ fn delete_macvtap(name: &str) -> io::Result<()> {
 
 fn delete_filters(interface: &str) -> io::Result<()> {
     let mut socket = Socket::open()?;
-    let links = socket.links()?;
-    let Some(link) = links.iter().find(|link| link.name == interface) else { return Ok(()) };
+    let Some(link) = socket.link(interface)? else { return Ok(()) };
     let ingress = socket.ingress(link.index)?;
+    let links = socket.links()?;
     match filter::owner(ingress.as_ref(), &links) {
         Owner::Leftover => socket.delete_ingress(link.index),
         // They may be another sandbox's, which came after this one's VM died.

@@ -32,6 +32,7 @@ async fn a_card_has_as_many_queues_as_asked_for() {
         let network = attach(&crate::Request { queues: 3, ..pod.request(model) }).await.unwrap();
         let Backend::Tap { queues, vhost } = &network.nics[0].backend else { panic!("{network:?}") };
         assert_eq!((queues.len(), vhost.len()), (3, 0));
+        pod.assert_packets_pass(&network);
     }
 }
 
@@ -84,6 +85,20 @@ async fn the_guest_is_told_names_addresses_and_routes() {
 }
 
 #[tokio::test]
+async fn a_route_with_many_ways_or_a_gateway_of_the_other_family_is_read() {
+    let pod = Pod::new();
+    pod.pod.ip("route flush default
+                route add 10.50.0.0/16 nexthop via 10.1.0.1 weight 3 nexthop via 10.1.0.3
+                route add 10.51.0.0/16 via inet6 fd00::1 dev eth0
+                route add fd50::/64 nexthop via fd00::1 nexthop via fd00::3
+                route del default via fd00::1");
+    let guest = attach(&pod.request(Model::TcFilter)).await.unwrap().guest;
+    let routes: Vec<_> =
+        guest.routes.iter().map(|route| format!("{} {}", route.dest, route.gateway)).collect();
+    assert_eq!(routes, ["10.50.0.0/16 10.1.0.1", "10.51.0.0/16 fd00::1", "fd50::/64 fd00::1"]);
+}
+
+#[tokio::test]
 async fn the_other_end_of_a_link_between_two_is_a_route() {
     let pod = Pod::new();
     pod.pod.ip("addr flush dev eth0
@@ -122,6 +137,9 @@ async fn a_macvlan_and_a_bridge_are_connected_and_ports_are_not() {
     let network = attach(&pod.request(Model::TcFilter)).await.unwrap();
     assert_eq!(names(&network), ["eth0", "mac0"]);
     assert_eq!(network.guest.interfaces[1].type_, "macvlan");
+    drop(network);
+    let error = attach(&pod.request(Model::MacVtap)).await.unwrap_err();
+    assert!(matches!(&error, NetworkError::NoMacVtap { interface } if interface == "mac0"), "{error}");
 }
 
 #[tokio::test]

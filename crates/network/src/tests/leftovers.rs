@@ -67,6 +67,30 @@ async fn a_namespace_that_has_a_vm_is_refused_and_the_vm_keeps_its_network() {
 }
 
 #[tokio::test]
+async fn of_two_at_the_same_time_one_gets_the_network() {
+    for _ in 0..20 {
+        let pod = Pod::new();
+        let request = pod.request(Model::TcFilter);
+        let both: [_; 2] = tokio::join!(attach(&request), attach(&request)).into();
+        let (got, refused): (Vec<_>, Vec<_>) = both.into_iter().partition(Result::is_ok);
+        assert_eq!(got.len(), 1, "{refused:?}");
+        let network = got.into_iter().flatten().next().unwrap();
+        pod.assert_packets_pass(&network);
+        assert_eq!(pod.log.open().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_between_two_steps_leaves_nothing_in_the_way() {
+    for model in [Model::TcFilter, Model::MacVtap] {
+        let pod = Pod::new();
+        pod.pod.command("tc", "qdisc add dev eth0 ingress");
+        let network = attach(&pod.request(model)).await.unwrap();
+        pod.assert_packets_pass(&network);
+    }
+}
+
+#[tokio::test]
 async fn filters_of_another_program_are_neither_used_nor_removed() {
     let pod = Pod::new();
     pod.pod.command("tc", "qdisc add dev eth0 clsact");
