@@ -76,7 +76,7 @@ impl<'a> Work<'a> {
     fn connect(&mut self, link: &Link) -> Result<Nic, NetworkError> {
         let before = self.announced.len();
         let queues = match endpoint::way(link) {
-            Way::Tap => step(link, "open", tap::open(&link.name, link.multi_queue, self.request.queues))?,
+            Way::Tap => own(link, "open", tap::open(&link.name, link.multi_queue, self.request.queues))?,
             Way::MacVtap => step(link, "open", macvtap::open(link, self.request.queues))?,
             Way::Connected if self.request.model == Model::MacVtap => self.through_macvtap(link)?,
             Way::Connected => self.through_filters(link)?,
@@ -98,7 +98,7 @@ impl<'a> Work<'a> {
 
     fn through_filters(&mut self, link: &Link) -> Result<Vec<OwnedFd>, NetworkError> {
         let name = names::free(&self.claim(link)?);
-        let queues = step(link, "make a TAP device for", tap::make(&name, self.request.queues))?;
+        let queues = own(link, "make a TAP device for", tap::make(&name, self.request.queues))?;
         let tap = step(link, "find the TAP device of", self.find(&name))?;
         step(link, "set up the TAP device of", self.set_up(&tap, link.mtu))?;
         let ingress = Intent::Ingress { netns: self.request.netns.clone(), interface: link.name.clone() };
@@ -164,6 +164,16 @@ impl<'a> Work<'a> {
                 step(link, "connect", made)
             }
         }
+    }
+}
+
+/// As [`step`], for what only one process can have.
+fn own<T>(link: &Link, name: &'static str, result: io::Result<T>) -> Result<T, NetworkError> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Err(NetworkError::Occupied { interface: link.name.clone() })
+        }
+        result => step(link, name, result),
     }
 }
 

@@ -149,6 +149,15 @@ pub enum NetworkError {
         /// The interface's name.
         interface: String,
     },
+    /// The model is "none".
+    #[error(
+        "The network interface {interface} is not connected, as internetworking_model is \"none\"; choose \"tcfilter\" if \
+         the VM is to have it"
+    )]
+    Off {
+        /// The interface's name.
+        interface: String,
+    },
     /// Another VM has the network.
     #[error(
         "The network interface {interface} already belongs to a VM; a network namespace can have one VM only: give each \
@@ -267,6 +276,9 @@ pub async fn attach(request: &Request) -> Result<PodNetwork, NetworkError> {
 /// # Errors
 /// See [`NetworkError`].
 pub async fn attach_interface(request: &Request, name: &str) -> Result<(Nic, GuestNetwork), NetworkError> {
+    if request.model == Model::None {
+        return Err(NetworkError::Off { interface: name.to_owned() });
+    }
     let (owned, name) = (request.clone(), name.to_owned());
     inside(&request.netns, move || connect::one(&owned, &name)).await
 }

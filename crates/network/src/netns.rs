@@ -26,7 +26,7 @@ pub fn is_hosts(netns: &Path) -> io::Result<bool> {
 }
 
 /// The ids of the processes that are in the network namespace `netns`, in no order. Whether an interface there is used by
-/// containers that share the host's kernel can only be told from them.
+/// containers that share the host's kernel can only be told from them. Ask before the VM's own processes are there.
 ///
 /// # Errors
 /// `netns` or `/proc` cannot be read. Processes that end meanwhile are none.

@@ -214,6 +214,24 @@ async fn an_interface_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
+async fn with_the_model_none_no_interface_is_connected_later() {
+    let pod = Pod::new();
+    let error = attach_interface(&pod.request(Model::None), "eth0").await.unwrap_err();
+    assert!(matches!(error, NetworkError::Off { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_interface_that_has_an_address_but_is_down_is_set_up() {
+    for model in [Model::TcFilter, Model::MacVtap] {
+        let pod = Pod::new();
+        pod.pod.ip("link set eth0 down");
+        let network = attach(&pod.request(model)).await.unwrap();
+        assert_eq!(names(&network), ["eth0"]);
+        assert!(pod.pod.command("ip", "-br link show dev eth0").contains(",UP"));
+    }
+}
+
+#[tokio::test]
 async fn two_interfaces_with_one_hardware_address_are_refused() {
     let pod = Pod::new();
     pod.pod.ip("link add eth1 address 02:00:00:00:00:10 type veth peer name eth2

@@ -67,6 +67,18 @@ async fn a_namespace_that_has_a_vm_is_refused_and_the_vm_keeps_its_network() {
 }
 
 #[tokio::test]
+async fn a_tap_device_of_the_pod_that_a_vm_holds_is_refused() {
+    let pod = Pod::new();
+    pod.pod.ip("link set eth0 down
+                addr flush dev eth0
+                tuntap add dev own mode tap
+                link set own up");
+    let _network = attach(&pod.request(Model::TcFilter)).await.unwrap();
+    let error = attach(&pod.request(Model::TcFilter)).await.unwrap_err();
+    assert!(matches!(&error, NetworkError::Occupied { interface } if interface == "own"), "{error}");
+}
+
+#[tokio::test]
 async fn of_two_at_the_same_time_one_gets_the_network() {
     for _ in 0..20 {
         let pod = Pod::new();
