@@ -4,15 +4,25 @@ use std::net::IpAddr;
 
 use kata_protocol::types::{ARPNeighbor, Interface, Route};
 
-use super::asked::{AskedInterface, AskedNeighbor, AskedRoute};
+use super::asked::{AskedInterface, AskedNeighbor, AskedRoute, Key};
 use super::routes;
 
-/// An interface's new name, and its addresses with the lengths of their prefixes.
+/// The names that an interface has and shall have, if it is known by one.
 #[must_use]
-pub fn asked_interface(asked: &Interface) -> Option<(Option<String>, Vec<(IpAddr, u8)>)> {
+pub fn asked_names(asked: &Interface) -> Option<Vec<String>> {
     let asked = AskedInterface::new(asked).ok()?;
-    let addresses = asked.addresses.iter().map(|prefix| (prefix.address, prefix.length));
-    Some((asked.name, addresses.collect()))
+    let known = match asked.key {
+        Key::Name(name) => Some(name),
+        _ => None,
+    };
+    Some(known.into_iter().chain(asked.name).collect())
+}
+
+/// An interface's addresses, with the lengths of their prefixes.
+#[must_use]
+pub fn asked_addresses(asked: &Interface) -> Option<Vec<(IpAddr, u8)>> {
+    let asked = AskedInterface::new(asked).ok()?;
+    Some(asked.addresses.iter().map(|prefix| (prefix.address, prefix.length)).collect())
 }
 
 /// A route, and what the kernel reads of the request for it.
