@@ -16,10 +16,13 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn handle(kind: u8, body: &[u8]) -> protobuf::Result<()> {
-    match kind % 8 {
+    match kind % 11 {
         0 => {
             let asked = kata::StartSandboxRequest::parse_from_bytes(body)?;
             asked.sandbox.storages.iter().for_each(request::storage);
+            asked.interfaces.iter().for_each(request::interface);
+            asked.routes.Routes.iter().for_each(request::route);
+            asked.neighbors.ARPNeighbors.iter().for_each(request::neighbor);
             container(&asked.container.unwrap_or_default());
         }
         1 => container(&kata::ContainerRequest::parse_from_bytes(body)?),
@@ -46,6 +49,15 @@ fn handle(kind: u8, body: &[u8]) -> protobuf::Result<()> {
         6 => {
             let asked = agent::CreateSandboxRequest::parse_from_bytes(body)?;
             asked.storages.iter().for_each(request::storage);
+        }
+        8 => request::interface(&agent::UpdateInterfaceRequest::parse_from_bytes(body)?.interface),
+        9 => {
+            let asked = agent::UpdateRoutesRequest::parse_from_bytes(body)?;
+            asked.routes.Routes.iter().for_each(request::route);
+        }
+        10 => {
+            let asked = agent::AddARPNeighborsRequest::parse_from_bytes(body)?;
+            asked.neighbors.ARPNeighbors.iter().for_each(request::neighbor);
         }
         _ => request::container_id(&agent::SignalProcessRequest::parse_from_bytes(body)?.container_id),
     }

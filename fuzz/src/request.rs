@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 use kata_agent::fuzzing;
 use kata_protocol::agent::Storage;
 use kata_protocol::oci::{LinuxResources, Process, Spec};
+use kata_protocol::types::{ARPNeighbor, Interface, Route};
 use kata_seccomp::Program;
 use protobuf::Message;
 
@@ -42,6 +43,30 @@ fn adapted(spec: &Spec) {
     }
     let plan = spec.write_to_bytes().expect("what was read can be written");
     assert_eq!(&Spec::parse_from_bytes(&plan).expect("what was written can be read"), spec);
+}
+
+/// An interface is configured.
+pub fn interface(asked: &Interface) {
+    assert!(fuzzing::asked_names(asked).unwrap_or_default().iter().all(|name| is_interface(name)));
+    for (address, length) in fuzzing::asked_addresses(asked).unwrap_or_default() {
+        assert!(length <= if address.is_ipv6() { 128 } else { 32 }, "{address}/{length}");
+    }
+}
+
+/// A route is made.
+pub fn route(asked: &Route) {
+    if let Some([route, sent]) = fuzzing::asked_route(asked) {
+        assert_eq!(route, sent, "the kernel is asked for another route");
+    }
+}
+
+/// A neighbour is added.
+pub fn neighbor(asked: &ARPNeighbor) {
+    assert!(fuzzing::asked_neighbor(asked).is_none_or(|device| is_interface(&device)));
+}
+
+fn is_interface(name: &str) -> bool {
+    (1..16).contains(&name.len()) && !name.contains(['/', '\0', ' '])
 }
 
 /// A process is added.

@@ -8,6 +8,7 @@ use kata_protocol::oci::{Process, Spec};
 
 pub use crate::cgroup::fuzzing::{cgroup_settings, device_program};
 pub use crate::jail::fuzzing::{MountOrders, jail_answer, mount_options};
+pub use crate::network::fuzzing::{asked_addresses, asked_names, asked_neighbor, asked_route};
 pub use crate::storage::fuzzing::storage_options;
 
 use crate::cgroup::fuzzing::{folder, hierarchy};

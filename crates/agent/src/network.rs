@@ -3,12 +3,14 @@
 //! The kernel is asked over a netlink socket of this room's own ([`netlink`], [`wire`]), some 200 lines. The agent is loaded
 //! into every guest, and what runs for the first time costs most there: netlink-packet-route alone, which reads every
 //! attribute that there is, adds 540 kB to a static program, a fifth of the agent; rtnetlink's connection is a task with
-//! queues besides. All of this room adds a tenth of that. The kernel answers within the call that asks, so a change is not
+//! queues besides. All of this room adds 92 kB. The kernel answers within the call that asks, so a change is not
 //! interrupted by another request's: nothing here is awaited but the arrival of a card. Without a network in the request
 //! nothing of it runs.
 
 mod addresses;
 pub(crate) mod asked;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod iptables;
 mod links;
 mod neighbors;

@@ -76,7 +76,7 @@ impl<'a> Work<'a> {
     fn connect(&mut self, link: &Link) -> Result<Nic, NetworkError> {
         let before = self.announced.len();
         let queues = match endpoint::way(link) {
-            Way::Tap => step(link, "open", tap::open(&link.name, link.multi_queue, self.request.queues))?,
+            Way::Tap => own(link, "open", tap::open(&link.name, link.multi_queue, self.request.queues))?,
             Way::MacVtap => step(link, "open", macvtap::open(link, self.request.queues))?,
             Way::Connected if self.request.model == Model::MacVtap => self.through_macvtap(link)?,
             Way::Connected => self.through_filters(link)?,
@@ -97,10 +97,8 @@ impl<'a> Work<'a> {
     }
 
     fn through_filters(&mut self, link: &Link) -> Result<Vec<OwnedFd>, NetworkError> {
-        let links = step(link, "look at", self.socket.links())?;
-        self.claim(link, &links)?;
-        let name = names::free(&links);
-        let queues = step(link, "make a TAP device for", tap::make(&name, self.request.queues))?;
+        let name = names::free(&self.claim(link)?);
+        let queues = own(link, "make a TAP device for", tap::make(&name, self.request.queues))?;
         let tap = step(link, "find the TAP device of", self.find(&name))?;
         step(link, "set up the TAP device of", self.set_up(&tap, link.mtu))?;
         let ingress = Intent::Ingress { netns: self.request.netns.clone(), interface: link.name.clone() };
@@ -109,24 +107,27 @@ impl<'a> Work<'a> {
         Ok(queues)
     }
 
-    /// What `link` receives must be nobody's, or a VM's that is gone.
-    fn claim(&mut self, link: &Link, links: &[Link]) -> Result<(), NetworkError> {
+    /// What `link` receives must be nobody's, or a VM's that is gone. Returns the interfaces that there are.
+    fn claim(&mut self, link: &Link) -> Result<Vec<Link>, NetworkError> {
+        let ingress = step(link, "read the filters of", self.socket.ingress(link.index))?;
+        let links = step(link, "look at", self.socket.links())?;
         if links.iter().any(|above| names::is_ours(&above.name) && above.lower == Some(link.index)) {
             return Err(NetworkError::Occupied { interface: link.name.clone() });
         }
-        let ingress = step(link, "read the filters of", self.socket.ingress(link.index))?;
-        match filter::owner(ingress.as_ref(), links) {
-            Owner::None => Ok(()),
-            Owner::Leftover => step(link, "remove old filters of", self.socket.delete_ingress(link.index)),
-            Owner::Vm => Err(NetworkError::Occupied { interface: link.name.clone() }),
-            Owner::Other => Err(NetworkError::Filtered { interface: link.name.clone() }),
+        match filter::owner(ingress.as_ref(), &links) {
+            Owner::None => (),
+            Owner::Leftover => step(link, "remove old filters of", self.socket.delete_ingress(link.index))?,
+            Owner::Vm => return Err(NetworkError::Occupied { interface: link.name.clone() }),
+            Owner::Other => return Err(NetworkError::Filtered { interface: link.name.clone() }),
         }
+        Ok(links)
     }
 
     fn through_macvtap(&mut self, link: &Link) -> Result<Vec<OwnedFd>, NetworkError> {
-        let links = step(link, "look at", self.socket.links())?;
-        self.claim(link, &links)?;
-        let name = names::free(&links);
+        if ["macvlan", "ipvlan"].iter().any(|kind| link.is(kind)) {
+            return Err(NetworkError::NoMacVtap { interface: link.name.clone() });
+        }
+        let name = names::free(&self.claim(link)?);
         let interface = Intent::Interface { netns: self.request.netns.clone(), name: name.clone() };
         self.make(link, interface, |socket| socket.make_macvtap(&name, link.index, link.mtu))?;
         let tap = step(link, "find the macvtap device of", self.find(&name))?;
@@ -163,6 +164,16 @@ impl<'a> Work<'a> {
                 step(link, "connect", made)
             }
         }
+    }
+}
+
+/// As [`step`], for what only one process can have.
+fn own<T>(link: &Link, name: &'static str, result: io::Result<T>) -> Result<T, NetworkError> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Err(NetworkError::Occupied { interface: link.name.clone() })
+        }
+        result => step(link, name, result),
     }
 }
 

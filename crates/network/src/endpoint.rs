@@ -97,3 +97,64 @@ fn refuse_stacks(chosen: &[&Link]) -> Result<(), NetworkError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::choose;
+    use crate::NetworkError;
+    use crate::netlink::Link;
+    use crate::scan::Scan;
+
+    fn link(index: u32, kind: Option<&str>) -> Link {
+        Link {
+            index,
+            name: format!("if{index}"),
+            kind: kind.map(str::to_owned),
+            mac: vec![2, 0, 0, 0, 0, u8::try_from(index).unwrap()],
+            up: true,
+            ethernet: true,
+            ..Link::default()
+        }
+    }
+
+    fn chosen(links: Vec<Link>) -> Result<Vec<u32>, NetworkError> {
+        let scan = Scan { links, ..Scan::default() };
+        Ok(choose(&scan)?.into_iter().map(|link| link.index).collect())
+    }
+
+    #[test]
+    fn a_pci_device_is_refused_by_name() {
+        let card = Link { bus: Some("pci".to_owned()), ..link(2, None) };
+        let error = chosen(vec![card]).unwrap_err();
+        assert!(matches!(&error, NetworkError::Physical { interface } if interface == "if2"), "{error}");
+        // The host itself may be a VM: a card of virtio is connected like a veth.
+        let virtio = Link { bus: Some("virtio".to_owned()), ..link(3, None) };
+        assert_eq!(chosen(vec![virtio]).unwrap(), [3]);
+    }
+
+    #[test]
+    fn ports_are_not_connected_but_their_bridge_is() {
+        let port = Link { controller: Some(4), ..link(2, Some("veth")) };
+        assert_eq!(chosen(vec![port, link(4, Some("bridge"))]).unwrap(), [4]);
+    }
+
+    #[test]
+    fn a_tap_device_at_a_bridge_is_the_vms_and_the_bridge_is_not() {
+        let tap = Link { controller: Some(4), ..link(2, Some("tun")) };
+        assert_eq!(chosen(vec![tap, link(4, Some("bridge"))]).unwrap(), [2]);
+    }
+
+    #[test]
+    fn ports_of_a_vrf_are_connected() {
+        let port = Link { controller: Some(4), ..link(2, Some("veth")) };
+        let vrf = Link { ethernet: false, ..link(4, Some("vrf")) };
+        assert_eq!(chosen(vec![port, vrf]).unwrap(), [2]);
+    }
+
+    #[test]
+    fn tunnels_that_a_kernel_puts_everywhere_are_passed_over() {
+        let down = |index, kind, ethernet| Link { up: false, ethernet, ..link(index, Some(kind)) };
+        let tunnels = vec![down(2, "ipip", false), down(3, "gretap", true), down(4, "sit", false)];
+        assert!(chosen(tunnels).unwrap().is_empty());
+    }
+}

@@ -18,13 +18,17 @@ pub(crate) enum Owner {
     Other,
 }
 
-/// Tells by the filters of an interface whose they are.
+/// Tells by the filters of an interface whose they are. `links` must have been read after them.
 pub(crate) fn owner(ingress: Option<&Ingress>, links: &[Link]) -> Owner {
     let Some(ingress) = ingress else { return Owner::None };
     if ingress.kind != "ingress" {
         return Owner::Other;
     }
-    // No filter at all: this process, or one like it, died between the two steps.
+    if ingress.filters.is_empty() {
+        // A VM's process is between two steps, or died there: its TAP device is made first.
+        let live = links.iter().any(|link| names::is_ours(&link.name));
+        return if live { Owner::Vm } else { Owner::Leftover };
+    }
     ingress.filters.iter().map(|filter| target(*filter, links)).fold(Owner::Leftover, |all, one| {
         match (all, one) {
             (Owner::Other, _) | (_, Owner::Other) => Owner::Other,
@@ -48,4 +52,37 @@ pub(crate) fn connect(socket: &mut Socket, interface: &Link, tap: &Link) -> io::
     socket.add_ingress(tap.index)?;
     socket.redirect(tap.index, interface.index)?;
     socket.redirect(interface.index, tap.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Owner, owner};
+    use crate::netlink::{Filter, Ingress, Link};
+
+    fn named(index: u32, name: &str) -> Link {
+        Link { index, name: name.to_owned(), ..Link::default() }
+    }
+
+    #[test]
+    fn the_owner_is_told_by_every_filter() {
+        let links = [named(2, "eth0"), named(3, "tap0_kata"), named(4, "ifb0")];
+        let cases = [
+            (vec![], Owner::Vm),
+            (vec![Filter::Redirect(0)], Owner::Leftover),
+            (vec![Filter::Redirect(9)], Owner::Leftover),
+            (vec![Filter::Redirect(3)], Owner::Vm),
+            (vec![Filter::Redirect(3), Filter::Redirect(0)], Owner::Vm),
+            (vec![Filter::Redirect(4)], Owner::Other),
+            (vec![Filter::Other, Filter::Redirect(3)], Owner::Other),
+        ];
+        for (filters, expected) in cases {
+            let ingress = Ingress { kind: "ingress".to_owned(), filters };
+            assert_eq!(owner(Some(&ingress), &links), expected, "{ingress:?}");
+        }
+        let empty = Ingress { kind: "ingress".to_owned(), filters: Vec::new() };
+        assert_eq!(owner(Some(&empty), &links[..1]), Owner::Leftover);
+        let clsact = Ingress { kind: "clsact".to_owned(), filters: vec![Filter::Redirect(3)] };
+        assert_eq!(owner(Some(&clsact), &links), Owner::Other);
+        assert_eq!(owner(None, &links), Owner::None);
+    }
 }

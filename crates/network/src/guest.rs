@@ -21,6 +21,7 @@ pub(crate) fn network(scan: &Scan, chosen: &[&Link]) -> GuestNetwork {
     let mut routes: Vec<Route> = scan
         .routes
         .iter()
+        .inspect(|route| warn_of_barrier(route))
         .filter(|route| !comes_by_itself(route, scan))
         .filter_map(|route| self::route(route, chosen))
         .collect();
@@ -65,6 +66,16 @@ fn ip(address: IpAddr, prefix: u8) -> IPAddress {
         address: address.to_string(),
         mask: prefix.to_string(),
         ..IPAddress::default()
+    }
+}
+
+/// The agent cannot be told of routes to nowhere.
+fn warn_of_barrier(route: &netlink::Route) {
+    if route.barrier && !route.by_kernel {
+        tracing::warn!(
+            destination = %route.destination, prefix = route.prefix, table = route.table,
+            "The guest does not get a route that keeps packets back"
+        );
     }
 }
 
@@ -155,3 +166,6 @@ fn mac(bytes: &[u8]) -> String {
     let parts: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     parts.join(":")
 }
+
+#[cfg(test)]
+mod tests;

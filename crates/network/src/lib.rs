@@ -80,7 +80,7 @@ pub struct Nic {
     pub mac: [u8; 6],
     /// The interface's MTU in bytes.
     pub mtu: u32,
-    /// What carries its packets.
+    /// What carries its packets. Its descriptors are the VM's: close them once the VM has them.
     pub backend: Backend,
     /// What was announced for it, in this order: for [`release`].
     pub announced: Vec<(IntentId, Intent)>,
@@ -149,6 +149,15 @@ pub enum NetworkError {
         /// The interface's name.
         interface: String,
     },
+    /// The model is "none".
+    #[error(
+        "The network interface {interface} is not connected, as internetworking_model is \"none\"; choose \"tcfilter\" if \
+         the VM is to have it"
+    )]
+    Off {
+        /// The interface's name.
+        interface: String,
+    },
     /// Another VM has the network.
     #[error(
         "The network interface {interface} already belongs to a VM; a network namespace can have one VM only: give each \
@@ -209,6 +218,15 @@ pub enum NetworkError {
         /// The interface below it.
         lower: String,
     },
+    /// The kernel makes no macvtap on such an interface.
+    #[error(
+        "A macvtap cannot stand on the network interface {interface}, which is a macvlan or ipvlan; use \
+         internetworking_model = \"tcfilter\""
+    )]
+    NoMacVtap {
+        /// The interface's name.
+        interface: String,
+    },
     /// A step of the connection failed.
     #[error(
         "Cannot {step} the network interface {interface}; are the kernel's modules tun, macvtap, sch_ingress, cls_u32 and \
@@ -258,6 +276,9 @@ pub async fn attach(request: &Request) -> Result<PodNetwork, NetworkError> {
 /// # Errors
 /// See [`NetworkError`].
 pub async fn attach_interface(request: &Request, name: &str) -> Result<(Nic, GuestNetwork), NetworkError> {
+    if request.model == Model::None {
+        return Err(NetworkError::Off { interface: name.to_owned() });
+    }
     let (owned, name) = (request.clone(), name.to_owned());
     inside(&request.netns, move || connect::one(&owned, &name)).await
 }
@@ -273,7 +294,7 @@ pub async fn look(netns: &Path) -> Result<GuestNetwork, NetworkError> {
 }
 
 /// Disconnects one card, which has been unplugged and whose descriptors are closed: takes back what was `announced` for it,
-/// also if its interface is gone.
+/// also if its interface is gone. Blocks for some system calls.
 ///
 /// # Errors
 /// [`NetworkError::Left`].

@@ -86,6 +86,9 @@ impl Socket {
                 interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
                 match payload {
                     NetlinkPayload::InnerMessage(object) => objects.push(object),
+                    NetlinkPayload::Done(end) if end.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(-end.code));
+                    }
                     NetlinkPayload::Done(_) => done = true,
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
                     _ => (),
@@ -115,7 +118,12 @@ impl Socket {
         mut each: impl FnMut(&NetlinkHeader, NetlinkPayload<RouteNetlinkMessage>) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
-        let length = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+        let length = loop {
+            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
+                Err(nix::Error::EINTR) => (),
+                received => break received?,
+            }
+        };
         let mut rest = buffer.get(..length).ok_or(io::ErrorKind::FileTooLarge)?;
         while !rest.is_empty() {
             let message = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;

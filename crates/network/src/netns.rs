@@ -17,7 +17,7 @@ const NSFS: FsType = FsType(0x6e73_6673);
 /// to a VM.
 ///
 /// # Errors
-/// One of them cannot be read; the kind "not found" if `netns` is not there.
+/// `netns` cannot be read. Where init's cannot be (it takes the right to trace it), only this process's counts.
 pub fn is_hosts(netns: &Path) -> io::Result<bool> {
     let namespace = identity(netns)?;
     Ok(["/proc/1/ns/net", "/proc/self/ns/net"]
@@ -26,7 +26,7 @@ pub fn is_hosts(netns: &Path) -> io::Result<bool> {
 }
 
 /// The ids of the processes that are in the network namespace `netns`, in no order. Whether an interface there is used by
-/// containers that share the host's kernel can only be told from them.
+/// containers that share the host's kernel can only be told from them. Ask before the VM's own processes are there.
 ///
 /// # Errors
 /// `netns` or `/proc` cannot be read. Processes that end meanwhile are none.

@@ -15,7 +15,8 @@ use crate::netns;
 /// to another namespace by now.
 ///
 /// # Errors
-/// It is still there; or the intent is of another kind.
+/// It is still there; or the intent is of another kind. Filters stay, with an error of the kind "resource busy", as long as
+/// the TAP device behind them is there: undo them after the VM's end, when nobody holds the device's descriptors.
 pub fn undo(intent: &Intent) -> io::Result<()> {
     let (Intent::Interface { netns, .. } | Intent::Ingress { netns, .. }) = intent else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is nothing in a network"));
@@ -60,11 +61,13 @@ fn delete_macvtap(name: &str) -> io::Result<()> {
 
 fn delete_filters(interface: &str) -> io::Result<()> {
     let mut socket = Socket::open()?;
-    let links = socket.links()?;
-    let Some(link) = links.iter().find(|link| link.name == interface) else { return Ok(()) };
+    let Some(link) = socket.link(interface)? else { return Ok(()) };
     let ingress = socket.ingress(link.index)?;
+    let links = socket.links()?;
     match filter::owner(ingress.as_ref(), &links) {
-        Owner::Leftover | Owner::Vm => socket.delete_ingress(link.index),
+        Owner::Leftover => socket.delete_ingress(link.index),
+        // They may be another sandbox's, which came after this one's VM died.
+        Owner::Vm => Err(io::Error::new(io::ErrorKind::ResourceBusy, "a VM that runs has its filters there")),
         Owner::None | Owner::Other => Ok(()),
     }
 }

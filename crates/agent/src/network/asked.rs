@@ -1,6 +1,6 @@
 //! What a request asks for, read and checked before anything is changed.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kata_protocol::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
 
@@ -193,6 +193,14 @@ impl AskedRoute {
     }
 }
 
+impl<T> RouteTo<T> {
+    /// The same through another interface, or one named otherwise.
+    pub(super) fn through<U>(&self, device: Option<U>) -> RouteTo<U> {
+        let Self { dest, gateway, source, scope, on_link, mtu, metric, table, .. } = *self;
+        RouteTo { dest, gateway, device, source, scope, on_link, mtu, metric, table }
+    }
+}
+
 impl AskedNeighbor {
     /// From a message.
     pub(crate) fn new(asked: &ARPNeighbor) -> Result<Self> {
@@ -262,7 +270,17 @@ fn dest(text: &str, is_v6: bool) -> Option<Prefix> {
     }
     let (address, rest) = text.split_once('/').map_or((text, None), |(address, rest)| (address, Some(rest)));
     let address = address.parse().ok()?;
-    Some(Prefix { address, length: rest.map_or(Some(widest(address)), |rest| length(rest, address))? })
+    let length = rest.map_or(Some(widest(address)), |rest| length(rest, address))?;
+    Some(Prefix { address: network(address, length), length })
+}
+
+/// The address without what comes after its prefix, which the kernel does not keep.
+fn network(address: IpAddr, length: u8) -> IpAddr {
+    let after = u32::from(widest(address) - length);
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::MAX.checked_shl(after).unwrap_or(0) & u32::from(v4)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::MAX.checked_shl(after).unwrap_or(0) & u128::from(v6)).into(),
+    }
 }
 
 fn widest(address: IpAddr) -> u8 {

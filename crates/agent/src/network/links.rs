@@ -23,6 +23,7 @@ const IFLA_INFO_KIND: u16 = 1;
 /// linux/if.h.
 pub(super) const IFF_UP: u32 = 1;
 pub(super) const IFF_NOARP: u32 = 0x80;
+const IFF_LOOPBACK: u32 = 8;
 
 /// `struct ifinfomsg`.
 const FIXED: usize = 16;
@@ -63,7 +64,8 @@ impl Link {
 
     fn has(&self, key: &Key) -> bool {
         match key {
-            Key::Hardware(address) => self.hardware == *address,
+            // The loopback's is all zeros.
+            Key::Hardware(address) => self.flags & IFF_LOOPBACK == 0 && self.hardware == *address,
             Key::Pci(place) => place.interface().is_some_and(|name| name == self.name),
             Key::Name(name) => self.name == *name,
         }

@@ -35,6 +35,9 @@ pub(super) const APPEND: u16 = 0x800;
 /// The kernel fills the buffer of a list up to this size.
 const BUFFER: usize = 32 * 1024;
 
+/// Room for a yes, or for a no with its reason.
+const SHORT_BUFFER: usize = 1024;
+
 /// How often a list is asked for that changes while it is read.
 const READINGS: usize = 8;
 
@@ -89,7 +92,7 @@ impl Netlink {
     /// Asks for something to be done. `flags` are [`CREATE`] and the like.
     pub(super) fn change(&self, message: Message, flags: u16) -> Result<()> {
         let sequence = self.send(message, NLM_F_ACK | flags)?;
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = [0; SHORT_BUFFER];
         loop {
             for message in messages(self.receive(&mut buffer)?) {
                 if message.sequence == sequence && message.kind == NLMSG_ERROR {
@@ -121,7 +124,7 @@ impl Netlink {
                 }
                 stable &= message.flags & NLM_F_DUMP_INTR == 0;
                 match message.kind {
-                    NLMSG_DONE => return Ok(stable.then_some(list)),
+                    NLMSG_DONE => return outcome(&message).map(|()| stable.then_some(list)),
                     NLMSG_ERROR => outcome(&message)?,
                     _ => list.push(message.body.to_owned()),
                 }
@@ -173,7 +176,7 @@ pub(super) fn take_announcements(socket: &OwnedFd) {
 /// What `struct nlmsgerr` says: zero or an error, and the kernel's words behind it.
 fn outcome(message: &Received<'_>) -> Result<()> {
     let code = number(message.body, 0).ok_or(NetlinkError::CutShort)?.cast_signed();
-    if code == 0 {
+    if code >= 0 {
         return Ok(());
     }
     let source = io::Error::from_raw_os_error(code.saturating_neg());

@@ -180,17 +180,7 @@ fn resolve(links: &[Link], asked: &AskedRoute) -> Result<Route> {
             Some(link.ok_or_else(missing)?.index)
         }
     };
-    Ok(Route {
-        dest: asked.dest,
-        gateway: asked.gateway,
-        device,
-        source: asked.source,
-        scope: asked.scope,
-        on_link: asked.on_link,
-        mtu: asked.mtu,
-        metric: asked.metric,
-        table: asked.table,
-    })
+    Ok(asked.through(device))
 }
 
 /// A gateway may be reached by a route that comes later in the list: what fails is tried again as long as others succeed.
@@ -268,4 +258,63 @@ fn describe<T>(route: &RouteTo<T>, device: Option<&str>) -> String {
     let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
     let device = device.map(|device| format!(" dev {device}")).unwrap_or_default();
     format!("{address}/{length}{via}{device}")
+}
+
+/// What the kernel would read of a request for a route.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn sent(route: &Route) -> Option<Route> {
+    let bytes = add_message(route).into_bytes(0, 0);
+    let body = super::wire::messages(&bytes).next()?.body.to_vec();
+    Entry::read(body)?.routes.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kata_protocol::types;
+
+    fn route(dest: &str, gateway: &str) -> Route {
+        let asked = types::Route {
+            dest: dest.into(),
+            gateway: gateway.into(),
+            device: "eth0".into(),
+            mtu: 1300,
+            metric: 7,
+            table: 1000,
+            flags: 4,
+            ..Default::default()
+        };
+        AskedRoute::new(&asked).expect("has a meaning").through(Some(3))
+    }
+
+    #[test]
+    fn a_route_is_read_as_it_is_sent() {
+        for (dest, gateway) in [
+            ("", "10.0.0.1"),
+            ("10.0.0.0/8", ""),
+            ("fd00::/64", "fe80::1"),
+            ("0.0.0.0/0", "fe80::1"),
+            ("::1", ""),
+        ] {
+            let route = route(dest, gateway);
+            assert_eq!(sent(&route), Some(route));
+        }
+    }
+
+    #[test]
+    fn each_next_hop_of_a_route_is_a_route() {
+        let hop = |index: u32, gateway: &str| {
+            let gateway = attribute(RTA_GATEWAY, &octets(gateway.parse().expect("an address")));
+            let length = u16::try_from(NEXT_HOP + gateway.len()).expect("is short");
+            [&length.to_ne_bytes()[..], &[4, 0], &index.to_ne_bytes(), &gateway].concat()
+        };
+        let hops = attribute(RTA_MULTIPATH, &[hop(3, "fd00::1"), hop(4, "fd00::2")].concat());
+        let family = libc::AF_INET6.to_le_bytes()[0];
+        let fixed = [family, 0, 0, 0, 254, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
+        let entry = Entry::read([&fixed[..], &hops].concat()).expect("is a route");
+        let found: Vec<_> =
+            entry.routes.iter().map(|route| (route.device, route.gateway, route.on_link)).collect();
+        let gateway = |text: &str| text.parse().ok();
+        assert_eq!(found, [(Some(3), gateway("fd00::1"), true), (Some(4), gateway("fd00::2"), true)]);
+    }
 }

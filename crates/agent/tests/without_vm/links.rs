@@ -18,8 +18,9 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFF_UP: u32 = 1;
-/// NLM_F_REQUEST, ACK, CREATE and EXCL.
-const FLAGS: u16 = 0x605;
+/// NLM_F_REQUEST and ACK; CREATE and EXCL besides.
+const CHANGE: u16 = 0x5;
+const CREATE: u16 = 0x605;
 
 /// A hardware address that ends with `number`.
 pub(crate) fn hardware(number: u8) -> String {
@@ -43,8 +44,8 @@ impl Slots {
 
     /// Plugs a card in, whose other end is up.
     pub(crate) fn plug(&self, name: &str, number: u8) {
-        let up = [[0; 4], [0; 4], IFF_UP.to_ne_bytes(), IFF_UP.to_ne_bytes()].concat();
-        let peer = [up, text(IFLA_IFNAME, &format!("{name}-peer"))].concat();
+        let other = text(IFLA_IFNAME, &format!("{name}-peer"));
+        let peer = [vec![0; 16], other.clone()].concat();
         let data = attribute(IFLA_INFO_DATA, &attribute(VETH_INFO_PEER, &peer));
         let info = [text(IFLA_INFO_KIND, "veth"), data].concat();
         let body = [
@@ -54,7 +55,11 @@ impl Slots {
             attribute(IFLA_LINKINFO, &info),
         ]
         .concat();
-        self.inside(|| ask(RTM_NEWLINK, &body));
+        let up = [[0; 4], [0; 4], IFF_UP.to_ne_bytes(), IFF_UP.to_ne_bytes()].concat();
+        self.inside(|| {
+            ask(CREATE, &body);
+            ask(CHANGE, &[up, other].concat());
+        });
     }
 
     /// A file below `/proc/net`.
@@ -85,12 +90,12 @@ fn text(kind: u16, text: &str) -> Vec<u8> {
     attribute(kind, &[text.as_bytes(), &[0]].concat())
 }
 
-fn ask(kind: u16, body: &[u8]) {
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let socket =
-        socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute).expect("netlink");
+fn ask(flags: u16, body: &[u8]) {
+    let (kind, protocol) = (RTM_NEWLINK, SockProtocol::NetlinkRoute);
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol);
+    let socket = socket.expect("a netlink socket");
     let length = u32::try_from(16 + body.len()).expect("is short");
-    let header = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &FLAGS.to_ne_bytes(), &[0; 8]].concat();
+    let header = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8]].concat();
     send(socket.as_raw_fd(), &[&header, body].concat(), MsgFlags::empty()).expect("sent");
     let mut answer = [0; 1024];
     recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("an answer");

@@ -46,6 +46,8 @@ pub(crate) struct Route {
     pub(crate) by_kernel: bool,
     /// To another host; not to this one, to nobody or to a group.
     pub(crate) unicast: bool,
+    /// To nobody: packets are dropped or refused, or another table is asked (blackhole, unreachable, prohibit, throw).
+    pub(crate) barrier: bool,
     /// An entry of the kernel's cache of exceptions.
     pub(crate) cached: bool,
     /// Where to; more than one for a multipath route.
@@ -155,6 +157,10 @@ fn route(message: &RouteMessage) -> Route {
         mtu: 0,
         by_kernel: header.protocol == RouteProtocol::Kernel,
         unicast: header.kind == RouteType::Unicast,
+        barrier: matches!(
+            header.kind,
+            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw
+        ),
         cached: header.flags.contains(RouteFlags::Cloned),
         hops: Vec::new(),
     };

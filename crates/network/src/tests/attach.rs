@@ -13,6 +13,8 @@ async fn a_veth_is_connected_by_filters_and_packets_pass_both_ways() {
     let nic = &network.nics[0];
     assert_eq!((nic.name.as_str(), nic.mac, nic.mtu), ("eth0", MAC, 1400));
     pod.assert_packets_pass(&network);
+    let addresses = pod.pod.command("ip", "-br addr show dev tap0_kata");
+    assert!(!addresses.contains("fe80"), "{addresses}");
 }
 
 #[tokio::test]
@@ -30,6 +32,7 @@ async fn a_card_has_as_many_queues_as_asked_for() {
         let network = attach(&crate::Request { queues: 3, ..pod.request(model) }).await.unwrap();
         let Backend::Tap { queues, vhost } = &network.nics[0].backend else { panic!("{network:?}") };
         assert_eq!((queues.len(), vhost.len()), (3, 0));
+        pod.assert_packets_pass(&network);
     }
 }
 
@@ -82,6 +85,20 @@ async fn the_guest_is_told_names_addresses_and_routes() {
 }
 
 #[tokio::test]
+async fn a_route_with_many_ways_or_a_gateway_of_the_other_family_is_read() {
+    let pod = Pod::new();
+    pod.pod.ip("route flush default
+                route add 10.50.0.0/16 nexthop via 10.1.0.1 weight 3 nexthop via 10.1.0.3
+                route add 10.51.0.0/16 via inet6 fd00::1 dev eth0
+                route add fd50::/64 nexthop via fd00::1 nexthop via fd00::3
+                route del default via fd00::1");
+    let guest = attach(&pod.request(Model::TcFilter)).await.unwrap().guest;
+    let routes: Vec<_> =
+        guest.routes.iter().map(|route| format!("{} {}", route.dest, route.gateway)).collect();
+    assert_eq!(routes, ["10.50.0.0/16 10.1.0.1", "10.51.0.0/16 fd00::1", "fd50::/64 fd00::1"]);
+}
+
+#[tokio::test]
 async fn the_other_end_of_a_link_between_two_is_a_route() {
     let pod = Pod::new();
     pod.pod.ip("addr flush dev eth0
@@ -120,6 +137,9 @@ async fn a_macvlan_and_a_bridge_are_connected_and_ports_are_not() {
     let network = attach(&pod.request(Model::TcFilter)).await.unwrap();
     assert_eq!(names(&network), ["eth0", "mac0"]);
     assert_eq!(network.guest.interfaces[1].type_, "macvlan");
+    drop(network);
+    let error = attach(&pod.request(Model::MacVtap)).await.unwrap_err();
+    assert!(matches!(&error, NetworkError::NoMacVtap { interface } if interface == "mac0"), "{error}");
 }
 
 #[tokio::test]
@@ -191,6 +211,24 @@ async fn an_interface_that_is_not_there_is_named() {
     let pod = Pod::new();
     let error = attach_interface(&pod.request(Model::TcFilter), "eth7").await.unwrap_err();
     assert!(matches!(&error, NetworkError::Missing { interface } if interface == "eth7"), "{error}");
+}
+
+#[tokio::test]
+async fn with_the_model_none_no_interface_is_connected_later() {
+    let pod = Pod::new();
+    let error = attach_interface(&pod.request(Model::None), "eth0").await.unwrap_err();
+    assert!(matches!(error, NetworkError::Off { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_interface_that_has_an_address_but_is_down_is_set_up() {
+    for model in [Model::TcFilter, Model::MacVtap] {
+        let pod = Pod::new();
+        pod.pod.ip("link set eth0 down");
+        let network = attach(&pod.request(model)).await.unwrap();
+        assert_eq!(names(&network), ["eth0"]);
+        assert!(pod.pod.command("ip", "-br link show dev eth0").contains(",UP"));
+    }
 }
 
 #[tokio::test]

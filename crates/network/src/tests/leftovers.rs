@@ -1,5 +1,7 @@
 //! What is left after a crash, and what is taken back.
 
+use std::io::ErrorKind;
+
 use super::support::{Namespace, Pod};
 use crate::{Model, NetworkError, attach, attach_interface, undo};
 use kata_intent::Intent;
@@ -22,10 +24,15 @@ async fn after_a_crash_the_log_takes_everything_back() {
 }
 
 #[tokio::test]
-async fn filters_are_taken_back_while_the_vm_still_runs() {
+async fn the_log_of_a_dead_sandbox_does_not_take_the_network_of_the_next_one() {
     let pod = Pod::new();
-    let _running = attach(&pod.request(Model::TcFilter)).await.unwrap();
-    pod.log.replay();
+    drop(attach(&pod.request(Model::TcFilter)).await.unwrap());
+    let dead = pod.log.open().remove(0);
+    let network = attach(&pod.request(Model::TcFilter)).await.unwrap();
+    assert_eq!(undo(&dead).unwrap_err().kind(), ErrorKind::ResourceBusy);
+    pod.assert_packets_pass(&network);
+    drop(network);
+    undo(&dead).unwrap();
     assert_eq!(pod.filters(), "None");
 }
 
@@ -55,6 +62,42 @@ async fn a_namespace_that_has_a_vm_is_refused_and_the_vm_keeps_its_network() {
             assert!(matches!(error, NetworkError::Occupied { .. }), "{error}");
         }
         assert_eq!(pod.log.open().len(), 1);
+        pod.assert_packets_pass(&network);
+    }
+}
+
+#[tokio::test]
+async fn a_tap_device_of_the_pod_that_a_vm_holds_is_refused() {
+    let pod = Pod::new();
+    pod.pod.ip("link set eth0 down
+                addr flush dev eth0
+                tuntap add dev own mode tap
+                link set own up");
+    let _network = attach(&pod.request(Model::TcFilter)).await.unwrap();
+    let error = attach(&pod.request(Model::TcFilter)).await.unwrap_err();
+    assert!(matches!(&error, NetworkError::Occupied { interface } if interface == "own"), "{error}");
+}
+
+#[tokio::test]
+async fn of_two_at_the_same_time_one_gets_the_network() {
+    for _ in 0..20 {
+        let pod = Pod::new();
+        let request = pod.request(Model::TcFilter);
+        let both: [_; 2] = tokio::join!(attach(&request), attach(&request)).into();
+        let (got, refused): (Vec<_>, Vec<_>) = both.into_iter().partition(Result::is_ok);
+        assert_eq!(got.len(), 1, "{refused:?}");
+        let network = got.into_iter().flatten().next().unwrap();
+        pod.assert_packets_pass(&network);
+        assert_eq!(pod.log.open().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_between_two_steps_leaves_nothing_in_the_way() {
+    for model in [Model::TcFilter, Model::MacVtap] {
+        let pod = Pod::new();
+        pod.pod.command("tc", "qdisc add dev eth0 ingress");
+        let network = attach(&pod.request(model)).await.unwrap();
         pod.assert_packets_pass(&network);
     }
 }

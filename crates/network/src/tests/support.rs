@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 
 use crate::netns::run_in_and_wait;
-use crate::{Backend, Model, PodNetwork, Request};
+use crate::{Backend, Model, PodNetwork, Request, netlink};
 
 /// Longer than anything takes on a slow machine.
 const LONG: Duration = Duration::from_secs(20);
@@ -55,6 +55,21 @@ impl Namespace {
     pub(super) fn ip(&self, commands: &str) {
         for command in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
             self.command("ip", command);
+        }
+    }
+
+    /// Waits until an interface that was set up can send and `local` is an address to receive at: the kernel sees the
+    /// carrier, and takes an IPv6 address into use, some time after the commands.
+    fn wait_until_ready(&self, interface: &str, local: &str) {
+        let changes = self.run(netlink::changes).unwrap();
+        let is_up = || self.command("ip", &format!("-br link show dev {interface}")).contains(" UP ");
+        let is_local =
+            || self.command("ip", "-6 route show table local").contains(&format!("local {local} "));
+        while !is_up() || !is_local() {
+            let mut ready = [PollFd::new(changes.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut ready, PollTimeout::try_from(LONG).unwrap()).unwrap();
+            assert_ne!(ready, 0, "{interface} gets ready");
+            netlink::drain(&changes).unwrap();
         }
     }
 
@@ -113,6 +128,8 @@ impl Pod {
                   link set peer up
                   neigh add 10.1.0.2 lladdr 02:00:00:00:00:10 dev peer nud permanent
                   neigh add fd00::2 lladdr 02:00:00:00:00:10 dev peer nud permanent");
+        pod.wait_until_ready("eth0", "fd00::2");
+        world.wait_until_ready("peer", "fd00::1");
         Self { pod, world, log: Arc::default() }
     }
 
@@ -132,46 +149,37 @@ impl Pod {
 
     /// Names of the pod's interfaces.
     pub(super) fn links(&self) -> Vec<String> {
-        let links = self.pod.run(|| crate::netlink::Socket::open()?.links()).unwrap();
+        let links = self.pod.run(|| netlink::Socket::open()?.links()).unwrap();
         links.into_iter().map(|link| link.name).collect()
     }
 
     /// The traffic filters of the pod's `eth0`, as `tc` shows them.
     pub(super) fn filters(&self) -> String {
         let ingress = self.pod.run(|| -> io::Result<_> {
-            let mut socket = crate::netlink::Socket::open()?;
+            let mut socket = netlink::Socket::open()?;
             let index = socket.link("eth0")?.unwrap().index;
             socket.ingress(index)
         });
         format!("{:?}", ingress.unwrap())
     }
 
-    /// A datagram from the VM to the world's `port`, and one back.
+    /// A datagram from the VM's first card to the world, and one back; over IPv4 and IPv6.
     pub(super) fn assert_packets_pass(&self, network: &PodNetwork) {
-        self.assert_packets_pass_through(queue(network, 0));
-    }
-
-    pub(super) fn assert_packets_pass_through(&self, tap: &OwnedFd) {
+        let Backend::Tap { queues, .. } = &network.nics[0].backend else { panic!("{network:?}") };
         for (vm, outside) in [("10.1.0.2", "10.1.0.1"), ("fd00::2", "fd00::1")] {
             let (vm, outside): (IpAddr, IpAddr) = (vm.parse().unwrap(), outside.parse().unwrap());
             let socket = self.world.udp(&SocketAddr::new(outside, 0).to_string());
             let port = socket.local_addr().unwrap().port();
             let ours = SocketAddr::new(vm, 4000);
-            write(tap, &datagram(ours, SocketAddr::new(outside, port), b"from the VM"));
+            write(&queues[0], &datagram(ours, SocketAddr::new(outside, port), b"from the VM"));
             let mut buffer = [0; 64];
             let (length, from) = socket.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..length], from.ip()), (b"from the VM".as_slice(), vm));
             socket.send_to(b"to the VM", ours).unwrap();
-            let frame = read_until(tap, b"to the VM");
+            let frame = read_until(queues, b"to the VM");
             assert_eq!((&frame[..6], &frame[6..12]), (MAC.as_slice(), WORLD_MAC.as_slice()));
         }
     }
-}
-
-/// A descriptor of the first card.
-fn queue(network: &PodNetwork, at: usize) -> &OwnedFd {
-    let Backend::Tap { queues, .. } = &network.nics[0].backend else { panic!("not a TAP device") };
-    &queues[at]
 }
 
 /// Sends a datagram as the VM would.
@@ -184,18 +192,21 @@ fn write(tap: &OwnedFd, frame: &[u8]) {
     assert_eq!(nix::unistd::write(tap, &bytes).unwrap(), bytes.len());
 }
 
-/// The first frame that ends with `payload`; others (the kernel's solicitations) are passed over.
-fn read_until(tap: &OwnedFd, payload: &[u8]) -> Vec<u8> {
+/// The first frame in any queue that ends with `payload`; others (the kernel's solicitations) are passed over.
+fn read_until(queues: &[OwnedFd], payload: &[u8]) -> Vec<u8> {
     let end = Instant::now() + LONG;
     let mut buffer = vec![0; 4096];
     loop {
         let left = end.checked_duration_since(Instant::now()).expect("the frame arrives");
-        let timeout = PollTimeout::try_from(left).unwrap();
-        poll(&mut [PollFd::new(tap.as_fd(), PollFlags::POLLIN)], timeout).unwrap();
-        match nix::unistd::read(tap, &mut buffer) {
-            Ok(length) if buffer[..length].ends_with(payload) => return buffer[HEADER..length].to_vec(),
-            Ok(_) | Err(nix::Error::EAGAIN) => (),
-            Err(error) => panic!("{error}"),
+        let mut ready: Vec<_> =
+            queues.iter().map(|tap| PollFd::new(tap.as_fd(), PollFlags::POLLIN)).collect();
+        poll(&mut ready, PollTimeout::try_from(left).unwrap()).unwrap();
+        for tap in queues {
+            match nix::unistd::read(tap, &mut buffer) {
+                Ok(length) if buffer[..length].ends_with(payload) => return buffer[HEADER..length].to_vec(),
+                Ok(_) | Err(nix::Error::EAGAIN) => (),
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 }

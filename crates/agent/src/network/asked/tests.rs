@@ -85,6 +85,18 @@ fn a_default_route_is_written_in_many_ways() {
 }
 
 #[test]
+fn only_the_prefix_of_a_destination_counts() {
+    for (dest, expected) in [
+        ("10.1.2.3/16", "10.1.0.0"),
+        ("10.1.2.3/0", "0.0.0.0"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("fd00::1:2/64", "fd00::"),
+    ] {
+        assert_eq!(AskedRoute::new(&to(dest, "")).expect("has a meaning").dest.address.to_string(), expected);
+    }
+}
+
+#[test]
 fn a_default_route_without_gateway_is_of_the_named_family() {
     let asked = Route { family: IPFamily::v6.into(), ..to("", "") };
     assert!(AskedRoute::new(&asked).expect("has a meaning").dest.address.is_ipv6());
