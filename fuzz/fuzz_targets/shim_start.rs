@@ -1,7 +1,7 @@
 //! What the shim is given by containerd, and through it by a client. The first byte says what.
 #![no_main]
 
-use containerd_shim_kata_v2::fuzzing::{command_line, destination, role, start_request, subject};
+use containerd_shim_kata_v2::fuzzing::{command_line, destination, pod_annotations, role, start_request, subject};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -27,7 +27,11 @@ fuzz_target!(|input: &[u8]| {
                 assert!(!sandbox.is_empty() && annotations.values().any(|value| *value == sandbox));
             }
         }
-        3 => drop(subject("Kill", body)),
+        3 => {
+            drop(subject("Kill", body));
+            let annotations = pod_annotations(body).unwrap_or_default();
+            assert!(annotations.iter().all(|name| name.starts_with("io.katacontainers.")));
+        }
         _ => {
             if let Some(path) = destination(&text) {
                 assert!(path.is_absolute() || !text.contains("://"));

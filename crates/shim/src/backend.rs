@@ -1,7 +1,9 @@
 //! What the task service needs of a sandbox: the seam between containerd's words and ours. The product has
 //! one implementation ([`crate::kata`]); tests have another.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
@@ -124,9 +126,35 @@ pub(crate) enum Metrics {
     V2(Box<cgroups_v2::metrics::Metrics>),
 }
 
+/// A sandbox to launch for the Sandbox API.
+pub(crate) struct NewSandbox {
+    /// Its bundle.
+    pub(crate) bundle: PathBuf,
+    /// What it shall be: the bundle's `config.json`, if there is one, with what the request says.
+    pub(crate) spec: Spec,
+}
+
+/// Launches sandboxes.
+#[async_trait]
+pub(crate) trait Launcher: Send + Sync {
+    /// Has the VM started; it boots when this returns.
+    async fn launch(&self, sandbox: NewSandbox) -> Result<Arc<dyn Backend>, Failure>;
+}
+
 /// A sandbox with its containers.
 #[async_trait]
 pub(crate) trait Backend: Send + Sync {
+    /// Waits until the guest is up, without any container; the answer is the process id that containerd shall know.
+    async fn boot(&self) -> Result<u32, Failure>;
+    /// Waits until the VM is gone although nobody asked for that, or never came up: why. `None`: somebody did ask.
+    async fn died(&self) -> Option<String>;
+    /// What there is to know about the sandbox, by name, for people.
+    fn about(&self) -> HashMap<String, String>;
+    /// What the sandbox as a whole costs the host.
+    async fn cost(&self) -> Result<Metrics, Failure>;
+    /// Ends the VM and removes what the sandbox made; its containers can still be looked at and deleted. May be called
+    /// again.
+    async fn stop(&self) -> Result<(), Failure>;
     /// Makes a container; the answer is the process id that containerd shall know.
     async fn create(&self, container: NewContainer) -> Result<u32, Failure>;
     /// Makes another process in a container.
@@ -153,6 +181,6 @@ pub(crate) trait Backend: Send + Sync {
     async fn update(&self, container: &str, resources: LinuxResources) -> Result<(), Failure>;
     /// Tells a process's terminal its size in characters.
     async fn resize(&self, key: &Key, width: u32, height: u32) -> Result<(), Failure>;
-    /// Ends the VM and removes everything the sandbox made; may be called again.
+    /// [`stop`](Self::stop), with everything that was known about it; may be called again.
     async fn shutdown(&self) -> Result<(), Failure>;
 }

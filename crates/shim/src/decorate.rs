@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
 use containerd_shim_protos::shim_async::{Task, create_task};
 use protobuf::CodedInputStream;
 use tokio::sync::Notify;
@@ -22,14 +23,17 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 
 type Handler = Arc<dyn MethodHandler + Send + Sync>;
 
-/// The service under both names that containerd uses. `called` is notified at each request.
+/// The task API under both names that containerd uses, and the Sandbox API. `called` is notified at each request.
 #[must_use]
-pub(crate) fn services(task: &Arc<dyn Task + Send + Sync>, called: &Arc<Notify>) -> HashMap<String, Service> {
-    [TASK_V2, TASK_V3]
-        .into_iter()
-        .flat_map(|name| {
-            create_task(task.clone()).into_values().map(move |service| (name.to_owned(), service))
-        })
+pub(crate) fn services<T>(service: &Arc<T>, called: &Arc<Notify>) -> HashMap<String, Service>
+where
+    T: Task + Sandbox + Send + Sync + 'static,
+{
+    let tasks = [TASK_V2, TASK_V3].into_iter().flat_map(|name| {
+        create_task(service.clone()).into_values().map(move |service| (name.to_owned(), service))
+    });
+    tasks
+        .chain(create_sandbox(service.clone()))
         .map(|(name, service)| (name, decorate(service, called)))
         .collect()
 }
@@ -60,9 +64,10 @@ struct Limits {
 fn limits(method: &str) -> Limits {
     let seconds = |seconds, detached| Limits { deadline: Some(Duration::from_secs(seconds)), detached };
     match method {
-        "Wait" => Limits { deadline: None, detached: false },
-        "Create" => seconds(600, true),
+        "Wait" | "WaitSandbox" => Limits { deadline: None, detached: false },
+        "Create" | "StartSandbox" | "StopSandbox" => seconds(600, true),
         "State" | "Pids" | "Stats" | "Connect" => seconds(60, false),
+        "Platform" | "SandboxStatus" | "PingSandbox" | "SandboxMetrics" => seconds(60, false),
         _ => seconds(120, true),
     }
 }

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 pub use crate::stdio::fuzzing::destination;
 
+use protobuf::well_known_types::any::Any;
+
 use crate::args::{self, Command, Identity};
+use crate::cri::PodConfig;
 use crate::pod::Role;
 use crate::{bootstrap, decorate, pod};
 
@@ -59,6 +62,17 @@ pub fn role(config: &[u8]) -> Result<(BTreeMap<String, String>, Option<String>),
         Role::Owner => Ok((annotations, None)),
         Role::Member { sandbox } => Ok((annotations, Some(sandbox))),
     }
+}
+
+/// The names of the annotations that are taken from a pod's configuration in `CreateSandbox`.
+///
+/// # Errors
+/// As told to the user.
+pub fn pod_annotations(value: &[u8]) -> Result<Vec<String>, String> {
+    let type_url = "runtime.v1.PodSandboxConfig".to_owned();
+    let any = Any { type_url, value: value.to_vec(), ..Any::default() };
+    let config = PodConfig::from_any(&any).map_err(|error| error.to_string())?;
+    Ok(config.annotations.into_keys().collect())
 }
 
 /// The container and the process that a request of the task API is about.

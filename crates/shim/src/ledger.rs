@@ -212,6 +212,14 @@ impl Ledger {
         self.lock().get(key).map_or(0, |entry| entry.pid)
     }
 
+    /// The containers whose ends are not known.
+    #[must_use]
+    pub(crate) fn living(&self) -> Vec<Key> {
+        let entries = self.lock();
+        let living = entries.iter().filter(|(key, entry)| key.exec.is_empty() && entry.ended.is_none());
+        living.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Whether no container is known.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {

@@ -26,7 +26,7 @@ pub(crate) enum Role {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PodError {
     /// No `config.json`, or not ours to read.
-    #[error("Cannot read {}; a bundle must have a config.json", path.display())]
+    #[error("Cannot read {}; a bundle must be a folder that can be read", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -63,13 +63,20 @@ struct Shallow {
     annotations: BTreeMap<String, String>,
 }
 
-/// The annotations of a bundle's `config.json`.
+/// The annotations of a bundle's `config.json`. The bundle of a sandbox without a container has none: it is for the
+/// Sandbox API.
 ///
 /// # Errors
-/// The file is missing, unreadable or not what it should be.
+/// The file is unreadable or not what it should be.
 pub(crate) fn annotations(bundle: &Path) -> Result<BTreeMap<String, String>, PodError> {
     let path = bundle.join("config.json");
-    let bytes = fs::read(&path).map_err(|source| PodError::Read { path: path.clone(), source })?;
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && bundle.is_dir() => {
+            return Ok(BTreeMap::new());
+        }
+        Err(source) => return Err(PodError::Read { path, source }),
+    };
     annotations_in(&bytes).map_err(|source| PodError::Parse { path, source })
 }
 
@@ -136,7 +143,11 @@ mod tests {
     #[test]
     fn annotations_are_optional_and_the_rest_of_the_file_is_not_looked_at() {
         let bundle = tempfile::tempdir().unwrap();
-        assert!(matches!(annotations(bundle.path()), Err(PodError::Read { .. })));
+        assert!(
+            annotations(bundle.path()).unwrap().is_empty(),
+            "a sandbox without a container has no such file"
+        );
+        assert!(matches!(annotations(&bundle.path().join("gone")), Err(PodError::Read { .. })));
         std::fs::write(bundle.path().join("config.json"), r#"{"process": 7}"#).unwrap();
         assert!(annotations(bundle.path()).unwrap().is_empty());
         std::fs::write(bundle.path().join("config.json"), r#"{"annotations": {"a": "b"}}"#).unwrap();

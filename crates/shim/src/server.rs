@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use containerd_shim_protos::shim_async::Task;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -23,11 +22,11 @@ use crate::args::Identity;
 use crate::decorate;
 use crate::environment::Environment;
 use crate::handover::Taker;
-use crate::kata::{self, Plan};
+use crate::kata::{self, Plan, Source};
 use crate::ledger::Ledger;
 use crate::logging;
 use crate::publisher::{Publisher, Route};
-use crate::service::{Parts, Service};
+use crate::service::{Lifecycle, Parts, Service};
 
 /// The descriptor of the socket that `start` passes.
 const BIND_FD: &str = "0";
@@ -73,7 +72,8 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
         Some(bundle) => bundle.clone(),
         None => env::current_dir().map_err(ServerError::Bundle)?,
     };
-    let plan = Plan::read(identity, environment, &bundle);
+    let source = Source::of(identity, environment);
+    let plan = Plan::read(&source, &bundle);
     logging::start(&bundle, &identity.id, kata::log_level(identity, &plan));
     let runtime = Builder::new_multi_thread()
         .worker_threads(environment.worker_threads())
@@ -84,7 +84,7 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
         .map_err(ServerError::Runtime)?;
     let route =
         Route::choose(environment.ttrpc_address.as_deref(), &identity.publish_binary, &identity.address);
-    let begin = Begin { plan, socket: environment.socket.clone() };
+    let begin = Begin { plan, source };
     let result = runtime.block_on(serve(listener, identity, route, begin));
     // A thread that waits for a FIFO's reader would wait on.
     runtime.shutdown_background();
@@ -106,8 +106,7 @@ fn inherit(environment: &Environment) -> Result<UnixListener, ServerError> {
 /// What the sandbox is launched from.
 struct Begin {
     plan: Result<Plan, kata::PlanError>,
-    /// Where this server will listen.
-    socket: Option<PathBuf>,
+    source: Source,
 }
 
 async fn serve(
@@ -121,10 +120,13 @@ async fn serve(
     let publisher = Publisher::start(route, &identity.namespace);
     let ledger = Arc::new(Ledger::new(publisher.clone()));
     let end = Arc::new(Notify::new());
+    let Begin { plan, source } = begin;
+    let launched = kata::launch(plan, &source, &ledger).await;
+    let launcher = Box::new(kata::KataLauncher::new(source, &ledger));
     let service = Arc::new(Service::from(Parts {
         namespace: identity.namespace.clone(),
         config: identity.config.clone(),
-        launched: kata::launch(begin.plan, &identity.id, begin.socket.as_deref(), &ledger).await,
+        life: Lifecycle::new(&identity.id, launcher, launched),
         ledger,
         publisher,
         end: end.clone(),
@@ -153,15 +155,15 @@ async fn serve(
     Ok(())
 }
 
-/// Answers the task API on `listener` from now on.
+/// Answers the task API and the Sandbox API on `listener` from now on.
 async fn answer(
     listener: UnixListener,
     service: &Arc<Service>,
     called: &Arc<Notify>,
 ) -> Result<Server, ServerError> {
-    let task: Arc<dyn Task + Send + Sync> = service.clone();
     let listener = nonblocking(listener).map_err(ServerError::Inherit)?;
-    let mut server = Server::new().add_listener(listener).register_service(decorate::services(&task, called));
+    let mut server =
+        Server::new().add_listener(listener).register_service(decorate::services(service, called));
     server.start().await.map_err(ServerError::Serve)?;
     tracing::info!(pid = std::process::id(), version = crate::info::VERSION, "serving");
     Ok(server)

@@ -246,8 +246,14 @@ fn complaint(finished: &Finished) -> Option<String> {
     (finished.code != 0).then(|| finished.complaint())
 }
 
+/// Where it listens.
 pub(crate) fn socket() -> PathBuf {
     Path::new(RUN).join("containerd.sock")
+}
+
+/// Where it listens to shims.
+pub(crate) fn ttrpc_socket() -> PathBuf {
+    Path::new(RUN).join("containerd.sock.ttrpc")
 }
 
 fn log_path(host: &Host) -> PathBuf {

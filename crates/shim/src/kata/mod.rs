@@ -1,5 +1,6 @@
 //! The sandbox behind the service: reads what it shall be, launches it, and translates.
 
+mod cost;
 mod sandbox;
 mod stats;
 
@@ -7,19 +8,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use kata_config::{Config, LoadRequest, LogLevel};
 use kata_sandbox::{IdError, LaunchSpec};
 use oci_spec::runtime::Spec;
 use tokio::runtime::Builder;
 use tracing::level_filters::LevelFilter;
 
-use self::sandbox::Kata;
+use self::sandbox::{Kata, Shape};
 use crate::address;
 use crate::args::Identity;
-use crate::backend::{Failure, Kind};
+use crate::backend::{Failure, Kind, Launcher, NewSandbox};
 use crate::environment::Environment;
 use crate::ledger::Ledger;
-use crate::service::Launched;
+use crate::service::{Launched, empty_spec};
 
 /// Where sandboxes keep their state.
 pub(crate) const STATE_ROOT: &str = "/run/kata";
@@ -49,34 +51,65 @@ pub(crate) enum PlanError {
     Runtime(#[source] io::Error),
 }
 
+/// Where a sandbox's configuration comes from, and its name: what is the same for all that this server may launch.
+#[derive(Debug, Clone)]
+pub(crate) struct Source {
+    id: String,
+    /// The configuration file that runtime options named.
+    explicit: Option<PathBuf>,
+    conf_file: Option<PathBuf>,
+    /// Where this server will listen.
+    socket: Option<PathBuf>,
+}
+
+impl Source {
+    /// As `start` has told this server.
+    pub(crate) fn of(identity: &Identity, environment: &Environment) -> Self {
+        Self {
+            id: identity.id.clone(),
+            explicit: identity.config.clone(),
+            conf_file: environment.conf_file.clone(),
+            socket: environment.socket.clone(),
+        }
+    }
+}
+
 /// Everything known before the sandbox is launched.
 pub(crate) struct Plan {
     bundle: PathBuf,
-    spec: Spec,
+    /// `None`: the bundle is no container's, and `CreateSandbox` will say what the sandbox is.
+    spec: Option<Spec>,
     config: Config,
 }
 
 impl Plan {
-    /// Reads the bundle and the configuration.
+    /// Reads the bundle and the configuration. A bundle without a `config.json`, or with one that has no process or no
+    /// root file system, is that of a sandbox without a container.
     ///
     /// # Errors
     /// Whatever is wrong with either.
-    pub(crate) fn read(
-        identity: &Identity,
-        environment: &Environment,
-        bundle: &Path,
-    ) -> Result<Self, PlanError> {
+    pub(crate) fn read(source: &Source, bundle: &Path) -> Result<Self, PlanError> {
         let path = bundle.join("config.json");
+        if !path.exists() {
+            let config = load(source, &empty_spec())?;
+            return Ok(Self { bundle: bundle.to_owned(), spec: None, config });
+        }
         let spec = Spec::load(&path).map_err(|source| PlanError::Spec { path, source })?;
-        let annotations = spec.annotations().iter().flatten();
-        let request = LoadRequest {
-            explicit: identity.config.clone(),
-            annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
-            env_conf_file: environment.conf_file.clone(),
-            ..LoadRequest::default()
-        };
-        Ok(Self { bundle: bundle.to_owned(), spec, config: kata_config::load(&request)? })
+        let config = load(source, &spec)?;
+        let spec = Some(spec).filter(|spec| spec.process().is_some() && spec.root().is_some());
+        Ok(Self { bundle: bundle.to_owned(), spec, config })
     }
+}
+
+/// The configuration, as the sandbox's annotations have it.
+fn load(source: &Source, spec: &Spec) -> Result<Config, kata_config::Error> {
+    let annotations = spec.annotations().iter().flatten();
+    kata_config::load(&LoadRequest {
+        explicit: source.explicit.clone(),
+        annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        env_conf_file: source.conf_file.clone(),
+        ..LoadRequest::default()
+    })
 }
 
 /// How much to log: `-debug` (containerd logs at debug level) and the configuration can both ask for more.
@@ -94,26 +127,65 @@ pub(crate) fn log_level(identity: &Identity, plan: &Result<Plan, PlanError>) -> 
     }
 }
 
-/// Launches the sandbox: from here on its VM boots, while containerd prepares its first request.
+/// Launches the sandbox of the bundle: from here on its VM boots, while containerd prepares its first request. `None`: it
+/// awaits `CreateSandbox`.
 pub(crate) async fn launch(
     plan: Result<Plan, PlanError>,
-    id: &str,
-    socket: Option<&Path>,
+    source: &Source,
     ledger: &Arc<Ledger>,
-) -> Launched {
-    let refused = |error: &(dyn std::error::Error + 'static)| Failure::of(Kind::FailedPrecondition, error);
-    let Plan { bundle, spec, config } = plan.map_err(|error| refused(&error))?;
+) -> Option<Launched> {
+    match plan {
+        Ok(Plan { spec: None, .. }) => None,
+        Ok(Plan { bundle, spec: Some(spec), config }) => {
+            Some(launch_one(NewSandbox { bundle, spec }, config, source, ledger).await)
+        }
+        Err(error) => Some(Err(refused(&error))),
+    }
+}
+
+fn refused(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::of(Kind::FailedPrecondition, error)
+}
+
+async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &Arc<Ledger>) -> Launched {
+    let NewSandbox { bundle, spec } = new;
+    let shape = Shape {
+        hostname: spec.hostname().clone(),
+        memory_mib: config.hypervisor.default_memory_mib,
+        vcpus: config.hypervisor.default_vcpus,
+    };
     let launch = LaunchSpec {
-        id: id.parse().map_err(|error: IdError| refused(&error))?,
+        id: source.id.parse().map_err(|error: IdError| refused(&error))?,
         bundle,
         config,
         spec,
         state_root: PathBuf::from(STATE_ROOT),
         manager: "containerd".to_owned(),
-        socket: socket.map(Path::to_owned),
+        socket: source.socket.clone(),
     };
     let (sandbox, events) = kata_sandbox::launch(launch).await.map_err(|error| refused(&error))?;
-    Ok(Arc::new(Kata::new(sandbox, events, ledger.clone())))
+    Ok(Arc::new(Kata::new(sandbox, events, shape, ledger.clone())))
+}
+
+/// Launches what `CreateSandbox` asks for.
+pub(crate) struct KataLauncher {
+    source: Source,
+    ledger: Arc<Ledger>,
+}
+
+impl KataLauncher {
+    /// For one server.
+    pub(crate) fn new(source: Source, ledger: &Arc<Ledger>) -> Self {
+        Self { source, ledger: ledger.clone() }
+    }
+}
+
+#[async_trait]
+impl Launcher for KataLauncher {
+    async fn launch(&self, sandbox: NewSandbox) -> Launched {
+        let config = load(&self.source, &sandbox.spec).map_err(|error| refused(&PlanError::from(error)))?;
+        launch_one(sandbox, config, &self.source, &self.ledger).await
+    }
 }
 
 /// Cleans up after sandboxes that died together with their `start`: containerd calls `delete` for none of them.

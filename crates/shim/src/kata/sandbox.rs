@@ -1,5 +1,7 @@
 //! A `kata-sandbox` as the service's backend, and its events as containerd's.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use oci_spec::runtime::{LinuxResources, Process};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::stats;
+use super::{cost, stats};
 use crate::backend::{Backend, Failure, GuestProcess, Kind, Metrics, NewContainer, State, Status, Stdio};
 use crate::events::Ended;
 use crate::ledger::{Key, Ledger};
@@ -25,8 +27,24 @@ const STRAGGLERS: Duration = Duration::from_secs(5);
 /// After the sandbox's end, its last events take this long at most to be told.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 
+/// What a sandbox is launched as.
+#[derive(Debug, Clone)]
+pub(super) struct Shape {
+    /// The guest's name, if it has one of its own.
+    pub(super) hostname: Option<String>,
+    /// Its memory in MiB.
+    pub(super) memory_mib: u32,
+    /// Its CPUs.
+    pub(super) vcpus: u32,
+}
+
 /// Implements the seam.
 pub(super) struct Kata {
+    shape: Shape,
+    /// The VMM's process, once the sandbox was booted by itself.
+    pid: AtomicU32,
+    /// Why the VM is gone.
+    died: watch::Receiver<Option<String>>,
     /// Absent after [`Backend::shutdown`]: the sandbox's events end when its last handle is dropped.
     sandbox: Mutex<Option<Sandbox>>,
     /// True after the last event of the sandbox was told.
@@ -35,10 +53,11 @@ pub(super) struct Kata {
 
 impl Kata {
     /// Of a launched sandbox, whose events go through `ledger` from now on.
-    pub(super) fn new(sandbox: Sandbox, events: EventReceiver, ledger: Arc<Ledger>) -> Self {
+    pub(super) fn new(sandbox: Sandbox, events: EventReceiver, shape: Shape, ledger: Arc<Ledger>) -> Self {
         let (told, over) = watch::channel(false);
-        tokio::spawn(follow(events, ledger, over.clone(), told));
-        Self { sandbox: Mutex::new(Some(sandbox)), over }
+        let (death, died) = watch::channel(None);
+        tokio::spawn(follow(events, ledger, over.clone(), News { told, death }));
+        Self { shape, pid: AtomicU32::new(0), died, sandbox: Mutex::new(Some(sandbox)), over }
     }
 
     fn handle(&self) -> Result<Sandbox, Failure> {
@@ -102,6 +121,46 @@ fn ended(exit: Exit, pid: u32) -> Ended {
 
 #[async_trait]
 impl Backend for Kata {
+    async fn boot(&self) -> Result<u32, Failure> {
+        let booted = self.handle()?.boot(self.shape.hostname.clone()).await;
+        let pid = booted.map_err(|error| failure(&error))?;
+        self.pid.store(pid, Ordering::Relaxed);
+        Ok(pid)
+    }
+
+    async fn died(&self) -> Option<String> {
+        let mut died = self.died.clone();
+        let reason = died.wait_for(Option::is_some).await.ok()?;
+        reason.clone()
+    }
+
+    fn about(&self) -> HashMap<String, String> {
+        let timeline = self.handle().map(|sandbox| sandbox.timeline()).ok();
+        let known = timeline.into_iter().flat_map(|timeline| {
+            let accelerator = timeline.accelerator.map(|accelerator| ("accelerator", accelerator));
+            let reason = timeline.accelerator_reason.map(|reason| ("accelerator_reason", reason));
+            let agent = timeline.agent_version.map(|version| ("agent_version", version));
+            [timeline.vmm.map(|vmm| ("vmm", vmm)), accelerator, reason, agent].into_iter().flatten()
+        });
+        let shape =
+            [("memory_mib", self.shape.memory_mib.to_string()), ("vcpus", self.shape.vcpus.to_string())];
+        let all = known.chain(shape).chain([("runtime_version", crate::info::VERSION.to_owned())]);
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    async fn cost(&self) -> Result<Metrics, Failure> {
+        let pid = self.pid.load(Ordering::Relaxed);
+        let cost = cost::of(pid);
+        Ok(stats::metrics(&cost.map_err(|error| Failure::of(Kind::Unavailable, &error))?))
+    }
+
+    async fn stop(&self) -> Result<(), Failure> {
+        match self.handle() {
+            Ok(sandbox) => sandbox.shutdown().await.map_err(|error| failure(&error)),
+            Err(_) => Ok(()),
+        }
+    }
+
     async fn create(&self, new: NewContainer) -> Result<u32, Failure> {
         let NewContainer { id, bundle, rootfs, spec, stdio: streams } = new;
         let rootfs = rootfs.into_iter().map(mount).collect();
@@ -193,12 +252,20 @@ impl Backend for Kata {
     }
 }
 
+/// Whom else the sandbox's events concern.
+struct News {
+    /// The last event was told.
+    told: watch::Sender<bool>,
+    /// The VM is gone.
+    death: watch::Sender<Option<String>>,
+}
+
 /// Tells containerd, through the ledger, what happens in the sandbox.
 async fn follow(
     mut events: EventReceiver,
     ledger: Arc<Ledger>,
     over: watch::Receiver<bool>,
-    told: watch::Sender<bool>,
+    News { told, death }: News,
 ) {
     while let Some(event) = events.recv().await {
         match event {
@@ -218,7 +285,10 @@ async fn follow(
                 tracing::warn!(container = container.as_str(), "a process was killed for want of memory");
                 ledger.out_of_memory(container.as_str());
             }
-            Event::VmDied { reason } => tracing::error!(reason = %reason, "the VM died"),
+            Event::VmDied { reason } => {
+                tracing::error!(reason = %reason, "the VM died");
+                death.send_replace(Some(reason.to_string()));
+            }
             _ => {}
         }
     }

@@ -1,6 +1,8 @@
-//! containerd's task API (`containerd.task.v2` and `v3`), for one sandbox.
+//! containerd's task API (`containerd.task.v2` and `v3`), for one sandbox; its Sandbox API is in `sandbox.rs`.
 
 mod convert;
+mod lifecycle;
+mod sandbox;
 #[cfg(test)]
 mod tests;
 
@@ -18,10 +20,13 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::shim_async::Task;
 use oci_spec::runtime::Spec;
 use protobuf::MessageField;
+use protobuf::well_known_types::any::Any;
 use tokio::sync::Notify;
 use ttrpc::r#async::TtrpcContext;
 
 use self::convert::status;
+pub(crate) use self::lifecycle::Lifecycle;
+pub(crate) use self::sandbox::empty_spec;
 use crate::backend::{Backend, Failure, Kind, NewContainer, Stdio};
 use crate::events::{self, timestamp};
 use crate::ledger::{Facts, Key, Ledger, Slots};
@@ -39,7 +44,7 @@ pub(crate) type Launched = Result<Arc<dyn Backend>, Failure>;
 pub(crate) struct Service {
     namespace: String,
     config: Option<PathBuf>,
-    launched: Launched,
+    life: Arc<Lifecycle>,
     ledger: Arc<Ledger>,
     publisher: Publisher,
     end: Arc<Notify>,
@@ -52,7 +57,7 @@ pub(crate) struct Parts {
     /// The configuration file that runtime options named at the start.
     pub(crate) config: Option<PathBuf>,
     /// The sandbox.
-    pub(crate) launched: Launched,
+    pub(crate) life: Lifecycle,
     /// What containerd knows.
     pub(crate) ledger: Arc<Ledger>,
     /// The way to containerd.
@@ -63,18 +68,18 @@ pub(crate) struct Parts {
 
 impl From<Parts> for Service {
     fn from(parts: Parts) -> Self {
-        let Parts { namespace, config, launched, ledger, publisher, end } = parts;
-        Self { namespace, config, launched, ledger, publisher, end }
+        let Parts { namespace, config, life, ledger, publisher, end } = parts;
+        Self { namespace, config, life: Arc::new(life), ledger, publisher, end }
     }
 }
 
 impl Service {
-    fn sandbox(&self) -> Result<&dyn Backend, Failure> {
-        self.launched.as_deref().map_err(Clone::clone)
+    fn sandbox(&self) -> Launched {
+        self.life.for_tasks()
     }
 
     /// The sandbox, for requests about a process that must be known.
-    fn known(&self, key: &Key) -> Result<(&dyn Backend, Facts), Failure> {
+    fn known(&self, key: &Key) -> Result<(Arc<dyn Backend>, Facts), Failure> {
         let facts = self.ledger.facts(key).ok_or_else(|| not_found(key))?;
         Ok((self.sandbox()?, facts))
     }
@@ -86,7 +91,7 @@ impl Service {
                 "Restoring a container from a checkpoint is not implemented",
             ));
         }
-        self.check_options(&request)?;
+        self.check_options(request.options.as_ref())?;
         let sandbox = self.sandbox()?;
         let key = Key::new(&request.id, "");
         let facts = Facts { bundle: request.bundle.clone(), names: convert::names_of_create(&request) };
@@ -144,8 +149,8 @@ impl Service {
     }
 
     /// Runtime options come with `start` and again here. Other ones than then come too late: the VM runs.
-    fn check_options(&self, request: &CreateTaskRequest) -> Result<(), Failure> {
-        let Some(any) = request.options.as_ref() else { return Ok(()) };
+    fn check_options(&self, options: Option<&Any>) -> Result<(), Failure> {
+        let Some(any) = options else { return Ok(()) };
         let options = Options::from_any(any).map_err(|error| Failure::of(Kind::InvalidArgument, &error))?;
         match options.config_path {
             Some(path) if Some(&path) != self.config.as_ref() => {
@@ -206,9 +211,7 @@ impl Service {
 
     /// Ends the sandbox, tells the last events, then has the process ended.
     pub(crate) async fn end_all(&self) {
-        if let Ok(sandbox) = &self.launched
-            && let Err(failure) = sandbox.shutdown().await
-        {
+        if let Err(failure) = self.life.shutdown().await {
             tracing::error!(reason = failure.text, "the sandbox did not end in order");
         }
         self.publisher.flush(LAST_EVENTS).await;
@@ -371,8 +374,8 @@ impl Task for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, request: ShutdownRequest) -> ttrpc::Result<Empty> {
-        // containerd calls after each container of a pod; only the last one ends it.
-        if request.now || self.ledger.is_empty() {
+        // containerd calls after each container of a pod; only the last one ends it, unless the pod lives by itself.
+        if request.now || (self.ledger.is_empty() && !self.life.stands_alone()) {
             self.end_all().await;
         }
         Ok(Empty::default())

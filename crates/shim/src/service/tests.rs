@@ -1,5 +1,7 @@
 //! The service as containerd sees it: over ttRPC, under both of its names, with a sandbox that is only a table.
 
+mod sandbox;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -12,7 +14,7 @@ use containerd_shim_protos::api::{
     Status, UpdateTaskRequest, WaitRequest,
 };
 use containerd_shim_protos::shim::oci::ProcessDetails;
-use containerd_shim_protos::shim_async::{Client, Task, TaskClient};
+use containerd_shim_protos::shim_async::{Client, TaskClient};
 use oci_spec::runtime::{LinuxResources, Process};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
@@ -22,9 +24,11 @@ use ttrpc::context::Context;
 use ttrpc::proto::Request;
 use ttrpc::{Code, Error};
 
-use super::{Launched, Parts, Service, convert};
+use super::{Launched, Lifecycle, Parts, Service, convert};
 use crate::backend::Status as Life;
-use crate::backend::{Backend, Failure, GuestProcess, Kind, Metrics, NewContainer, State, Stdio};
+use crate::backend::{
+    Backend, Failure, GuestProcess, Kind, Launcher, Metrics, NewContainer, NewSandbox, State, Stdio,
+};
 use crate::events::Ended;
 use crate::ledger::{Key, Ledger};
 use crate::publisher::{Item, Publisher};
@@ -37,6 +41,11 @@ type End = watch::Sender<Option<Ended>>;
 #[derive(Default)]
 struct Table {
     processes: Mutex<HashMap<Key, (Life, End)>>,
+    /// What a boot comes to, as soon as that is known.
+    boot: watch::Sender<Option<Result<u32, Failure>>>,
+    death: watch::Sender<Option<String>>,
+    /// What was asked of the sandbox as a whole.
+    asked: Mutex<Vec<&'static str>>,
 }
 
 impl Table {
@@ -48,8 +57,44 @@ impl Table {
     }
 }
 
+/// Launches this one, and keeps what was asked for.
+struct Tables(Launched, Arc<Mutex<Vec<NewSandbox>>>);
+
+#[async_trait]
+impl Launcher for Tables {
+    async fn launch(&self, new: NewSandbox) -> Launched {
+        self.1.lock().unwrap().push(new);
+        self.0.clone()
+    }
+}
+
 #[async_trait]
 impl Backend for Table {
+    async fn boot(&self) -> Result<u32, Failure> {
+        let mut boot = self.boot.subscribe();
+        let booted = boot.wait_for(Option::is_some).await.unwrap();
+        booted.clone().unwrap()
+    }
+
+    async fn died(&self) -> Option<String> {
+        let mut death = self.death.subscribe();
+        let died = death.wait_for(Option::is_some).await.unwrap();
+        died.clone()
+    }
+
+    fn about(&self) -> HashMap<String, String> {
+        HashMap::from([("vmm".to_owned(), "table".to_owned())])
+    }
+
+    async fn cost(&self) -> Result<Metrics, Failure> {
+        Ok(Metrics::V2(Box::default()))
+    }
+
+    async fn stop(&self) -> Result<(), Failure> {
+        self.asked.lock().unwrap().push("stop");
+        Ok(())
+    }
+
     async fn create(&self, container: NewContainer) -> Result<u32, Failure> {
         assert_eq!(container.spec.version(), "1.1.0");
         let key = Key::new(&container.id, "");
@@ -126,6 +171,7 @@ impl Backend for Table {
     }
 
     async fn shutdown(&self) -> Result<(), Failure> {
+        self.asked.lock().unwrap().push("shutdown");
         Ok(())
     }
 }
@@ -141,6 +187,10 @@ struct Bench {
 
 impl Bench {
     async fn new(launched: Launched) -> Self {
+        Self::with(Some(launched.clone()), Tables(launched, Arc::default())).await
+    }
+
+    async fn with(launched: Option<Launched>, launcher: Tables) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), r#"{"ociVersion": "1.1.0"}"#).unwrap();
         let (queue, items) = mpsc::unbounded_channel();
@@ -149,12 +199,12 @@ impl Bench {
         let parts = Parts {
             namespace: "ns".into(),
             config: None,
-            launched,
+            life: Lifecycle::new("web", Box::new(launcher), launched),
             ledger: Arc::new(Ledger::new(publisher.clone())),
             publisher,
             end: end.clone(),
         };
-        let task: Arc<dyn Task + Send + Sync> = Arc::new(Service::from(parts));
+        let task = Arc::new(Service::from(parts));
         let address = format!("unix://{}", dir.path().join("socket").display());
         let mut server = Server::new()
             .bind(&address)
