@@ -1,4 +1,5 @@
-//! The images that demo, measurements and tests run: busybox and a Debian, both made here from Debian packages.
+//! The images that demo, measurements and tests run: busybox, a pause image and a Debian, all made here from Debian
+//! packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,20 @@ pub(crate) fn busybox(workspace: &Workspace) -> Result<Image> {
     if !image.file.is_file() {
         let layer = image.file.with_extension("layer");
         busybox_layer(Path::new("/bin/busybox"), &layer)?;
-        oci_image::write(image.name, &layer, &image.file)?;
+        oci_image::write(image.name, &["/bin/sh"], &layer, &image.file)?;
+        fs::remove_file(&layer)?;
+    }
+    Ok(image)
+}
+
+/// What each pod of the Container Runtime Interface begins with: a program that waits, and reaps what nobody waits for.
+pub(crate) fn pause(workspace: &Workspace) -> Result<Image> {
+    let image = Image { name: "localhost/kata/pause:1", file: directory(workspace)?.join("pause.tar") };
+    if !image.file.is_file() {
+        let layer = image.file.with_extension("layer");
+        busybox_layer(Path::new("/bin/busybox"), &layer)?;
+        let line = "trap 'exit 0' INT TERM; while :; do sleep 1000000 & wait; done";
+        oci_image::write(image.name, &["/bin/sh", "-c", line], &layer, &image.file)?;
         fs::remove_file(&layer)?;
     }
     Ok(image)
@@ -61,7 +75,7 @@ pub(crate) fn debian(workspace: &Workspace, progress: &Progress) -> Result<Image
         }
         mmdebstrap.arg(&layer).arg(&sources).env("SOURCE_DATE_EPOCH", "0").env("TMPDIR", scratch.path());
         process::logged(&mut mmdebstrap, &log)?;
-        oci_image::write(image.name, &layer, &image.file)
+        oci_image::write(image.name, &["/bin/sh"], &layer, &image.file)
     })?;
     Ok(image)
 }

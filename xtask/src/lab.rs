@@ -64,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let script = match &args.what {
         What::Test { names } => {
             images::busybox(&workspace)?;
+            images::pause(&workspace)?;
             images::debian(&workspace, &progress)?;
             let names: Vec<&str> = if names.is_empty() {
                 FIRST_TEN.to_vec()

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-/// Writes the image `name` with this uncompressed layer to `to`.
-pub(crate) fn write(name: &str, layer: &Path, to: &Path) -> Result<()> {
+/// Writes the image `name`, which runs `command`, with this uncompressed layer to `to`.
+pub(crate) fn write(name: &str, command: &[&str], layer: &Path, to: &Path) -> Result<()> {
     let mut file = File::open(layer).with_context(|| format!("Cannot read {}", layer.display()))?;
     let (layer_digest, layer_size) = digest_of(&mut file)?;
     let config = json!({
         "architecture": "amd64",
         "os": "linux",
-        "config": { "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"] },
+        "config": { "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": command },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer_digest}")] },
     })
     .to_string();
@@ -127,8 +127,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let [layer, first, second] = ["layer", "first", "second"].map(|name| directory.path().join(name));
         std::fs::write(&layer, [0; 1024]).unwrap();
-        write("localhost/x:1", &layer, &first).unwrap();
-        write("localhost/x:1", &layer, &second).unwrap();
+        write("localhost/x:1", &["/x"], &layer, &first).unwrap();
+        write("localhost/x:1", &["/x"], &layer, &second).unwrap();
         assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
 
         let mut names: Vec<String> = Vec::new();

@@ -11,33 +11,35 @@ use crate::workspace::Workspace;
 
 /// What each package is for stands beside it.
 const PACKAGES: &[&str] = &[
-    "attr",            // tests: extended attributes
-    "bc",              // kernel build
-    "binutils",        // kernel build, readelf
-    "bison",           // kernel build
-    "busybox-static",  // demo and test images
-    "ca-certificates", // package downloads
-    "containerd",      // the manager that demo and tests start privately
-    "cpio",            // tests of the initrd writer
-    "flex",            // kernel build
-    "g++",             // fuzz targets: libFuzzer
-    "gcc",             // kernel build, virtiofsd
-    "iproute2",        // tests: links and rules left behind
-    "kmod",            // kernel build, check
-    "libc6-dev",       // everything compiled
-    "libcap-ng-dev",   // virtiofsd
-    "libelf-dev",      // kernel build
-    "libseccomp-dev",  // virtiofsd
-    "libssl-dev",      // kernel build
-    "make",            // kernel build
-    "mmdebstrap",      // the demo's Debian image
-    "perl",            // kernel build
-    "procps",          // tests: processes left behind
-    "python3",         // tests
-    "qemu-system-x86", // the VMM
-    "runc",            // measurements against an ordinary container
-    "util-linux",      // tests: mounts, namespaces
-    "xz-utils",        // kernel source
+    "attr",                        // tests: extended attributes
+    "bc",                          // kernel build
+    "binutils",                    // kernel build, readelf
+    "bison",                       // kernel build
+    "busybox-static",              // demo and test images
+    "ca-certificates",             // package downloads
+    "containerd",                  // the manager that demo and tests start privately
+    "containernetworking-plugins", // tests: pods' networks
+    "cpio",                        // tests of the initrd writer
+    "flex",                        // kernel build
+    "g++",                         // fuzz targets: libFuzzer
+    "gcc",                         // kernel build, virtiofsd
+    "iproute2",                    // tests: links and rules left behind
+    "iptables",                    // tests: ports of pods' networks
+    "kmod",                        // kernel build, check
+    "libc6-dev",                   // everything compiled
+    "libcap-ng-dev",               // virtiofsd
+    "libelf-dev",                  // kernel build
+    "libseccomp-dev",              // virtiofsd
+    "libssl-dev",                  // kernel build
+    "make",                        // kernel build
+    "mmdebstrap",                  // the demo's Debian image
+    "perl",                        // kernel build
+    "procps",                      // tests: processes left behind
+    "python3",                     // tests
+    "qemu-system-x86",             // the VMM
+    "runc",                        // measurements against an ordinary container
+    "util-linux",                  // tests: mounts, namespaces
+    "xz-utils",                    // kernel source
 ];
 
 /// Installs what is missing; needs root only then.

@@ -37,6 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let prefix = setup::stage(&workspace, &progress)?;
     let probe = binaries::probe(&workspace, &progress)?;
     images::busybox(&workspace)?;
+    images::pause(&workspace)?;
     images::debian(&workspace, &progress)?;
 
     let mut runner = runner(&workspace, &progress);

@@ -26,7 +26,7 @@ use crate::network::{Network, NetworkError};
 use crate::reaper::Reaper;
 use crate::stdio::ports::StdioPorts;
 use crate::stdio::{ChildEnds, Prepared, Request, Target};
-use crate::storage::{self, Mounts};
+use crate::storage::{self, Mounts, Volumes};
 
 use oom::OomEvents;
 
@@ -126,6 +126,7 @@ pub(crate) struct Agent {
     /// `None` while one is being made.
     containers: Mutex<HashMap<ContainerId, Option<Container>>>,
     mounts: Mutex<Mounts>,
+    volumes: Volumes,
     /// Folders of removed containers.
     stale: Mutex<BTreeSet<PathBuf>>,
     /// Whose namespaces the others share.
@@ -157,6 +158,7 @@ impl Agent {
             ports: setup.ports,
             containers: Mutex::default(),
             mounts: Mutex::default(),
+            volumes: Volumes::default(),
             stale: Mutex::default(),
             first: Mutex::default(),
             stands_alone: AtomicBool::new(false),
@@ -187,7 +189,7 @@ impl Agent {
             write_below(Path::new(RESOLV_CONF), &lines)
                 .map_err(|source| SandboxError::Setting { what: "the name servers".into(), source })?;
         }
-        let mounted = Mounts::of(request.storages).await?;
+        let mounted = self.volumes.mount(request.storages).await?;
         locked(&self.mounts).extend(mounted);
         Ok(())
     }
@@ -364,9 +366,10 @@ impl Agent {
 
     async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
         let hierarchy = self.hierarchy.as_ref().ok_or(SandboxError::NoCgroups)?;
-        let mut mounts = Mounts::of(std::mem::take(&mut new.storages)).await?;
+        let mut mounts = self.volumes.mount(std::mem::take(&mut new.storages)).await?;
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());
+        let device_rules = new.spec.Linux.Resources.Devices.as_slice().into();
         let made = self.make_process(&mut new, hierarchy, &cgroup, watch).await;
         let (init, start) = match made {
             Ok(made) => made,
@@ -383,7 +386,7 @@ impl Agent {
             let first = || First { id: new.id.clone(), pid, spec: Arc::clone(&common) };
             locked(&self.first).get_or_insert_with(first);
         }
-        let parts = Parts { id: new.id, cgroup, mounts, common, launcher, start: Some(start) };
+        let parts = Parts { id: new.id, cgroup, mounts, common, device_rules, launcher, start: Some(start) };
         let container = Container::new(parts, init);
         match self.run_prestart(&container).await {
             Ok(()) => Ok((container, pid)),

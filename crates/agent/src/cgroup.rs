@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kata_protocol::oci::LinuxResources;
+use kata_protocol::oci::{LinuxDeviceCgroup, LinuxResources};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
@@ -133,8 +133,10 @@ impl Cgroup {
     }
 
     /// Changes limits; what is not given stays. If one cannot be set, those that were set before it are set back.
-    pub(crate) fn update(&self, limits: &LinuxResources) -> Result<()> {
-        if !limits.Devices.is_empty() {
+    ///
+    /// The rules for devices are told again by some clients, together with what changes: `rules` are those there are.
+    pub(crate) fn update(&self, limits: &LinuxResources, rules: &[LinuxDeviceCgroup]) -> Result<()> {
+        if !limits.Devices.is_empty() && limits.Devices != rules {
             return Err(CgroupError::DevicesChange);
         }
         if let Some(memory) = limits.Memory.as_ref().filter(|memory| memory.CheckBeforeUpdate) {

@@ -11,7 +11,7 @@ pub(crate) mod spec;
 use std::sync::Arc;
 
 use kata_protocol::kata;
-use kata_protocol::oci::{LinuxResources, Process, Spec};
+use kata_protocol::oci::{LinuxDeviceCgroup, LinuxResources, Process, Spec};
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot};
 
@@ -173,6 +173,7 @@ pub(crate) struct Container {
     commands: mpsc::Sender<Command>,
     cgroup: Cgroup,
     common: Arc<Spec>,
+    device_rules: Arc<[LinuxDeviceCgroup]>,
     pid: i32,
 }
 
@@ -184,6 +185,7 @@ impl Container {
             commands: commands.clone(),
             cgroup: parts.cgroup.clone(),
             common: Arc::clone(&parts.common),
+            device_rules: Arc::clone(&parts.device_rules),
             pid: init.0,
         };
         tokio::spawn(actor::run(parts, init, queue, commands));
@@ -271,7 +273,7 @@ impl Container {
 
     /// Changes its limits.
     pub(crate) fn update(&self, limits: &LinuxResources) -> Result<()> {
-        Ok(self.cgroup.update(limits)?)
+        Ok(self.cgroup.update(limits, &self.device_rules)?)
     }
 
     /// Ends all processes and takes everything away that belongs to the container.

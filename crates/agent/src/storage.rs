@@ -4,10 +4,12 @@
 pub(crate) mod fuzzing;
 mod options;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kata_protocol::agent::{FSGroup, Storage};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -16,7 +18,9 @@ use protobuf::MessageField;
 use options::MountOptions;
 
 /// Driver names of storages that this agent can mount (upstream's names).
-pub(crate) const DRIVERS: [&str; 5] = ["virtio-fs", "bind", "ephemeral", "local", "overlayfs"];
+pub(crate) const DRIVERS: [&str; 5] = ["virtio-fs", "bind", EPHEMERAL, "local", "overlayfs"];
+/// The driver of memory.
+const EPHEMERAL: &str = "ephemeral";
 
 /// Driver option of `overlayfs` that names a folder to be made first.
 const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
@@ -43,29 +47,33 @@ pub(crate) enum StorageError {
 
 type Result<T> = std::result::Result<T, StorageError>;
 
-/// What was mounted, to be undone in reverse.
-#[derive(Debug, Default)]
-pub(crate) struct Mounts(Vec<PathBuf>);
+/// What is mounted in the sandbox. Memory (`ephemeral`) is shared: who names a mount point that is there already gets
+/// what is there, and it goes with the last one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Volumes {
+    /// How many hold the memory at each mount point. Held while one is mounted or unmounted, which waits for nobody.
+    memory: Arc<Mutex<HashMap<PathBuf, usize>>>,
+}
 
-impl Mounts {
+impl Volumes {
     /// Mounts all, or none. Runs where blocking is allowed: a mount may wait for the host.
-    pub(crate) async fn of(storages: Vec<Storage>) -> Result<Self> {
+    pub(crate) async fn mount(&self, storages: Vec<Storage>) -> Result<Mounts> {
+        let mut mounts = Mounts { targets: Vec::new(), volumes: self.clone() };
         if storages.is_empty() {
-            return Ok(Self::default());
+            return Ok(mounts);
         }
         let mounted = tokio::task::spawn_blocking(move || {
-            let mut mounts = Vec::new();
             for storage in &storages {
-                match add(storage) {
-                    Ok(Some(target)) => mounts.push(target),
+                match mounts.volumes.add(storage) {
+                    Ok(Some(target)) => mounts.targets.push(target),
                     Ok(None) => {}
                     Err(error) => {
-                        unmount_all(mounts);
+                        mounts.volumes.unmount_all(mounts.targets);
                         return Err(error);
                     }
                 }
             }
-            Ok(Self(mounts))
+            Ok(mounts)
         });
         match mounted.await {
             Ok(result) => result,
@@ -73,26 +81,73 @@ impl Mounts {
         }
     }
 
-    /// Adds what `other` holds.
-    pub(crate) fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+    /// What is to be given back later, if anything.
+    fn add(&self, storage: &Storage) -> Result<Option<PathBuf>> {
+        if storage.driver != EPHEMERAL {
+            return add(storage);
+        }
+        let mut memory = self.memory();
+        let target = PathBuf::from(&storage.mount_point);
+        if let Some(holders) = memory.get_mut(&target) {
+            *holders += 1;
+            return Ok(Some(target));
+        }
+        let added = add(storage)?;
+        memory.extend(added.clone().map(|target| (target, 1)));
+        Ok(added)
     }
 
-    /// Unmounts all.
+    fn unmount_all(&self, targets: Vec<PathBuf>) {
+        for target in targets.into_iter().rev() {
+            let mut memory = self.memory();
+            match memory.get_mut(&target) {
+                Some(holders) if *holders > 1 => *holders -= 1,
+                Some(_) => {
+                    memory.remove(&target);
+                    unmount(&target);
+                }
+                None => {
+                    drop(memory);
+                    unmount(&target);
+                }
+            }
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, HashMap<PathBuf, usize>> {
+        // Every change is complete before anything can panic.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was mounted, to be undone in reverse.
+#[derive(Debug, Default)]
+pub(crate) struct Mounts {
+    targets: Vec<PathBuf>,
+    volumes: Volumes,
+}
+
+impl Mounts {
+    /// Adds what `other` holds.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.targets.extend(other.targets);
+        self.volumes = other.volumes;
+    }
+
+    /// Unmounts all that nobody else holds.
     pub(crate) async fn undo(&mut self) {
-        let mounts = std::mem::take(&mut self.0);
-        if !mounts.is_empty() {
+        let targets = std::mem::take(&mut self.targets);
+        if !targets.is_empty() {
+            let volumes = self.volumes.clone();
             // Cannot fail but by a panic, of which there is none.
-            let _ = tokio::task::spawn_blocking(|| unmount_all(mounts)).await;
+            let _ = tokio::task::spawn_blocking(move || volumes.unmount_all(targets)).await;
         }
     }
 }
 
-fn unmount_all(mounts: Vec<PathBuf>) {
-    for target in mounts.into_iter().rev() {
-        if let Err(errno) = umount2(&target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            tracing::warn!(target = %target.display(), %errno, "A mount is left");
-        }
+fn unmount(target: &Path) {
+    if let Err(errno) = umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        tracing::warn!(target = %target.display(), %errno, "A mount is left");
     }
 }
 
@@ -105,7 +160,7 @@ fn add(storage: &Storage) -> Result<Option<PathBuf>> {
     match storage.driver.as_str() {
         "virtio-fs" => mount_at(storage, or(&storage.fstype, "virtiofs"), &target)?,
         "bind" => bind(storage, &target)?,
-        "ephemeral" => ephemeral(storage, &target)?,
+        EPHEMERAL => ephemeral(storage, &target)?,
         "overlayfs" => overlay(storage, &target)?,
         "local" => {
             local(storage, &target)?;

@@ -2,6 +2,8 @@
 
 /// Where the sandbox's shared directory is mounted.
 pub const SHARED_DIR: &str = "/run/kata-containers/shared/containers/";
+/// Where memory is mounted that the sandbox's containers share.
+pub const SHARED_MEMORY_DIR: &str = "/run/kata-containers/sandbox/";
 /// The virtio-fs tag of the shared directory.
 pub const SHARE_TAG: &str = "kataShared";
 /// The virtio-serial port that carries the agent's streams when there is no vsock.

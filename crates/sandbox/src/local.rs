@@ -9,6 +9,7 @@ use kata_intent::{Intent, Intents};
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::idmap::IdMap;
+use kata_storage::memory::Memory;
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
 use kata_vmm::{Share, VmPlan, Vmm};
@@ -226,12 +227,25 @@ fn prepare(
     let guest_root = files.mount_rootfs(&rootfs, &root)?;
     set_root(&mut spec, guest_root)?;
     let mut mounts = spec.mounts().clone().unwrap_or_default();
-    files.share_volumes(&mut mounts, &bundle, &own_ids(&spec))?;
+    let memories = files.share_volumes(&mut mounts, &bundle, &own_ids(&spec))?;
     spec.set_mounts(Some(mounts));
     if !seccomp && let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None);
     }
-    Ok(Files { spec, storages: Vec::new() })
+    Ok(Files { spec, storages: memories.into_iter().map(memory).collect() })
+}
+
+/// A tmpfs; the agent makes it for the first container that names it.
+fn memory(memory: Memory) -> Storage {
+    let options = ["nosuid", "noexec", "nodev", "mode=1777"].map(str::to_owned);
+    Storage {
+        driver: "ephemeral".to_owned(),
+        source: "shm".to_owned(),
+        fstype: "tmpfs".to_owned(),
+        options: options.into_iter().chain([format!("size={}", memory.size)]).collect(),
+        mount_point: memory.guest_path.to_string_lossy().into_owned(),
+        ..Default::default()
+    }
 }
 
 /// The ids of the container's user namespace.

@@ -9,6 +9,7 @@
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod idmap;
+pub mod memory;
 mod mount;
 pub mod processes;
 pub mod rootfs;

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use kata_protocol::guest;
 
+use crate::memory::Memories;
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::trail::{StepError, Trail};
 use kata_intent::Intents;
@@ -48,6 +49,7 @@ pub enum ShareError {
 pub struct SharedDirectory {
     root: PathBuf,
     trail: Trail,
+    memories: Arc<Memories>,
 }
 
 impl SharedDirectory {
@@ -64,7 +66,7 @@ impl SharedDirectory {
     pub fn create(run_dir: &Path, sandbox: &str, intents: Arc<dyn Intents>) -> Result<Self, ShareError> {
         check_name(sandbox)?;
         let root = Self::path_for(run_dir, sandbox);
-        let mut share = Self { root, trail: Trail::new(intents) };
+        let mut share = Self { root, trail: Trail::new(intents), memories: Arc::default() };
         match share.make(run_dir) {
             Ok(()) => Ok(share),
             Err(error) => {
@@ -133,7 +135,7 @@ impl SharedDirectory {
         let mut trail = self.trail.branch();
         trail.dir(&dir)?;
         let guest_dir = Path::new(guest::SHARED_DIR).join("passthrough").join(container);
-        Ok(ContainerFiles { dir, guest_dir, trail, volumes: 0 })
+        Ok(ContainerFiles { dir, guest_dir, trail, volumes: 0, memories: Arc::clone(&self.memories) })
     }
 
     /// Takes back all that [`SharedDirectory::create`] made. Containers' files must be removed before. May be
@@ -155,6 +157,8 @@ pub struct ContainerFiles {
     pub(crate) trail: Trail,
     /// How many volumes there have been.
     pub(crate) volumes: usize,
+    /// The sandbox's.
+    pub(crate) memories: Arc<Memories>,
 }
 
 impl ContainerFiles {

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup` | left as it is: the guest's own |
 //! | bind of `/proc`, `/sys` or below, of `/dev`, `/dev/pts`, `/dev/mqueue`, `/dev/null` and its kind | left as it is: the guest's own |
-//! | bind onto `/dev/shm` | a tmpfs of the same size in the guest: memory cannot be shared with the host |
+//! | bind of a tmpfs onto `/dev/shm` | memory in the guest, of the same size: it cannot be shared with the host, but all containers that bind the same directory share it |
 //! | bind of a directory or regular file | bind-mounted into the share, the source rewritten to the guest's path |
 //! | bind of a socket, FIFO or device | an error: the other end would not be in the guest |
 //! | any other type | an error |
@@ -23,9 +23,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
-use rustix::fs::fstatvfs;
 
 use crate::idmap::{self, IdMap, NoIds, Wanted};
+use crate::memory::Memory;
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::share::ContainerFiles;
 use crate::trail::StepError;
@@ -122,6 +122,7 @@ pub enum VolumeError {
 impl ContainerFiles {
     /// Carries the host's part of `mounts` into the share and rewrites each to what the guest must mount.
     /// Relative sources are in `bundle`; `ids` are the container's own, for mounts that are mapped and do not say how.
+    /// Returns the memory that must be in the guest before.
     ///
     /// # Errors
     /// A source is missing or cannot be shared, or a mount fails. What was made before it is taken back by
@@ -131,32 +132,35 @@ impl ContainerFiles {
         mounts: &mut [Mount],
         bundle: &Path,
         ids: &IdMap,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<Vec<Memory>, VolumeError> {
+        let mut memories = Vec::new();
         for mount in mounts {
             let destination = mount.destination().clone();
             let mapping = idmap::take(mount, ids);
             let mapping =
                 mapping.map_err(|source| VolumeError::Ids { destination: destination.clone(), source })?;
             let shared = self.share_volume(mount, bundle, mapping.as_ref())?;
-            if !shared && mapping.is_some() {
+            if !matches!(shared, Shared::Files) && mapping.is_some() {
                 return Err(VolumeError::NoFiles { destination });
             }
+            if let Shared::Memory(memory) = shared {
+                memories.push(memory);
+            }
         }
-        Ok(())
+        Ok(memories)
     }
 
-    /// Whether there was anything to share.
     fn share_volume(
         &mut self,
         mount: &mut Mount,
         bundle: &Path,
         mapping: Option<&Wanted>,
-    ) -> Result<bool, VolumeError> {
-        let Some(source) = bind_source(mount)? else { return Ok(false) };
+    ) -> Result<Shared, VolumeError> {
+        let Some(source) = bind_source(mount)? else { return Ok(Shared::Nothing) };
         let source = bundle.join(source);
         let destination = mount.destination().clone();
         if is_guests_own_tree(&source) {
-            return Ok(false);
+            return Ok(Shared::Nothing);
         }
         let opened = open_path(&source).and_then(|fd| metadata(&fd).map(|metadata| (fd, metadata)));
         let (fd, metadata) = opened.map_err(|error| VolumeError::Source {
@@ -164,12 +168,14 @@ impl ContainerFiles {
             destination: destination.clone(),
             source: error,
         })?;
-        if destination == Path::new(SHARED_MEMORY) {
-            become_tmpfs(mount, &fd);
-            return Ok(false);
+        if destination == Path::new(SHARED_MEMORY)
+            && let Some(memory) = self.memories.of(&source, &fd)
+        {
+            become_memory(mount, &memory);
+            return Ok(Shared::Memory(memory));
         }
         if is_guests_own(&source, &metadata) {
-            return Ok(false);
+            return Ok(Shared::Nothing);
         }
         if let Some(kind) = unshareable(metadata.file_type()) {
             return Err(VolumeError::Kind { from: source, destination, kind });
@@ -178,7 +184,7 @@ impl ContainerFiles {
             .bind(&source, (&fd, metadata.is_dir()), mount, mapping)
             .map_err(|error| VolumeError::Share { from: source, source: Box::new(error) })?;
         rewrite(mount, path);
-        Ok(true)
+        Ok(Shared::Files)
     }
 
     /// Binds what `fd` refers to into the share; returns its path in the guest.
@@ -213,6 +219,13 @@ impl ContainerFiles {
         })?;
         Ok(self.guest_dir.join(name))
     }
+}
+
+/// What a mount has of the host's.
+enum Shared {
+    Nothing,
+    Files,
+    Memory(Memory),
 }
 
 /// The source of a bind mount; `None` for what the guest mounts by itself.
@@ -277,17 +290,14 @@ fn metadata(fd: &OwnedFd) -> io::Result<Metadata> {
     std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Turns a bind of the host's shared memory into a tmpfs of the same size.
-fn become_tmpfs(mount: &mut Mount, source: &OwnedFd) {
-    // 64 MiB is what containers usually get, and what there is if the size cannot be read.
-    let size = fstatvfs(source).map_or(64 << 20, |fs| fs.f_blocks.saturating_mul(fs.f_frsize));
-    let size = format!("size={size}");
-    let mut options: Vec<_> =
-        ["nosuid", "noexec", "nodev", "mode=1777", &size].into_iter().map(str::to_owned).collect();
+/// Makes `mount` a bind mount of memory in the guest.
+fn become_memory(mount: &mut Mount, memory: &Memory) {
+    let mut options: Vec<_> = ["rbind", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec();
     if is_read_only(mount) {
         options.push("ro".to_owned());
     }
-    mount.set_typ(Some("tmpfs".to_owned())).set_source(Some("shm".into())).set_options(Some(options));
+    mount.set_options(Some(options));
+    rewrite(mount, memory.guest_path.clone());
 }
 
 /// Makes `mount` a bind mount of `path`, keeping its options for the guest to apply as well.

@@ -260,6 +260,16 @@ fn log_path(host: &Host) -> PathBuf {
     host.data().join("containerd.log")
 }
 
+/// Makes a cgroup of this name in every hierarchy, as the kubelet does for a pod; it goes with the test.
+pub(crate) fn make_cgroups(name: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let unified = root.join("cgroup.controllers").exists();
+    for hierarchy in if unified { vec![root.to_owned()] } else { subdirectories(root) } {
+        let made = fs::create_dir(hierarchy.join(name));
+        made.unwrap_or_else(|e| fail(format_args!("Cannot make a cgroup in {}: {e}", hierarchy.display())));
+    }
+}
+
 /// runc makes a cgroup for the namespace in every hierarchy and leaves it to whoever owns the namespace.
 ///
 /// After a failed test there may be containers' cgroups in it; [`crate::leftovers`] has looked at them before.

@@ -20,7 +20,7 @@ use tonic::{Response, Status};
 
 use crate::command::{Finished, PATIENCE, run};
 use crate::configuration;
-use crate::containerd::{Containerd, socket};
+use crate::containerd::{Containerd, make_cgroups, socket};
 use crate::failure::{eventually, fail};
 use proto::image_service_client::ImageServiceClient;
 use proto::runtime_service_client::RuntimeServiceClient;
@@ -60,12 +60,14 @@ impl<'c> Cri<'c> {
     /// Waits until containerd's plugin and the network are ready, and imports the images.
     pub(crate) fn connect(containerd: &'c Containerd) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be had");
-        let endpoint = Endpoint::from_shared(format!("unix://{}", socket().display())).expect("is an address");
+        let endpoint =
+            Endpoint::from_shared(format!("unix://{}", socket().display())).expect("is an address");
         let channel = {
             let _inside = runtime.enter();
             endpoint.timeout(PATIENCE).connect_lazy()
         };
         let cri = Self { containerd, runtime, channel, names: Cell::new(0) };
+        make_cgroups(&containerd.host.mark);
         eventually("the interface and its network are ready", Duration::from_secs(60), || cri.is_ready());
         for (file, name) in [(PAUSE_FILE, PAUSE), ("busybox.tar", BUSYBOX)] {
             cri.import(file, name);

@@ -143,7 +143,8 @@ fn is_expected(path: &Path, mark: &str) -> bool {
     let mut of_namespaces = [mark, NAMESPACE].into_iter().flat_map(|namespace| {
         ["runc", "fifo"].map(|kind| Path::new("/run/containerd").join(kind).join(namespace))
     });
-    SHARED.into_iter().any(|expected| path == Path::new(expected)) || of_namespaces.any(|expected| path == expected)
+    SHARED.into_iter().any(|expected| path == Path::new(expected))
+        || of_namespaces.any(|expected| path == expected)
 }
 
 /// Entries with the mark in their name, in a directory shared with the whole machine.

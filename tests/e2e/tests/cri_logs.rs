@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use kata_e2e::proto::Mount;
 use kata_e2e::cri_test;
+use kata_e2e::proto::Mount;
 
 #[test]
 fn each_line_has_time_stream_and_tag() {

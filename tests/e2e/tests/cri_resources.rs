@@ -79,7 +79,7 @@ fn figures_of_a_pod_hold_those_of_its_containers() {
         let ids: Vec<_> =
             stats.containers.iter().map(|stats| stats.attributes.clone().unwrap_or_default().id).collect();
         assert_eq!(ids, [container.id()]);
-        let memory = stats.memory.and_then(|memory| memory.usage_bytes).unwrap().value;
+        let memory = stats.containers[0].memory.and_then(|memory| memory.working_set_bytes).unwrap().value;
         assert!(memory > 10_000, "{memory} bytes");
     });
 }

@@ -1,7 +1,7 @@
 //! The `securityContext` of a pod's containers.
 
-use kata_e2e::proto::{Capability, Int64Value, SecurityProfile, security_profile::ProfileType};
 use kata_e2e::cri_test;
+use kata_e2e::proto::{Capability, Int64Value, SecurityProfile, security_profile::ProfileType};
 
 #[test]
 fn a_workload_runs_as_the_user_and_groups_it_is_given() {
@@ -12,7 +12,8 @@ fn a_workload_runs_as_the_user_and_groups_it_is_given() {
             security.run_as_group = Some(Int64Value { value: 2345 });
             security.supplemental_groups = vec![3456, 4567];
         });
-        let container = container.shell("id -u; id -g; grep ^Groups /proc/self/status; echo ready; sleep 1000").start();
+        let container =
+            container.shell("id -u; id -g; grep ^Groups /proc/self/status; echo ready; sleep 1000").start();
         container.wait_for_line("ready");
         let shown: Vec<String> = container.log().into_iter().map(|line| line.text).collect();
         assert_eq!(shown[..2], ["1234", "2345"]);
@@ -102,7 +103,8 @@ fn a_privileged_container_can_mount() {
         });
         let pod = pod.run();
         let container = pod.container("main").security(|security| security.privileged = true);
-        let line = "mount -t tmpfs none /tmp && touch /tmp/x && test -w /proc/sys/kernel/hostname && echo mounted";
+        let line =
+            "mount -t tmpfs none /tmp && touch /tmp/x && test -w /proc/sys/kernel/hostname && echo mounted";
         assert_eq!(container.shell(line).run().text(), "mounted");
     });
 }

@@ -1,9 +1,10 @@
 //! What the containers of a pod share, and what they do not: namespaces, `/dev/shm`, host name, files of the kubelet.
 
 use std::fs;
+use std::time::Duration;
 
 use kata_e2e::proto::{DnsConfig, Mount, NamespaceMode};
-use kata_e2e::cri_test;
+use kata_e2e::{cri_test, eventually};
 
 #[test]
 fn processes_are_each_containers_own() {
@@ -25,7 +26,10 @@ fn processes_are_shared_if_the_pod_says_so() {
         assert_eq!(pids(&first), pids(&second));
         first.shell("sleep 987 >/dev/null 2>&1 &");
         assert_eq!(second.shell("pkill -f '[s]leep 987'; pgrep -f '[s]leep 987' | wc -l"), "0");
-        assert!(!second.shell("cat /proc/1/cmdline | tr '\\0' ' '").contains("ready"), "a workload is process 1");
+        assert!(
+            !second.shell("cat /proc/1/cmdline | tr '\\0' ' '").contains("ready"),
+            "a workload is process 1"
+        );
         // A container whose first process is not process 1 ends with that process.
         first.remove();
         assert_eq!(second.shell("echo alive"), "alive");
@@ -114,7 +118,11 @@ fn a_hosts_file_of_the_kubelet_is_seen_and_written() {
         let first = pod.container("first").with(mount).idle().start();
         let second = pod.container("second").with(mount).idle().start();
         first.shell("echo 10.0.0.9 peer >> /etc/hosts");
-        assert_eq!(second.shell("cat /etc/hosts"), "127.0.0.1 localhost\n10.0.0.9 peer");
+        assert_eq!(fs::read_to_string(&hosts).unwrap(), "127.0.0.1 localhost\n10.0.0.9 peer\n");
+        // A guest may know a file's size for a second.
+        eventually("the other container sees it", Duration::from_secs(5), || {
+            second.shell("cat /etc/hosts") == "127.0.0.1 localhost\n10.0.0.9 peer"
+        });
     });
 }
 

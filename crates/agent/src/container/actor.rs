@@ -27,6 +27,8 @@ pub(crate) struct Parts {
     pub(crate) mounts: Mounts,
     /// What holds for further processes too.
     pub(crate) common: Arc<oci::Spec>,
+    /// The host's rules for its devices.
+    pub(crate) device_rules: Arc<[oci::LinuxDeviceCgroup]>,
     /// Makes further processes.
     pub(crate) launcher: Arc<Launcher>,
     /// Starts it; taken when that has been done.

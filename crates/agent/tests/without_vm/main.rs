@@ -5,7 +5,7 @@ mod guest;
 use guest::{Guest, message, process, skips};
 use kata_protocol::agent::{
     AddSwapRequest, CloseStdinRequest, CreateContainerRequest, GuestDetailsRequest, PauseContainerRequest,
-    ReadStreamRequest, ResumeContainerRequest, Storage, WriteStreamRequest,
+    ReadStreamRequest, ResumeContainerRequest, Storage, UpdateContainerRequest, WriteStreamRequest,
 };
 use kata_protocol::kata::{ContainerRequest, PidsRequest, StatsRequest};
 use protobuf::MessageField;
@@ -424,6 +424,70 @@ agent_test!(storages_are_mounted_and_unmounted_with_their_container, |guest| {
     guest.start_container("c").await.expect("started");
     let mounts = String::from_utf8(streams.output().await).expect("is text");
     assert!(mounts.contains("tmpfs /mnt tmpfs rw,nodev,relatime,size=1024k"), "{mounts}");
+    guest.remove("c").await.expect("removed");
+});
+
+agent_test!(containers_share_the_memory_that_both_name, |guest| {
+    let target = guest.folder.path().join("memory");
+    let storage = Storage {
+        driver: "ephemeral".into(),
+        source: "shm".into(),
+        mount_point: target.to_str().expect("is text").into(),
+        ..Default::default()
+    };
+    for (id, line) in
+        [("first", "echo shared > /mnt/file"), ("second", "cat /mnt/file"), ("third", "ls /mnt")]
+    {
+        let mut spec = guest.spec(&["sh", "-c", line]);
+        spec["mounts"].as_array_mut().expect("a list").push(serde_json::json!({
+            "destination": "/mnt", "type": "bind", "source": target, "options": ["rbind"],
+        }));
+        let (mut streams, stdio) = guest.streams().await;
+        let request = ContainerRequest {
+            container_id: id.into(),
+            oci: guest::as_message(&spec),
+            storages: vec![storage.clone()],
+            stdio: MessageField::some(stdio),
+            ..Default::default()
+        };
+        guest.sandbox.create_container(guest::limit(), &request).await.expect("created");
+        guest.start_container(id).await.expect("started");
+        let expected = if id == "second" { "shared\n" } else { "" };
+        assert_eq!(String::from_utf8(streams.output().await).expect("is text"), expected);
+        guest.wait(id, "").await.expect("ended");
+        match id {
+            "first" => {}
+            // The memory goes with the last one.
+            "second" => {
+                guest.remove("first").await.expect("removed");
+                guest.remove("second").await.expect("removed");
+            }
+            _ => guest.remove(id).await.expect("removed"),
+        }
+    }
+});
+
+agent_test!(a_change_of_limits_may_tell_the_device_rules_again, |guest| {
+    // A regression: containerd's CRI does, and was refused.
+    let rule = serde_json::json!({ "allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw" });
+    let mut spec = guest.spec(&["sleep", "1000"]);
+    spec["linux"]["resources"]["devices"] = serde_json::json!([rule]);
+    let message_of = guest::as_message(&spec);
+    let request = ContainerRequest { container_id: "c".into(), oci: message_of, ..Default::default() };
+    guest.sandbox.create_container(guest::limit(), &request).await.expect("created");
+    let mut resources = request.oci.Linux.Resources.clone().unwrap_or_default();
+    resources.Pids.mut_or_insert_default().Limit = 33;
+    let mut update = UpdateContainerRequest {
+        container_id: "c".into(),
+        resources: MessageField::some(resources),
+        ..Default::default()
+    };
+    guest.agent.update_container(guest::limit(), &update).await.expect("updated");
+    let limit = std::fs::read_to_string(guest.cgroup.join("c/pids.max")).expect("is there");
+    assert_eq!(limit, "33\n");
+    update.resources.mut_or_insert_default().Devices[0].Access = "rwm".into();
+    let refusal = message(guest.agent.update_container(guest::limit(), &update).await);
+    assert!(refusal.contains("device rules"), "{refusal}");
     guest.remove("c").await.expect("removed");
 });
 

@@ -1,16 +1,18 @@
 //! Classification in memory; sharing in a mount namespace of one's own.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMappingBuilder, Mount, MountBuilder};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::fs::fstatfs;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use tempfile::TempDir;
 
 use super::{VolumeError, has_option};
 use crate::idmap::IdMap;
+use crate::memory::Memory;
 use crate::share::{ContainerFiles, SharedDirectory};
 use crate::testing::{MemoryLog, in_private_mounts, mounts_below};
 
@@ -41,7 +43,7 @@ impl Fixture {
         self.host.path().join(name)
     }
 
-    fn share(&mut self, mount: &mut Mount) -> Result<(), VolumeError> {
+    fn share(&mut self, mount: &mut Mount) -> Result<Vec<Memory>, VolumeError> {
         self.files.share_volumes(std::slice::from_mut(mount), self.host.path(), &IdMap::default())
     }
 
@@ -167,17 +169,51 @@ fn what_is_the_guests_own_stays_as_it_is() {
 }
 
 #[test]
-fn shared_memory_becomes_a_tmpfs_of_the_same_size() {
+fn shared_memory_is_the_guests_and_one_for_all_that_bind_it() {
     in_private_mounts(|| {
         let mut fixture = Fixture::new();
-        let shm = fixture.host("shm");
-        fs::create_dir(&shm).unwrap();
-        let size = rustix::cstr!("size=1m");
-        mount("shm", &shm, "tmpfs", MountFlags::empty(), Some(size)).unwrap();
+        let [shm, other] = ["shm", "other"].map(|name| {
+            let path = fixture.host(name);
+            fs::create_dir(&path).unwrap();
+            let size = rustix::cstr!("size=1m");
+            mount("shm", &path, "tmpfs", MountFlags::empty(), Some(size)).unwrap();
+            path
+        });
+        let expected = |path: &str, more: &[&str]| {
+            let options: Vec<_> =
+                ["rbind", "nosuid", "noexec", "nodev"].iter().chain(more).copied().collect();
+            oci("bind", Path::new(path), "/dev/shm", &options)
+        };
+        let first = "/run/kata-containers/sandbox/shm";
         let mut shared = oci("bind", &shm, "/dev/shm", &["rbind", "ro"]);
-        fixture.share(&mut shared).unwrap();
-        let expected = ["nosuid", "noexec", "nodev", "mode=1777", "size=1048576", "ro"];
-        assert_eq!(shared, oci("tmpfs", Path::new("shm"), "/dev/shm", &expected));
+        let memory = fixture.share(&mut shared).unwrap();
+        assert_eq!(memory, [Memory { guest_path: first.into(), size: 1 << 20 }]);
+        assert_eq!(shared, expected(first, &["ro"]));
+
+        fixture.files = fixture.share.container("second").unwrap();
+        let mut again = oci("bind", &shm, "/dev/shm", &["rbind"]);
+        assert_eq!(fixture.share(&mut again).unwrap(), memory);
+        assert_eq!(again, expected(first, &[]));
+        let mut own = oci("bind", &other, "/dev/shm", &["rbind"]);
+        fixture.share(&mut own).unwrap();
+        assert_eq!(own, expected("/run/kata-containers/sandbox/shm-1", &[]));
+        fixture.files.remove().unwrap();
+        [shm, other].map(|path| unmount(path, UnmountFlags::empty()).unwrap());
+    });
+}
+
+#[test]
+fn a_directory_that_is_no_memory_keeps_its_files_on_dev_shm() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let data = fixture.host("data");
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("file"), "kept").unwrap();
+        if fstatfs(&File::open(&data).unwrap()).unwrap().f_type == 0x0102_1994 {
+            return;
+        }
+        let mut mount = oci("bind", &data, "/dev/shm", &["rbind"]);
+        assert_eq!(fs::read(fixture.shared(&mut mount).join("file")).unwrap(), b"kept");
         fixture.finish();
     });
 }

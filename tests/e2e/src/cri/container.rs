@@ -41,8 +41,10 @@ impl<'p> ContainerRecipe<'p> {
             namespace_options: of_pod.and_then(|security| security.namespace_options.clone()),
             ..Default::default()
         };
-        let linux =
-            proto::LinuxContainerConfig { security_context: Some(security), resources: Some(Default::default()) };
+        let linux = proto::LinuxContainerConfig {
+            security_context: Some(security),
+            resources: Some(Default::default()),
+        };
         let config = proto::ContainerConfig {
             metadata: Some(proto::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
             image: Some(proto::ImageSpec { image: BUSYBOX.to_owned(), ..Default::default() }),
@@ -233,7 +235,7 @@ impl PodContainer<'_> {
         };
         let answer = self.pod.cri.call(|mut client| async move { client.exec(request).await });
         let answer = answer.unwrap_or_else(|e| fail(format_args!("Cannot run {line:?}: {e}")));
-        Stream::open(&answer.url, "v4.channel.k8s.io")
+        Stream::open(&answer.url)
     }
 
     /// `Attach`, through the streaming server.
@@ -243,16 +245,14 @@ impl PodContainer<'_> {
         let request = proto::AttachRequest { container_id, stdin, tty, stdout: true, stderr: !tty };
         let answer = self.pod.cri.call(|mut client| async move { client.attach(request).await });
         let answer = answer.unwrap_or_else(|e| fail(format_args!("Cannot attach: {e}")));
-        Stream::open(&answer.url, "v4.channel.k8s.io")
+        Stream::open(&answer.url)
     }
 
     /// `UpdateContainerResources`.
     #[track_caller]
     pub fn update(&self, resources: proto::LinuxContainerResources) {
-        let request = proto::UpdateContainerResourcesRequest {
-            container_id: self.id.clone(),
-            linux: Some(resources),
-        };
+        let request =
+            proto::UpdateContainerResourcesRequest { container_id: self.id.clone(), linux: Some(resources) };
         let answer =
             self.pod.cri.call(|mut client| async move { client.update_container_resources(request).await });
         answer.unwrap_or_else(|e| fail(format_args!("Cannot update container {}: {e}", self.id)));
@@ -271,7 +271,8 @@ impl PodContainer<'_> {
     #[track_caller]
     pub fn reopen_log(&self) {
         let request = proto::ReopenContainerLogRequest { container_id: self.id.clone() };
-        let answer = self.pod.cri.call(|mut client| async move { client.reopen_container_log(request).await });
+        let answer =
+            self.pod.cri.call(|mut client| async move { client.reopen_container_log(request).await });
         answer.unwrap_or_else(|e| fail(format_args!("Cannot reopen the log of {}: {e}", self.id)));
     }
 

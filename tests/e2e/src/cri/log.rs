@@ -37,10 +37,5 @@ fn parse(line: &str) -> LogLine {
     let mut next = || words.next().unwrap_or_else(|| fail(format_args!("Not a line of a log: {line:?}")));
     let (time, stream, tag, text) = (next(), next(), next(), next());
     assert!(matches!(tag, "F" | "P") && matches!(stream, "stdout" | "stderr"), "{line:?}");
-    LogLine {
-        time: time.to_owned(),
-        stream: stream.to_owned(),
-        complete: tag == "F",
-        text: text.to_owned(),
-    }
+    LogLine { time: time.to_owned(), stream: stream.to_owned(), complete: tag == "F", text: text.to_owned() }
 }

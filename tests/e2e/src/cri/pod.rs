@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::container::ContainerRecipe;
-use super::{Cri, Stream, proto};
+use super::{Cri, proto};
 use crate::failure::fail;
 
 /// A pod to be run.
@@ -16,14 +16,10 @@ pub struct PodRecipe<'c> {
 impl<'c> PodRecipe<'c> {
     pub(crate) fn new(cri: &'c Cri<'c>) -> Self {
         let name = format!("pod-{}", cri.fresh_number());
-        let namespaces = proto::NamespaceOption {
-            pid: proto::NamespaceMode::Container.into(),
-            ..Default::default()
-        };
-        let security = proto::LinuxSandboxSecurityContext {
-            namespace_options: Some(namespaces),
-            ..Default::default()
-        };
+        let namespaces =
+            proto::NamespaceOption { pid: proto::NamespaceMode::Container.into(), ..Default::default() };
+        let security =
+            proto::LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
         let linux = proto::LinuxPodSandboxConfig {
             cgroup_parent: format!("/{}", cri.containerd.host.mark),
             security_context: Some(security),
@@ -124,16 +120,6 @@ impl<'c> Pod<'c> {
         let answer = self.cri.call(|mut client| async move { client.pod_sandbox_stats(request).await });
         let answer = answer.unwrap_or_else(|e| fail(format_args!("No figures of {}: {e}", self.id)));
         answer.stats.and_then(|stats| stats.linux).expect("an answer has figures")
-    }
-
-    /// `PortForward` to a port of the pod.
-    #[track_caller]
-    pub fn port_forward(&self, port: u16) -> Stream {
-        let request =
-            proto::PortForwardRequest { pod_sandbox_id: self.id.clone(), port: vec![i32::from(port)] };
-        let answer = self.cri.call(|mut client| async move { client.port_forward(request).await });
-        let answer = answer.unwrap_or_else(|e| fail(format_args!("Cannot forward a port: {e}")));
-        Stream::open(&format!("{}?port={port}", answer.url), "v4.base64.portforward.k8s.io")
     }
 
     /// `StopPodSandbox`.

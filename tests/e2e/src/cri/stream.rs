@@ -1,5 +1,5 @@
-//! Streams of programs and ports through containerd's streaming server: a WebSocket whose messages begin with the
-//! number of a channel.
+//! Streams of programs through containerd's streaming server: a WebSocket whose messages begin with the number of a
+//! channel.
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -13,16 +13,17 @@ use tungstenite::{Error, Message, WebSocket};
 use crate::command::{Finished, PATIENCE};
 use crate::failure::fail;
 
+const PROTOCOL: &str = "v4.channel.k8s.io";
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 
-/// The streams of a program, or of a port.
+/// The streams of a program.
 pub struct Stream {
     socket: WebSocket<TcpStream>,
-    /// What came on standard output, or from the port.
+    /// What came on standard output.
     pub stdout: Vec<u8>,
     /// What came on standard error.
     pub stderr: Vec<u8>,
@@ -32,20 +33,21 @@ pub struct Stream {
 
 impl Stream {
     #[track_caller]
-    pub(super) fn open(url: &str, protocol: &'static str) -> Self {
+    pub(super) fn open(url: &str) -> Self {
         let address = url.strip_prefix("http://").unwrap_or_else(|| fail(format_args!("No address: {url}")));
         let host = address.split('/').next().unwrap_or_default();
-        let tcp = TcpStream::connect(host).unwrap_or_else(|e| fail(format_args!("Cannot connect to {host}: {e}")));
+        let tcp =
+            TcpStream::connect(host).unwrap_or_else(|e| fail(format_args!("Cannot connect to {host}: {e}")));
         tcp.set_read_timeout(Some(Duration::from_secs(1))).expect("the time is not zero");
         tcp.set_nodelay(true).expect("is a TCP socket");
         let mut request = format!("ws://{address}").into_client_request().expect("is a URL");
-        request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(protocol));
+        request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(PROTOCOL));
         let (socket, _) = tungstenite::client(request, tcp)
             .unwrap_or_else(|e| fail(format_args!("No WebSocket from {url}: {e}")));
         Self { socket, stdout: Vec::new(), stderr: Vec::new(), status: Vec::new() }
     }
 
-    /// Writes to standard input, or to the port.
+    /// Writes to standard input.
     #[track_caller]
     pub fn write(&mut self, bytes: &[u8]) {
         self.send(STDIN, bytes);
@@ -131,13 +133,19 @@ impl Stream {
             return 0;
         }
         let causes = status["details"]["causes"].as_array().into_iter().flatten();
-        let code = causes.filter(|cause| cause["reason"] == "ExitCode").find_map(|cause| cause["message"].as_str());
+        let code =
+            causes.filter(|cause| cause["reason"] == "ExitCode").find_map(|cause| cause["message"].as_str());
         let code = code.and_then(|code| code.parse().ok());
         code.unwrap_or_else(|| fail(format_args!("No exit code in {status}")))
     }
 
     fn so_far(&self) -> String {
         let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(2000)]).into_owned();
-        format!("stdout {}, stderr {}, status {}", shown(&self.stdout), shown(&self.stderr), shown(&self.status))
+        format!(
+            "stdout {}, stderr {}, status {}",
+            shown(&self.stdout),
+            shown(&self.stderr),
+            shown(&self.status)
+        )
     }
 }
