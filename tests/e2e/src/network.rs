@@ -57,6 +57,14 @@ impl Network {
         run(Command::new("tc").args(["-n", self.name, "qdisc", "show"])).ok().text()
     }
 
+    /// Its interfaces and queueing disciplines.
+    #[track_caller]
+    pub fn holdings(&self) -> Vec<String> {
+        let (links, disciplines) = (self.inside("-o link"), self.traffic_control());
+        let names = links.lines().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned);
+        names.chain(disciplines.lines().map(str::to_owned)).collect()
+    }
+
     /// Where it is.
     pub fn path(&self) -> PathBuf {
         Path::new(NAMESPACES).join(self.name)
@@ -74,7 +82,7 @@ impl Drop for Network {
         let _ = Command::new("ip").args(["netns", "delete", self.name]).status();
         // iproute2 makes the folder a mount, which the last one takes along.
         if std::fs::read_dir(NAMESPACES).is_ok_and(|mut entries| entries.next().is_none()) {
-            let _ = Command::new("umount").arg(NAMESPACES).status();
+            let _ = rustix::mount::unmount(NAMESPACES, rustix::mount::UnmountFlags::DETACH);
             let _ = std::fs::remove_dir(NAMESPACES);
         }
     }

@@ -69,6 +69,8 @@ pub(super) const KERNEL_PARAMS: &[&str] = &[
     // Grace periods are short while there is little to wait for: starts are faster.
     "rcupdate.rcu_expedited=1",
     "random.trust_cpu=on",
+    // No interface that nobody has asked for.
+    "dummy.numdummies=0",
 ];
 
 /// Under emulation, for a guest that never has a second CPU: the HPET is its clock, and 100 ms of calibrating the
