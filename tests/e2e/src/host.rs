@@ -41,6 +41,8 @@ impl Host {
         let base = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let data = tempfile::Builder::new().prefix(&format!("{mark}-")).tempdir_in(base);
         let data = data.unwrap_or_else(|e| fail(format_args!("Cannot make a directory for containerd: {e}")));
+        // As it is on every host.
+        crate::network::ip("link set lo up");
         let before = Inventory::take(&mark, data.path());
         Self { mark, data, before }
     }
