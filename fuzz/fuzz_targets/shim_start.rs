@@ -1,7 +1,9 @@
 //! What the shim is given by containerd, and through it by a client. The first byte says what.
 #![no_main]
 
-use containerd_shim_kata_v2::fuzzing::{command_line, destination, pod_annotations, role, start_request, subject};
+use containerd_shim_kata_v2::fuzzing::{
+    command_line, destination, pod_annotations, role, start_request, subject,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
