@@ -121,7 +121,7 @@ async fn serve(
     let ledger = Arc::new(Ledger::new(publisher.clone()));
     let end = Arc::new(Notify::new());
     let Begin { plan, source } = begin;
-    let launched = kata::launch(plan, &source, &ledger).await;
+    let launched = Box::pin(kata::launch(plan, &source, &ledger)).await;
     let launcher = Box::new(kata::KataLauncher::new(source, &ledger));
     let service = Arc::new(Service::from(Parts {
         namespace: identity.namespace.clone(),
