@@ -8,6 +8,7 @@ mod args;
 mod backend;
 mod bootstrap;
 mod chain;
+mod connections;
 mod cri;
 mod decorate;
 mod delete;

@@ -13,6 +13,7 @@ mod args;
 mod backend;
 mod bootstrap;
 mod chain;
+mod connections;
 mod cri;
 mod decorate;
 mod delete;

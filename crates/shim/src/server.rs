@@ -15,10 +15,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use ttrpc::r#async::Server;
-use ttrpc::r#async::transport::Listener;
 
 use crate::address;
 use crate::args::Identity;
+use crate::connections::Connections;
 use crate::decorate;
 use crate::environment::Environment;
 use crate::handover::Taker;
@@ -33,7 +33,7 @@ const BIND_FD: &str = "0";
 /// containerd calls as soon as it has the address. A server that nobody ever calls belongs to a start that was
 /// killed between its last word and its end.
 const FIRST_CALL: Duration = Duration::from_secs(60);
-/// The last answer needs a moment to leave; the caller hangs up right after it.
+/// The last answer needs a moment to leave, if its reader is slow.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// Threads for what blocks (waiting for a FIFO's reader, a container's root file system) end soon after.
 const IDLE_THREAD: Duration = Duration::from_secs(1);
@@ -121,7 +121,7 @@ async fn serve(
     let ledger = Arc::new(Ledger::new(publisher.clone()));
     let end = Arc::new(Notify::new());
     let Begin { plan, source } = begin;
-    let launched = kata::launch(plan, &source, &ledger).await;
+    let launched = Box::pin(kata::launch(plan, &source, &ledger)).await;
     let launcher = Box::new(kata::KataLauncher::new(source, &ledger));
     let service = Arc::new(Service::from(Parts {
         namespace: identity.namespace.clone(),
@@ -136,7 +136,9 @@ async fn serve(
     let listens = taker.step().await.is_ok();
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
     let called = Arc::new(Notify::new());
-    let served = if listens { answer(listener, &service, &called).await } else { Ok(Server::new()) };
+    let connections = Connections::new();
+    let served =
+        if listens { answer(listener, &service, (&called, &connections)).await } else { Ok(Server::new()) };
     let told = tokio::select! {
         () = end.notified() => true,
         () = signals.any() => false,
@@ -150,7 +152,12 @@ async fn serve(
     }
     remove(socket);
     // What is still asked now is answered by the end of the connection.
-    let _ = timeout(LAST_ANSWER, served?.shutdown()).await;
+    let mut server = served?;
+    let left = async {
+        let _ = server.shutdown().await;
+        connections.closed().await;
+    };
+    let _ = timeout(LAST_ANSWER, left).await;
     tracing::info!("ended");
     Ok(())
 }
@@ -159,9 +166,9 @@ async fn serve(
 async fn answer(
     listener: UnixListener,
     service: &Arc<Service>,
-    called: &Arc<Notify>,
+    (called, connections): (&Arc<Notify>, &Connections),
 ) -> Result<Server, ServerError> {
-    let listener = nonblocking(listener).map_err(ServerError::Inherit)?;
+    let listener = connections.of(listener).map_err(ServerError::Inherit)?;
     let mut server =
         Server::new().add_listener(listener).register_service(decorate::services(service, called));
     server.start().await.map_err(ServerError::Serve)?;
@@ -198,10 +205,6 @@ async fn abandoned(mut taker: Taker, called: &Notify) {
         return future::pending().await;
     }
     tracing::warn!(seconds = FIRST_CALL.as_secs(), "abandoned: containerd has never called");
-}
-
-fn nonblocking(listener: UnixListener) -> io::Result<Listener> {
-    Listener::try_from(listener)
 }
 
 fn remove(socket: Option<PathBuf>) {

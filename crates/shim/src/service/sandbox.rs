@@ -79,7 +79,7 @@ impl Service {
                     Ok(()) => drop(sandbox.wait(&key).await),
                     // It has ended by itself, or is not made yet.
                     Err(failure) => {
-                        tracing::debug!(container = key.container, reason = failure.text, "not killed")
+                        tracing::debug!(container = key.container, reason = failure.text, "not killed");
                     }
                 }
             });
