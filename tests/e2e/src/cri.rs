@@ -153,9 +153,8 @@ impl<'c> Cri<'c> {
     }
 }
 
-/// A loopback link for containerd's streams, and a place of the test's own for what networks keep.
+/// A place of the test's own for what networks keep.
 pub(crate) fn prepare_host() {
-    run(Command::new("ip").args(["link", "set", "lo", "up"])).ok().done();
     fs::create_dir_all(RESULTS).unwrap_or_else(|e| fail(format_args!("Cannot make {RESULTS}: {e}")));
     run(Command::new("mount").args(["-t", "tmpfs", "tmpfs", RESULTS])).ok().done();
 }
