@@ -75,6 +75,7 @@ fn figures_of_a_pod_hold_those_of_its_containers() {
     cri_test(|cri| {
         let pod = cri.pod().run();
         let container = pod.container("main").idle().start();
+        container.wait_for_line("ready");
         let stats = pod.stats();
         let ids: Vec<_> =
             stats.containers.iter().map(|stats| stats.attributes.clone().unwrap_or_default().id).collect();
