@@ -232,11 +232,11 @@ fn prepare(
     if !seccomp && let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None);
     }
-    Ok(Files { spec, storages: memories.into_iter().map(memory).collect() })
+    Ok(Files { spec, storages: memories.iter().map(memory).collect() })
 }
 
 /// A tmpfs; the agent makes it for the first container that names it.
-fn memory(memory: Memory) -> Storage {
+fn memory(memory: &Memory) -> Storage {
     let options = ["nosuid", "noexec", "nodev", "mode=1777"].map(str::to_owned);
     Storage {
         driver: "ephemeral".to_owned(),

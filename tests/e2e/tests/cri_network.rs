@@ -15,7 +15,7 @@ fn assert_answers(address: &str) {
     eventually("the pod answers", Duration::from_secs(60), || {
         let Ok(mut stream) = TcpStream::connect(address) else { return false };
         let mut text = String::new();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("the time is not zero");
         stream.read_to_string(&mut text).is_ok() && text == "hello\n"
     });
 }

@@ -198,7 +198,9 @@ fn shared_memory_is_the_guests_and_one_for_all_that_bind_it() {
         fixture.share(&mut own).unwrap();
         assert_eq!(own, expected("/run/kata-containers/sandbox/shm-1", &[]));
         fixture.files.remove().unwrap();
-        [shm, other].map(|path| unmount(path, UnmountFlags::empty()).unwrap());
+        for path in [shm, other] {
+            unmount(path, UnmountFlags::empty()).unwrap();
+        }
     });
 }
 
@@ -209,7 +211,7 @@ fn a_directory_that_is_no_memory_keeps_its_files_on_dev_shm() {
         let data = fixture.host("data");
         fs::create_dir(&data).unwrap();
         fs::write(data.join("file"), "kept").unwrap();
-        if fstatfs(&File::open(&data).unwrap()).unwrap().f_type == 0x0102_1994 {
+        if fstatfs(File::open(&data).unwrap()).unwrap().f_type == 0x0102_1994 {
             return;
         }
         let mut mount = oci("bind", &data, "/dev/shm", &["rbind"]);
