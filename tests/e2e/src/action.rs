@@ -35,7 +35,13 @@ impl Containerd {
     /// Makes a bundle in a directory of the test's.
     pub fn unknown_bundle(&self) -> UnknownBundle<'_> {
         let (id, path) = (self.fresh_name(), self.directory());
-        let config = json!({ "ociVersion": "1.1.0", "root": { "path": "rootfs" } });
+        let user = json!({ "uid": 0, "gid": 0 });
+        let config = json!({
+            "ociVersion": "1.1.0",
+            "root": { "path": "rootfs" },
+            "process": { "args": ["true"], "cwd": "/", "user": user },
+            "linux": { "namespaces": [{ "type": "network" }] },
+        });
         fs::write(path.join("config.json"), config.to_string()).expect("the test's directory is writable");
         UnknownBundle { containerd: self, id, path }
     }
