@@ -57,8 +57,12 @@ impl Service {
         }
         annotations.extend(request.annotations);
         spec.set_annotations(Some(annotations));
-        if !request.netns_path.is_empty() {
-            join_network(&mut spec, Path::new(&request.netns_path))?;
+        let of_pod = request.options.as_ref().is_some_and(PodConfig::is_in);
+        match request.netns_path.as_str() {
+            // A pod of Kubernetes' without one is in the host's.
+            "" if of_pod => {}
+            "" => set_network(&mut spec, None)?,
+            path => set_network(&mut spec, Some(Path::new(path)))?,
         }
         self.life.create(NewSandbox { bundle, spec }).await
     }
@@ -139,14 +143,17 @@ pub(crate) fn empty_spec() -> Spec {
     serde_json::from_str(r#"{"ociVersion": "1.1.0"}"#).expect("has all that must be there")
 }
 
-/// The VM's network is the namespace at this path, whatever else was named.
-fn join_network(spec: &mut Spec, path: &Path) -> Result<(), Failure> {
+/// The VM's network is the namespace at this path, or an empty one, whatever else was named.
+fn set_network(spec: &mut Spec, path: Option<&Path>) -> Result<(), Failure> {
     let empty = || serde_json::from_str("{}").expect("all of it is optional");
     let mut linux: Linux = spec.linux().clone().unwrap_or_else(empty);
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
     namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
-    let network = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).path(path).build();
-    namespaces.push(network.map_err(|error| Failure::of(Kind::InvalidArgument, &error))?);
+    let mut network = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network);
+    if let Some(path) = path {
+        network = network.path(path);
+    }
+    namespaces.push(network.build().map_err(|error| Failure::of(Kind::InvalidArgument, &error))?);
     linux.set_namespaces(Some(namespaces));
     spec.set_linux(Some(linux));
     Ok(())
