@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::config::{self, Profile, profile, slot};
-use super::{hotplug, nic};
+use super::nic;
 use crate::plan::{AgentChannel, Nic, NicBackend, Share, VmPlan};
 
 /// What in a plan QEMU could not be given.
@@ -322,7 +322,7 @@ impl CommandLine {
             return Err(CommandLineError::TooManyPorts { count });
         }
         for number in 0..count {
-            let (id, slot) = (hotplug::port(number.into()), slot::PORTS + number);
+            let (id, slot) = (config::port_id(number.into()), slot::PORTS + number);
             let chassis = number + 1;
             let device = format!("pcie-root-port,id={id},bus=pcie.0,addr={slot:#x},chassis={chassis}");
             self.option("-device", device);

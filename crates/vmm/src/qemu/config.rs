@@ -109,6 +109,11 @@ pub(super) mod slot {
     pub(crate) const PORT_COUNT: u8 = 8;
 }
 
+/// The id of a root port.
+pub(super) fn port_id(number: usize) -> String {
+    format!("port{number}")
+}
+
 /// The name by which the guest finds the agent's port.
 pub(super) const AGENT_PORT_NAME: &str = "org.katacontainers.agent.0";
 /// The device id of the agent's port, as QMP events name it.

@@ -10,18 +10,13 @@ use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
 
 use super::lifecycle::Qemu;
-use super::nic;
 use super::qmp::{Client, Closefd, DeviceAdd, DeviceDel, Getfd, NetdevAdd, NetdevDel, QmpError};
+use super::{config, nic};
 use crate::plan::{Nic, NicBackend};
 use crate::vmm::{NicHotplug, VmmError};
 
 /// How long a guest may take to let go of a card.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(10);
-
-/// The id of a root port.
-pub(super) fn port(number: usize) -> String {
-    format!("port{number}")
-}
 
 /// Which card is in which port.
 #[derive(Debug, Default)]
@@ -57,7 +52,7 @@ impl NicHotplug for Qemu {
     async fn add_nic(&self, id: &str, nic: Nic) -> Result<(), VmmError> {
         let client = self.client().await?;
         let number = self.ports().take(id)?;
-        let added = add(&client, id, &port(number), nic).await;
+        let added = add(&client, id, &config::port_id(number), nic).await;
         if added.is_err() {
             self.ports().free(id);
         }
