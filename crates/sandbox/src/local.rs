@@ -134,7 +134,7 @@ impl Host for LocalHost {
             shares: vec![share],
             nics,
             hotplug_ports: place.ports(),
-            netns: place.clone().of_vmm(),
+            netns: place.of_vmm(),
             console_log: self.dir.join(CONSOLE_FILE),
         };
         let plan = vm_plan(&self.spec.id, &self.spec.config, parts)?;

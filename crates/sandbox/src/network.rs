@@ -50,9 +50,9 @@ impl Place {
     }
 
     /// Where the VMM runs.
-    pub(crate) fn of_vmm(self) -> NetworkNamespace {
+    pub(crate) fn of_vmm(&self) -> NetworkNamespace {
         match self {
-            Self::Namespace(path) => NetworkNamespace::At(path),
+            Self::Namespace(path) => NetworkNamespace::At(path.clone()),
             Self::Fresh => NetworkNamespace::New,
             Self::Host => NetworkNamespace::Callers,
         }

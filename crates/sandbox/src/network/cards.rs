@@ -3,7 +3,7 @@
 //! gone.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use kata_intent::{Intent, IntentId};
 use kata_network::{GuestNetwork, Request, Watch};
@@ -84,7 +84,8 @@ struct Owner {
     request: Request,
     sockets: HashMap<String, Socket>,
     guest: GuestNetwork,
-    followed: Option<(Arc<Machine>, Agent)>,
+    /// The machine has the task's sender: with a share in it this task would never end.
+    followed: Option<(Weak<Machine>, Agent)>,
 }
 
 impl Owner {
@@ -97,7 +98,9 @@ impl Owner {
                         // Who asked may have given up.
                         reply.send(self.refresh(&machine).await).ok();
                     }
-                    Some(Message::Follow { machine, agent }) => self.followed = Some((machine, agent)),
+                    Some(Message::Follow { machine, agent }) => {
+                        self.followed = Some((Arc::downgrade(&machine), agent));
+                    }
                     None => return,
                 },
                 changed = watch.changed(), if watched => match changed {
@@ -114,6 +117,7 @@ impl Owner {
     /// Something has changed.
     async fn follow(&mut self) {
         let Some((machine, agent)) = self.followed.clone() else { return };
+        let Some(machine) = machine.upgrade() else { return };
         let told = match self.refresh(&machine).await {
             Ok(Current { guest, changed: true }) => {
                 agent.configure_network(&guest).await.map_err(|error| chain(&error))
