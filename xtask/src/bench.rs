@@ -8,6 +8,7 @@ mod containers;
 mod debian;
 mod figure;
 mod payload;
+mod pods;
 mod process_memory;
 
 use std::fs;
@@ -25,6 +26,10 @@ use crate::workspace::Workspace;
 use bare::BareGuest;
 use containers::Containers;
 use figure::{Bar, Figures};
+use pods::Pods;
+
+/// As many as a node starts after it was drained.
+const PODS_AT_ONCE: u32 = 8;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -82,6 +87,7 @@ impl Bench<'_> {
         self.exec(containers, &mut figures)?;
         self.stdout(containers, &mut figures)?;
         self.memory(containers, &mut figures)?;
+        self.pods(containers, &mut figures)?;
         if self.wants(&["initrd_size"]) {
             let bytes = fs::metadata(self.prefix.initrd())?.len();
             figures.add("initrd_size", figure::mib(bytes), "MiB", Bar::AtMost(6.0));
@@ -183,6 +189,67 @@ impl Bench<'_> {
             let resident = containers.agent_resident_memory(self.workspace)?;
             figures.add("agent_rss", figure::mib(resident), "MiB", Bar::AtMost(8.0));
         }
+        Ok(())
+    }
+
+    /// Whole pods, against a bare boot and against runc.
+    fn pods(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
+        let names =
+            ["pod_ratio", "pod", "second_ratio", "second_container", "parallel_ratio", "parallel", "idle_pod"];
+        if !self.wants(&names) {
+            return Ok(());
+        }
+        images::pause(self.workspace)?;
+        let mut ours = Pods::ours(self.workspace, self.prefix)?;
+        self.pod_starts(&BareGuest::of(containers)?, &mut ours, figures)?;
+        self.second_containers(&mut ours, figures)?;
+        self.say("memory of an idle pod");
+        let idle = ours.footprint()?;
+        figures.add("idle_pod_shim", figure::mib(idle.shim), "MiB", Bar::AtMost(8.0));
+        figures.add("idle_pod_virtiofsd", figure::mib(idle.virtiofsd), "MiB", Bar::None);
+        figures.add("idle_pod_vmm", figure::mib(idle.vmm), "MiB", Bar::None);
+        figures.add("idle_pod_guest", figure::mib(idle.guest), "MiB", Bar::None);
+        ours.stop()
+    }
+
+    fn pod_starts(&self, bare: &BareGuest, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
+        self.say("bare boots, pods, and eight pods at once, in turn");
+        let cores = std::thread::available_parallelism()?.get();
+        let (mut boots, mut starts, mut at_once) = (Vec::new(), Vec::new(), Vec::new());
+        // The first of each warms the caches.
+        for round in 0..=self.args.runs {
+            let times = [bare.boot()?, ours.start()?, ours.start_at_once(PODS_AT_ONCE)?];
+            if round > 0 {
+                boots.push(times[0]);
+                starts.push(times[1]);
+                at_once.push(times[2]);
+            }
+        }
+        let [boot, start, at_once] = [boots, starts, at_once].map(figure::median);
+        figures.add("pod", start, "s", Bar::None);
+        figures.add("pod_ratio", start / boot, "", Bar::AtMost(1.6));
+        figures.add("parallel", at_once, "s", Bar::None);
+        let one_by_one = start * f64::from(PODS_AT_ONCE) / f64::from(u32::try_from(cores)?.min(PODS_AT_ONCE));
+        figures.add("parallel_ratio", at_once / one_by_one, "", Bar::AtMost(1.3));
+        Ok(())
+    }
+
+    fn second_containers(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
+        self.say("second containers, ours and runc's in turn");
+        let mut runc = Pods::of_runc(self.workspace, self.prefix)?;
+        let (mut our_times, mut runc_times) = (Vec::new(), Vec::new());
+        for round in 0..=self.args.runs {
+            let times = [ours.second_container()?, runc.second_container()?];
+            if round > 0 {
+                our_times.push(times[0]);
+                runc_times.push(times[1]);
+            }
+        }
+        runc.stop()?;
+        let [ours, runc] = [our_times, runc_times].map(figure::median);
+        figures.add("second_container", ours * 1000.0, "ms", Bar::None);
+        figures.add("second_container_runc", runc * 1000.0, "ms", Bar::None);
+        figures.add("second_ratio", ours / runc, "", Bar::AtMost(3.0));
         Ok(())
     }
 

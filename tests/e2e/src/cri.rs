@@ -5,12 +5,12 @@ mod log;
 mod pod;
 mod stream;
 
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -53,7 +53,7 @@ pub struct Cri<'c> {
     pub containerd: &'c Containerd,
     runtime: Runtime,
     channel: Channel,
-    names: Cell<u32>,
+    names: AtomicU32,
 }
 
 impl<'c> Cri<'c> {
@@ -66,7 +66,7 @@ impl<'c> Cri<'c> {
             let _inside = runtime.enter();
             endpoint.timeout(PATIENCE).connect_lazy()
         };
-        let cri = Self { containerd, runtime, channel, names: Cell::new(0) };
+        let cri = Self { containerd, runtime, channel, names: AtomicU32::new(0) };
         make_cgroups(&containerd.host.mark);
         eventually("the interface and its network are ready", Duration::from_secs(60), || cri.is_ready());
         for (file, name) in [(PAUSE_FILE, PAUSE), ("busybox.tar", BUSYBOX)] {
@@ -129,7 +129,7 @@ impl<'c> Cri<'c> {
     }
 
     fn fresh_number(&self) -> u32 {
-        self.names.replace(self.names.get() + 1)
+        self.names.fetch_add(1, Ordering::Relaxed)
     }
 
     fn is_ready(&self) -> bool {

@@ -21,6 +21,7 @@ mod cri;
 mod data;
 mod events;
 mod failure;
+mod footprint;
 mod host;
 mod leftovers;
 mod network;
@@ -42,6 +43,7 @@ pub use cri::{ContainerRecipe, Cri, Ended, LogLine, Pod, PodContainer, PodRecipe
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
 pub use events::{Event, Events};
 pub use failure::{eventually, fail};
+pub use footprint::Footprint;
 pub use network::{Network, ip};
 pub use processes::Process;
 pub use recipe::{Bind, Image, Recipe};

@@ -56,6 +56,15 @@ pub(crate) fn marked(mark: &str) -> Vec<Process> {
             || holds("cgroup")
             || fs::read_link(directory.join("ns/mnt")).ok().is_some_and(|other| Some(other) == own)
     };
+    all_that(belongs)
+}
+
+/// All processes of the machine with this text in their command line, but for the test itself.
+pub(crate) fn with_command(text: &str) -> Vec<Process> {
+    all_that(|directory| command_line(directory).contains(text))
+}
+
+fn all_that(belongs: impl Fn(&PathBuf) -> bool) -> Vec<Process> {
     let myself = std::process::id().to_string();
     let directories = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     let mut found: Vec<Process> = directories

@@ -18,7 +18,8 @@ use crate::containerd::{Containerd, RUNTIME};
 use crate::process;
 use crate::workspace::Workspace;
 
-const RUNC: &str = "io.containerd.runc.v2";
+/// containerd's name of runc.
+pub(crate) const RUNC: &str = "io.containerd.runc.v2";
 const STATE: &str = "/run/kata";
 /// Mounts of a container that has what an orchestrator gives it, and those that every one of `ctr`'s has.
 const MOUNTS: usize = 20;
