@@ -70,6 +70,10 @@ pub struct Hypervisor {
     pub network_queues: u16,
     /// The VMM moves packets even where the host has vhost-net.
     pub disable_vhost_net: bool,
+    /// Bits per second that each network card receives at most; 0 for no limit.
+    pub rx_rate_limiter_max_rate: u64,
+    /// Bits per second that each network card sends at most; 0 for no limit.
+    pub tx_rate_limiter_max_rate: u64,
     /// Host paths (globs) that the annotation `entropy_source` may name.
     pub valid_entropy_sources: Vec<String>,
     /// Hypervisor annotations that a pod may use.

@@ -68,6 +68,13 @@ pub enum Intent {
         /// The interface's name there.
         interface: String,
     },
+    /// The limit of the rate at which a network interface sends; undone by deleting it.
+    Limit {
+        /// The network namespace that the interface is in.
+        netns: PathBuf,
+        /// The interface's name there.
+        interface: String,
+    },
 }
 
 impl Intent {
@@ -79,7 +86,7 @@ impl Intent {
                 Some(path)
             }
             Self::Mount { target } => Some(target),
-            Self::Process { .. } | Self::Interface { .. } | Self::Ingress { .. } => None,
+            Self::Process { .. } | Self::Interface { .. } | Self::Ingress { .. } | Self::Limit { .. } => None,
         }
     }
 
@@ -146,6 +153,10 @@ mod tests {
             (
                 Intent::Ingress { netns: "/run/netns/n".into(), interface: "eth0".into() },
                 r#"{"kind":"ingress","netns":"/run/netns/n","interface":"eth0"}"#,
+            ),
+            (
+                Intent::Limit { netns: "/run/netns/n".into(), interface: "eth0".into() },
+                r#"{"kind":"limit","netns":"/run/netns/n","interface":"eth0"}"#,
             ),
             (
                 Intent::Process { argv_token: "sandbox-x".into(), exe: "/usr/bin/qemu".into() },

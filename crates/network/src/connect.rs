@@ -7,9 +7,9 @@ use kata_intent::{Intent, IntentId, undo_all};
 
 use crate::endpoint::{self, Way};
 use crate::filter::{self, Owner};
-use crate::netlink::{Link, Socket};
+use crate::netlink::{Link, Sending, Socket};
 use crate::scan::Scan;
-use crate::{Backend, GuestNetwork, Model, NetworkError, Nic, PodNetwork, Request};
+use crate::{Backend, GuestNetwork, Model, NetworkError, Nic, PodNetwork, Rates, Request};
 use crate::{guest, macvtap, names, tap, undo};
 
 /// Connects every interface of a namespace that no VM has yet.
@@ -75,7 +75,12 @@ impl<'a> Work<'a> {
 
     fn connect(&mut self, link: &Link) -> Result<Nic, NetworkError> {
         let before = self.announced.len();
-        let queues = match endpoint::way(link) {
+        let way = endpoint::way(link);
+        let by_filters = way == Way::Connected && self.request.model == Model::TcFilter;
+        if self.request.rates != Rates::default() && !by_filters {
+            return Err(NetworkError::NoRate { interface: link.name.clone() });
+        }
+        let queues = match way {
             Way::Tap => own(link, "open", tap::open(&link.name, link.multi_queue, self.request.queues))?,
             Way::MacVtap => step(link, "open", macvtap::open(link, self.request.queues))?,
             Way::Connected if self.request.model == Model::MacVtap => self.through_macvtap(link)?,
@@ -104,7 +109,28 @@ impl<'a> Work<'a> {
         let ingress = Intent::Ingress { netns: self.request.netns.clone(), interface: link.name.clone() };
         self.make(link, ingress, |socket| socket.add_ingress(link.index))?;
         step(link, "add filters to", filter::connect(&mut self.socket, link, &tap))?;
+        self.limit(link, &tap)?;
         Ok(queues)
+    }
+
+    /// What the guest receives is sent by the TAP device, and what it sends by the interface.
+    fn limit(&mut self, link: &Link, tap: &Link) -> Result<(), NetworkError> {
+        const STEP: &str = "limit the rate (sch_tbf) of";
+        let Rates { receive, send } = self.request.rates;
+        if receive > 0 {
+            step(link, STEP, self.socket.limit(tap.index, receive))?;
+        }
+        if send == 0 {
+            return Ok(());
+        }
+        // A limit of ours is a dead VM's.
+        if step(link, "look at", self.socket.sending(link.index))? == Sending::Other {
+            return Err(NetworkError::Shaped { interface: link.name.clone() });
+        }
+        let limit = Intent::Limit { netns: self.request.netns.clone(), interface: link.name.clone() };
+        let announced = self.request.intents.will(limit.clone());
+        self.announced.push((announced.map_err(|source| NetworkError::Announce { source })?, limit));
+        step(link, STEP, self.socket.limit(link.index, send))
     }
 
     /// What `link` receives must be nobody's, or a VM's that is gone. Returns the interfaces that there are.

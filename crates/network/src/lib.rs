@@ -47,6 +47,15 @@ pub enum Model {
     None,
 }
 
+/// Limits of a network card, in bits per second; 0 is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rates {
+    /// What the guest receives.
+    pub receive: u64,
+    /// What the guest sends.
+    pub send: u64,
+}
+
 /// What is to be connected.
 #[derive(Clone)]
 pub struct Request {
@@ -58,6 +67,8 @@ pub struct Request {
     pub queues: u16,
     /// Packets are moved by the host's kernel (`/dev/vhost-net`), where the host has it.
     pub vhost: bool,
+    /// How much each network card may carry.
+    pub rates: Rates,
     /// Where what is made is announced.
     pub intents: Arc<dyn Intents>,
 }
@@ -173,6 +184,25 @@ pub enum NetworkError {
          see `tc filter show dev {interface} ingress` in the pod's network namespace, and remove them"
     )]
     Filtered {
+        /// The interface's name.
+        interface: String,
+    },
+    /// Another program decides how fast the interface sends.
+    #[error(
+        "The network interface {interface} has a queueing discipline of another program, and tx_rate_limiter_max_rate needs \
+         one of its own there; see `tc qdisc show dev {interface}` in the pod's network namespace, and remove either"
+    )]
+    Shaped {
+        /// The interface's name.
+        interface: String,
+    },
+    /// A limit stands where packets are queued, which only traffic filters lead to.
+    #[error(
+        "The rate of the network interface {interface} cannot be limited, as it is not connected by traffic filters; set \
+         rx_rate_limiter_max_rate and tx_rate_limiter_max_rate to 0, or use internetworking_model = \"tcfilter\" and an \
+         interface that is no TAP or macvtap device"
+    )]
+    NoRate {
         /// The interface's name.
         interface: String,
     },

@@ -7,6 +7,7 @@
 
 mod layer3;
 mod links;
+mod shaping;
 mod traffic;
 
 use std::io;
@@ -23,6 +24,7 @@ use nix::sys::socket::{
 
 pub(crate) use layer3::{Address, Hop, Neighbour, Route};
 pub(crate) use links::Link;
+pub(crate) use shaping::Sending;
 pub(crate) use traffic::{Filter, Ingress};
 
 /// The kernel's messages are not longer than 32 KiB.

@@ -3,5 +3,6 @@
 mod attach;
 mod leftovers;
 mod namespaces;
+mod rates;
 mod support;
 mod watch;

@@ -77,7 +77,9 @@ pub(crate) async fn replay(
 
 fn undo_one(intent: &Intent) -> io::Result<()> {
     match intent {
-        Intent::Interface { .. } | Intent::Ingress { .. } => kata_network::undo(intent),
+        Intent::Interface { .. } | Intent::Ingress { .. } | Intent::Limit { .. } => {
+            kata_network::undo(intent)
+        }
         _ => undo::undo(intent),
     }
 }
@@ -121,6 +123,9 @@ fn name(intent: &Intent) -> String {
         Intent::Interface { netns, name } => format!("interface {name} in {}", netns.display()),
         Intent::Ingress { netns, interface } => {
             format!("ingress filters of {interface} in {}", netns.display())
+        }
+        Intent::Limit { netns, interface } => {
+            format!("limit of the rate of {interface} in {}", netns.display())
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kata_config::{Config, NetworkModel};
 use kata_intent::Intents;
-use kata_network::{Backend, GuestNetwork, Model, NetworkError, Request};
+use kata_network::{Backend, GuestNetwork, Model, NetworkError, Rates, Request};
 use kata_protocol::types::{IPAddress, Interface, Route};
 use kata_vmm::{NetworkNamespace, Nic, NicBackend, VmmError};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -200,6 +200,10 @@ fn request(netns: PathBuf, config: &Config, intents: Arc<dyn Intents>) -> Reques
         },
         queues: config.hypervisor.network_queues,
         vhost: !config.hypervisor.disable_vhost_net,
+        rates: Rates {
+            receive: config.hypervisor.rx_rate_limiter_max_rate,
+            send: config.hypervisor.tx_rate_limiter_max_rate,
+        },
         intents,
     }
 }

@@ -33,7 +33,9 @@ pub fn undo(intent: &Intent) -> io::Result<()> {
         Intent::File { path } | Intent::Socket { path } | Intent::Link { path } => {
             remove(path, AtFlags::empty())
         }
-        Intent::Interface { .. } | Intent::Ingress { .. } => Err(io::ErrorKind::Unsupported.into()),
+        Intent::Interface { .. } | Intent::Ingress { .. } | Intent::Limit { .. } => {
+            Err(io::ErrorKind::Unsupported.into())
+        }
     }
 }
 

@@ -122,6 +122,39 @@ fn a_large_transfer_arrives_whole_in_both_directions() {
     });
 }
 
+/// Less time than this would be a faster way than the limit allows; how much more it takes is the machine's affair.
+#[test]
+fn a_card_receives_and_sends_no_faster_than_its_limits() {
+    kata_test(|containerd| {
+        containerd.reconfigure(|text| {
+            text.replace("rx_rate_limiter_max_rate = 0", "rx_rate_limiter_max_rate = 8000000")
+                .replace("tx_rate_limiter_max_rate = 0", "tx_rate_limiter_max_rate = 4000000")
+        });
+        let network = Network::with_veth("pod");
+        let before = network.holdings();
+        let container = sleeper(containerd, &network);
+        let script = "dd if=/dev/zero of=/tmp/data bs=1M count=1 2>/dev/null; nc -l -p 7000 < /tmp/data > /tmp/back";
+        let serving = container.exec_shell(script).attach();
+        let client = "import array, fcntl, socket, termios, time\n\
+                      def connect():\n    while True:\n        try: return socket.create_connection(('10.7.0.2', 7000))\n        except ConnectionError: time.sleep(0.05)\n\
+                      def unacknowledged(s):\n    left = array.array('i', [0]); fcntl.ioctl(s, termios.TIOCOUTQ, left); return left[0]\n\
+                      s = connect(); begun = time.time(); got = 0\n\
+                      while got < 1 << 20: got += len(s.recv(1 << 20))\n\
+                      print(time.time() - begun); begun = time.time()\n\
+                      s.sendall(bytes(2 << 20)); s.shutdown(socket.SHUT_WR)\n\
+                      while unacknowledged(s): time.sleep(0.02)\n\
+                      print(time.time() - begun)";
+        let client = Command::new("python3").args(["-c", client]).output().expect("python3 is installed");
+        serving.finish().ok().done();
+        let times: Vec<f64> =
+            String::from_utf8_lossy(&client.stdout).lines().filter_map(|line| line.parse().ok()).collect();
+        // 1 MiB at 0.5 MB/s and 2 MiB at 1 MB/s take 2.1 s each.
+        assert!(times.len() == 2 && times.iter().all(|time| *time > 1.7), "{times:?} {client:?}");
+        container.remove();
+        assert_eq!(network.holdings(), before);
+    });
+}
+
 #[test]
 fn nothing_is_left_in_the_namespace() {
     kata_test(|containerd| {

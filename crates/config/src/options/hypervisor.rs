@@ -100,6 +100,16 @@ pub(super) static ROWS: &[Row] = &[
             set(&mut c.hypervisor.disable_vhost_net, v.flag())
         })
         .annotation("hypervisor.disable_vhost_net"),
+    row("rx_rate_limiter_max_rate", Kind::Integer { min: 0, max: i64::MAX }, Fixed::Int(0))
+        .does("Bits per second that each network card receives at most; 0 for no limit.", |c, v| {
+            set(&mut c.hypervisor.rx_rate_limiter_max_rate, v.integer().unsigned_abs())
+        })
+        .annotation("hypervisor.rx_rate_limiter_max_rate"),
+    row("tx_rate_limiter_max_rate", Kind::Integer { min: 0, max: i64::MAX }, Fixed::Int(0))
+        .does("Bits per second that each network card sends at most; 0 for no limit.", |c, v| {
+            set(&mut c.hypervisor.tx_rate_limiter_max_rate, v.integer().unsigned_abs())
+        })
+        .annotation("hypervisor.tx_rate_limiter_max_rate"),
     row("entropy_source", Kind::Path, Fixed::Text("/dev/urandom"))
         .does("Where the guest's random numbers come from on the host.", |c, v| {
             set(&mut c.hypervisor.entropy_source, v.text().into())

@@ -65,8 +65,7 @@ static KNOWN: &[Known] = &[
         "indep_iothreads", "memory_offset", "memory_slots", "net_rate_limiter_bw_max_rate",
         "net_rate_limiter_bw_one_time_burst", "net_rate_limiter_ops_max_rate", "net_rate_limiter_ops_one_time_burst",
         "overhead_memory", "overhead_vcpus", "pcie_root_port", "pcie_switch_port",
-        "rx_rate_limiter_max_rate", "snp_guest_policy", "tx_rate_limiter_max_rate",
-        "vhost_user_reconnect_timeout_sec", "virtio_fs_cache_size",
+        "snp_guest_policy", "vhost_user_reconnect_timeout_sec", "virtio_fs_cache_size",
     ]),
     empty(Table::Hypervisor, &[
         "ctlpath", "dbg_monitor_socket", "default_gpu_model", "device_state_path", "extra_monitor_socket",

@@ -102,7 +102,7 @@ impl Socket {
 }
 
 /// A message about the interface with this index.
-fn to(index: u32) -> io::Result<TcMessage> {
+pub(super) fn to(index: u32) -> io::Result<TcMessage> {
     let mut message = TcMessage::default();
     message.header.index = i32::try_from(index).map_err(io::Error::other)?;
     Ok(message)

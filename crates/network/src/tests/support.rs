@@ -134,7 +134,14 @@ impl Pod {
     }
 
     pub(super) fn request(&self, model: Model) -> Request {
-        Request { netns: self.pod.path.clone(), model, queues: 1, vhost: false, intents: self.log.clone() }
+        Request {
+            netns: self.pod.path.clone(),
+            model,
+            queues: 1,
+            vhost: false,
+            rates: crate::Rates::default(),
+            intents: self.log.clone(),
+        }
     }
 
     /// A thread in the pod's namespace, by which `ip` finds it.
