@@ -194,8 +194,15 @@ impl Bench<'_> {
 
     /// Whole pods, against a bare boot and against runc.
     fn pods(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
-        let names =
-            ["pod_ratio", "pod", "second_ratio", "second_container", "parallel_ratio", "parallel", "idle_pod"];
+        let names = [
+            "pod_ratio",
+            "pod",
+            "second_ratio",
+            "second_container",
+            "parallel_ratio",
+            "parallel",
+            "idle_pod",
+        ];
         if !self.wants(&names) {
             return Ok(());
         }

@@ -160,15 +160,20 @@ struct Target {
 }
 
 fn test_programs(workspace: &Workspace, progress: &Progress) -> Result<Vec<PathBuf>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["test", "--package", "kata-e2e", "--no-run", "--message-format", "json"]);
     progress.line("tests", "building what has changed");
-    let messages = process::output(&mut cargo)?;
-    let messages = String::from_utf8_lossy(&messages);
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    let is_test = |target: Option<Target>| target.is_some_and(|t| t.kind.iter().any(|kind| kind == "test"));
-    let programs = messages.filter_map(|message| message.executable.filter(|_| is_test(message.target)));
-    let programs: Vec<PathBuf> = programs.collect();
+    let mut programs = Vec::new();
+    // The second are those that are made for the lab.
+    for chosen in [["--tests"].as_slice(), &["--test", "lab"]] {
+        let mut cargo = workspace.cargo();
+        cargo.args(["test", "--package", "kata-e2e", "--no-run", "--message-format", "json"]).args(chosen);
+        let messages = process::output(&mut cargo)?;
+        let messages = String::from_utf8_lossy(&messages);
+        let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
+        let is_test =
+            |target: Option<Target>| target.is_some_and(|t| t.kind.iter().any(|kind| kind == "test"));
+        programs
+            .extend(messages.filter_map(|message| message.executable.filter(|_| is_test(message.target))));
+    }
     if programs.is_empty() {
         bail!("cargo names no test programs of kata-e2e");
     }

@@ -18,7 +18,8 @@ use crate::netns;
 /// It is still there; or the intent is of another kind. Filters stay, with an error of the kind "resource busy", as long as
 /// the TAP device behind them is there: undo them after the VM's end, when nobody holds the device's descriptors.
 pub fn undo(intent: &Intent) -> io::Result<()> {
-    let (Intent::Interface { netns, .. } | Intent::Ingress { netns, .. } | Intent::Limit { netns, .. }) = intent
+    let (Intent::Interface { netns, .. } | Intent::Ingress { netns, .. } | Intent::Limit { netns, .. }) =
+        intent
     else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is nothing in a network"));
     };

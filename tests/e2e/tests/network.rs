@@ -69,6 +69,20 @@ fn a_container_is_reached_through_macvtap() {
 }
 
 #[test]
+fn a_card_has_a_pair_of_queues_for_each_cpu_if_it_is_configured_so() {
+    kata_test(|containerd| {
+        containerd.reconfigure(|text| {
+            text.replace("network_queues = 1", "network_queues = 2")
+                .replace("default_vcpus = 1", "default_vcpus = 2")
+        });
+        let network = Network::with_veth("pod");
+        let container = sleeper(containerd, &network);
+        assert_eq!(container.shell("cd /sys/class/net/eth0/queues && echo *"), "rx-0 rx-1 tx-0 tx-1");
+        assert_reachable(&container, &network);
+    });
+}
+
+#[test]
 fn without_a_model_a_container_has_only_the_loopback() {
     kata_test(|containerd| {
         let network = Network::with_veth("pod");
@@ -133,7 +147,8 @@ fn a_card_receives_and_sends_no_faster_than_its_limits() {
         let network = Network::with_veth("pod");
         let before = network.holdings();
         let container = sleeper(containerd, &network);
-        let script = "dd if=/dev/zero of=/tmp/data bs=1M count=1 2>/dev/null; nc -l -p 7000 < /tmp/data > /tmp/back";
+        let script =
+            "dd if=/dev/zero of=/tmp/data bs=1M count=1 2>/dev/null; nc -l -p 7000 < /tmp/data > /tmp/back";
         let serving = container.exec_shell(script).attach();
         let client = "import array, fcntl, socket, termios, time\n\
                       def connect():\n    while True:\n        try: return socket.create_connection(('10.7.0.2', 7000))\n        except ConnectionError: time.sleep(0.05)\n\

@@ -36,7 +36,9 @@ fn answer(cri: &Cri<'_>, request: &str) -> Value {
         ["second"] => json!(second(cri)),
         ["parallel", count] => json!(parallel(cri, count.parse().expect("a number of pods"))),
         ["memory"] => memory(cri),
-        _ => panic!("Unknown request {request:?}: the first lines of this program's source tell which there are"),
+        _ => panic!(
+            "Unknown request {request:?}: the first lines of this program's source tell which there are"
+        ),
     }
 }
 
