@@ -101,6 +101,24 @@ impl<'c> Cri<'c> {
         call.unwrap_or_else(|e| fail(format_args!("Cannot list figures: {e}"))).stats
     }
 
+    /// `Version`.
+    #[track_caller]
+    pub fn version(&self) -> proto::VersionResponse {
+        let request = proto::VersionRequest { version: "v1".to_owned() };
+        let call = self.call(|mut client| async move { client.version(request).await });
+        call.unwrap_or_else(|e| fail(format_args!("No version: {e}")))
+    }
+
+    /// `UpdateRuntimeConfig` with the addresses of the node's pods.
+    #[track_caller]
+    pub fn update_runtime_config(&self, pod_cidr: &str) {
+        let network_config = Some(proto::NetworkConfig { pod_cidr: pod_cidr.to_owned() });
+        let runtime_config = Some(proto::RuntimeConfig { network_config });
+        let request = proto::UpdateRuntimeConfigRequest { runtime_config };
+        let call = self.call(|mut client| async move { client.update_runtime_config(request).await });
+        call.unwrap_or_else(|e| fail(format_args!("Cannot update the configuration: {e}")));
+    }
+
     /// Runs `ctr` in the namespace of pods.
     #[track_caller]
     pub fn ctr<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {

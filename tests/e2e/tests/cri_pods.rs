@@ -196,3 +196,15 @@ fn two_pods_live_side_by_side() {
         assert_eq!(of_second.shell("echo alive"), "alive");
     });
 }
+
+/// A kubelet says it whenever its node is given addresses.
+#[test]
+fn pods_live_on_when_the_nodes_addresses_are_told() {
+    cri_test(|cri| {
+        assert_eq!(cri.version().runtime_api_version, "v1");
+        let pod = cri.pod().run();
+        let container = pod.container("main").idle().start();
+        cri.update_runtime_config("10.88.0.0/16");
+        assert_eq!(container.shell("echo alive"), "alive");
+    });
+}
