@@ -192,31 +192,55 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Whole pods, against a bare boot and against runc.
+    /// Whole pods, against bare guests and against runc.
     fn pods(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
-        let names = [
-            "pod_ratio",
-            "pod",
-            "second_ratio",
-            "second_container",
-            "parallel_ratio",
-            "parallel",
-            "idle_pod",
-        ];
-        if !self.wants(&names) {
+        let starts = self.wants(&["pod_ratio", "pod", "parallel_ratio", "parallel"]);
+        let second = self.wants(&["second_ratio", "second_container"]);
+        let network = self.wants(&["network_ratio", "network"]);
+        let memory = self.wants(&["idle_pod"]);
+        if !(starts || second || network || memory) {
             return Ok(());
         }
         images::pause(self.workspace)?;
         let mut ours = Pods::ours(self.workspace, self.prefix)?;
-        self.pod_starts(&BareGuest::of(containers)?, &mut ours, figures)?;
-        self.second_containers(&mut ours, figures)?;
+        if starts {
+            self.pod_starts(&BareGuest::of(containers)?, &mut ours, figures)?;
+        }
+        if second {
+            self.second_containers(&mut ours, figures)?;
+        }
+        if network {
+            self.network(&mut ours, figures)?;
+        }
+        if memory {
+            self.idle_pod(&mut ours, figures)?;
+        }
+        ours.stop()
+    }
+
+    fn idle_pod(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
         self.say("memory of an idle pod");
         let idle = ours.footprint()?;
         figures.add("idle_pod_shim", figure::mib(idle.shim), "MiB", Bar::AtMost(8.0));
         figures.add("idle_pod_virtiofsd", figure::mib(idle.virtiofsd), "MiB", Bar::None);
         figures.add("idle_pod_vmm", figure::mib(idle.vmm), "MiB", Bar::None);
         figures.add("idle_pod_guest", figure::mib(idle.guest), "MiB", Bar::None);
-        ours.stop()
+        Ok(())
+    }
+
+    fn network(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
+        self.say("iperf3 from a pod to the host, and from the same guest over a TAP device alone, in turn");
+        let bare = BareGuest::like(ours.vmm_command_line()?)?;
+        let (mut pods, mut bares) = (Vec::new(), Vec::new());
+        for _ in 0..self.args.runs {
+            bares.push(bare.network_throughput()? / 1e6);
+            pods.push(ours.network_throughput()? / 1e6);
+        }
+        let [pod, bare] = [pods, bares].map(figure::median);
+        figures.add("network", pod, "Mbit/s", Bar::None);
+        figures.add("network_bare", bare, "Mbit/s", Bar::None);
+        figures.add("network_ratio", pod / bare, "", Bar::AtLeast(0.95));
+        Ok(())
     }
 
     fn pod_starts(&self, bare: &BareGuest, ours: &mut Pods, figures: &mut Figures) -> Result<()> {

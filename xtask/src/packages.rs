@@ -24,6 +24,7 @@ const PACKAGES: &[&str] = &[
     "g++",                         // fuzz targets: libFuzzer
     "gcc",                         // kernel build, virtiofsd
     "iproute2",                    // tests: links and rules left behind
+    "iperf3",                      // measurements of the pods' network
     "iptables",                    // tests: ports of pods' networks
     "kmod",                        // kernel build, check
     "libc6-dev",                   // everything compiled

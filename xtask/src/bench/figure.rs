@@ -66,7 +66,7 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<22} {:>10} {:<5} {:>10}", "figure", "value", "unit", "bar")?;
+        writeln!(f, "{:<22} {:>10} {:<6} {:>10}", "figure", "value", "unit", "bar")?;
         for figure in &self.all {
             let (bar, verdict) = match figure.bar {
                 Bar::AtMost(bar) => (format!("<= {bar}"), if figure.ok() { "ok" } else { "MISSED" }),
@@ -75,7 +75,7 @@ impl fmt::Display for Figures {
             };
             writeln!(
                 f,
-                "{:<22} {:>10.3} {:<5} {bar:>10}  {verdict}",
+                "{:<22} {:>10.3} {:<6} {bar:>10}  {verdict}",
                 figure.name, figure.value, figure.unit
             )?;
         }

@@ -72,6 +72,16 @@ impl Pods {
         self.ask(&format!("parallel {count}"))
     }
 
+    /// Bits per second from a pod to the host.
+    pub(crate) fn network_throughput(&mut self) -> Result<f64> {
+        self.ask("throughput")
+    }
+
+    /// The words of a pod's VMM.
+    pub(crate) fn vmm_command_line(&mut self) -> Result<Vec<String>> {
+        self.ask("vmm")
+    }
+
     /// What one more idle pod takes.
     pub(crate) fn footprint(&mut self) -> Result<Footprint> {
         self.ask("memory")

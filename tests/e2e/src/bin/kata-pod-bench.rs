@@ -5,17 +5,26 @@
 //! | `pod` | seconds that RunPodSandbox, CreateContainer and StartContainer take together |
 //! | `second` | seconds that CreateContainer and StartContainer take in a pod with a running container |
 //! | `parallel N` | seconds until N pods run, each with a container, all asked for at once |
+//! | `throughput` | bits per second that iperf3 sends from a pod to the host |
+//! | `vmm` | the words of a pod's VMM |
 //! | `memory` | bytes that a second idle pod takes: `shim`, `virtiofsd`, `vmm` (proportional set sizes without the guest's memory), `guest` |
 //!
 //! The runtime is that of `KATA_E2E_RUNTIME`, as in the tests.
 
+use std::fs;
 use std::io::Write;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use kata_e2e::{Cri, Footprint, Pod, PodContainer, cri_test};
+use kata_e2e::proto::Mount;
+use kata_e2e::{Cri, Footprint, Pod, PodContainer, cri_test, fail};
 use serde_json::{Value, json};
+
+/// The host's address in the pods' network.
+const HOST: &str = "10.88.0.1";
+/// As long as the bare guest sends that it is compared with.
+const SECONDS: u32 = 4;
 
 fn main() -> ExitCode {
     let mut served = false;
@@ -36,9 +45,11 @@ fn answer(cri: &Cri<'_>, request: &str) -> Value {
         ["second"] => json!(second(cri)),
         ["parallel", count] => json!(parallel(cri, count.parse().expect("a number of pods"))),
         ["memory"] => memory(cri),
-        _ => panic!(
-            "Unknown request {request:?}: the first lines of this program's source tell which there are"
-        ),
+        ["throughput"] => throughput(cri),
+        ["vmm"] => json!(vmm(cri)),
+        _ => fail(format_args!(
+            "Unknown request {request:?}; the first lines of this program's source tell them"
+        )),
     }
 }
 
@@ -83,6 +94,36 @@ fn parallel(cri: &Cri<'_>, count: u32) -> f64 {
 
 fn container<'p>(pod: &'p Pod<'p>, name: &str) -> PodContainer<'p> {
     pod.container(name).command(["/bin/sleep", "3600"]).start()
+}
+
+/// The pod runs the host's own iperf3.
+fn throughput(cri: &Cri<'_>) -> Value {
+    let server = Command::new("iperf3")
+        .args(["--server", "--one-off", "--json", "--bind", HOST])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("iperf3 is installed");
+    let pod = cri.pod().run();
+    let mounts = ["/usr", "/lib", "/lib64"].map(|directory| Mount {
+        host_path: fs::canonicalize(directory).expect("every Debian has it").display().to_string(),
+        container_path: directory.to_owned(),
+        readonly: true,
+        ..Default::default()
+    });
+    let client = pod.container("client").with(|config| config.mounts = mounts.into());
+    let client = client.command(["/bin/sleep", "3600"]).start();
+    client.shell(&format!("/usr/bin/iperf3 --client {HOST} --time {SECONDS}"));
+    let report = server.wait_with_output().expect("iperf3 ends after one client").stdout;
+    pod.remove();
+    let report: Value = serde_json::from_slice(&report).expect("iperf3 reports as JSON");
+    report["end"]["sum_received"]["bits_per_second"].clone()
+}
+
+fn vmm(cri: &Cri<'_>) -> Vec<String> {
+    let pod = cri.pod().run();
+    let vmm = cri.containerd.processes_of("qemu-system-x86_64").pop().expect("a pod has a VMM");
+    pod.remove();
+    vmm.command.split(' ').map(str::to_owned).collect()
 }
 
 fn memory(cri: &Cri<'_>) -> Value {
