@@ -1,8 +1,9 @@
-//! Generates the client of the Container Runtime Interface from `protos/cri.proto`.
+//! Generates the clients of the Container Runtime Interface (`protos/cri.proto`) and of containerd's tasks
+//! (`protos/tasks.proto`).
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=protos");
-    let files = protox::compile(["cri.proto"], ["protos"])?;
+    let files = protox::compile(["cri.proto", "tasks.proto"], ["protos"])?;
     tonic_prost_build::configure().build_server(false).compile_fds(files)?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The images that demo, measurements and tests run: busybox, a pause image and a Debian, all made here from Debian
-//! packages.
+//! The images that demo, measurements and tests run: busybox, a pause image, a Debian, and servers and clients
+//! for networks, all made here from Debian packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,36 +48,83 @@ pub(crate) fn pause(workspace: &Workspace) -> Result<Image> {
 
 /// The smallest Debian with python3, of the same release as this machine.
 pub(crate) fn debian(workspace: &Workspace, progress: &Progress) -> Result<Image> {
-    let _lock = workspace.lock("debian", progress)?;
-    let image = Image { name: "localhost/kata/debian:1", file: directory(workspace)?.join("debian.tar") };
-    if image.file.is_file() {
-        progress.line("debian image", "ready");
-        return Ok(image);
+    let choice = Choice {
+        label: "debian image",
+        name: "localhost/kata/debian:1",
+        file: "debian",
+        arguments: &["--variant=minbase", "--include=python3-minimal"],
+    };
+    choice.image(workspace, progress)
+}
+
+/// Servers and clients that prove a network, of the same release as this machine, with as much around them as a shell
+/// needs; nothing is configured.
+pub(crate) fn network(workspace: &Workspace, progress: &Progress) -> Result<Image> {
+    let choice = Choice {
+        label: "network image",
+        name: "localhost/kata/network:1",
+        file: "network",
+        arguments: &[
+            "--variant=extract",
+            "--include=base-files,busybox-static,dash,dnsmasq-base,iperf3,iproute2,iputils-ping,libc-bin,\
+             nginx-light,redis-server,wrk",
+            "--aptopt=APT::Install-Recommends \"false\"",
+            // Only the packages' scripts want it, and none of them runs.
+            "--dpkgopt=path-exclude=/usr/*/perl*/*",
+            "--extract-hook=for applet in cat grep sleep; do ln -s busybox \"$1/bin/$applet\"; done",
+            // busybox's own would take its applets for the packages' programs.
+            "--extract-hook=ln -sf dash \"$1/bin/sh\"",
+            "--extract-hook=echo root:x:0:0:root:/root:/bin/sh > \"$1/etc/passwd\"",
+            "--extract-hook=echo root:x:0: > \"$1/etc/group\"",
+            "--extract-hook=echo hosts: files dns > \"$1/etc/nsswitch.conf\"",
+        ],
+    };
+    choice.image(workspace, progress)
+}
+
+/// Debian packages that make an image.
+struct Choice {
+    label: &'static str,
+    name: &'static str,
+    /// In the cache, without extension.
+    file: &'static str,
+    /// Of mmdebstrap.
+    arguments: &'static [&'static str],
+}
+
+impl Choice {
+    fn image(&self, workspace: &Workspace, progress: &Progress) -> Result<Image> {
+        let _lock = workspace.lock(self.file, progress)?;
+        let file = directory(workspace)?.join(self.file).with_extension("tar");
+        let image = Image { name: self.name, file };
+        if image.file.is_file() {
+            progress.line(self.label, "ready");
+            return Ok(image);
+        }
+        let log = workspace.log(self.file)?;
+        progress.line(self.label, format_args!("from Debian packages, once (log: {})", log.display()));
+        let scratch = tempfile::Builder::new().prefix(".image-").tempdir_in(&workspace.cache)?;
+        progress.watch(self.label, &log, || {
+            let layer = scratch.path().join("layer.tar");
+            process::logged(&mut self.mmdebstrap(scratch.path(), &layer)?, &log)?;
+            oci_image::write(image.name, &["/bin/sh"], &layer, &image.file)
+        })?;
+        Ok(image)
     }
-    let log = workspace.log("debian")?;
-    progress.line("debian image", format_args!("from Debian packages, once (log: {})", log.display()));
-    let scratch = tempfile::Builder::new().prefix(".debian-").tempdir_in(&workspace.cache)?;
-    let layer = scratch.path().join("layer.tar");
-    progress.watch("debian image", &log, || {
+
+    fn mmdebstrap(&self, scratch: &Path, layer: &Path) -> Result<Command> {
         let release = Release::of_this_machine()?;
-        let sources = scratch.path().join("debian.sources");
+        let sources = scratch.join("debian.sources");
         fs::write(&sources, release.sources())?;
         let mut mmdebstrap = Command::new("mmdebstrap");
-        mmdebstrap.args([
-            "--variant=minbase",
-            "--include=python3-minimal",
-            "--format=tar",
-            release.codename(),
-        ]);
+        mmdebstrap.args(self.arguments).args(["--format=tar", release.codename()]);
         // What no program needs to run is a third of the packages' size.
         for unneeded in ["doc", "info", "locale", "man"] {
             mmdebstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{unneeded}/*"));
         }
-        mmdebstrap.arg(&layer).arg(&sources).env("SOURCE_DATE_EPOCH", "0").env("TMPDIR", scratch.path());
-        process::logged(&mut mmdebstrap, &log)?;
-        oci_image::write(image.name, &["/bin/sh"], &layer, &image.file)
-    })?;
-    Ok(image)
+        mmdebstrap.arg(layer).arg(&sources).env("SOURCE_DATE_EPOCH", "0").env("TMPDIR", scratch);
+        Ok(mmdebstrap)
+    }
 }
 
 fn directory(workspace: &Workspace) -> Result<PathBuf> {

@@ -66,6 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             images::busybox(&workspace)?;
             images::pause(&workspace)?;
             images::debian(&workspace, &progress)?;
+            images::network(&workspace, &progress)?;
             let names: Vec<&str> = if names.is_empty() {
                 FIRST_TEN.to_vec()
             } else {

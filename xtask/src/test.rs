@@ -39,6 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     images::busybox(&workspace)?;
     images::pause(&workspace)?;
     images::debian(&workspace, &progress)?;
+    images::network(&workspace, &progress)?;
 
     let mut runner = runner(&workspace, &progress);
     runner.args(&args.runner);

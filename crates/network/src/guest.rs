@@ -44,7 +44,12 @@ fn interface(link: &Link, scan: &Scan) -> Interface {
     Interface {
         device: link.name.clone(),
         name: link.name.clone(),
-        IPAddresses: scan.addresses.iter().filter(its).map(address).collect(),
+        IPAddresses: scan
+            .addresses
+            .iter()
+            .filter(its)
+            .map(|address| self::address(address, link, scan))
+            .collect(),
         mtu: link.mtu.into(),
         hwAddr: mac(&link.mac),
         type_: link.kind.clone().unwrap_or_default(),
@@ -53,11 +58,29 @@ fn interface(link: &Link, scan: &Scan) -> Interface {
     }
 }
 
-fn address(address: &Address) -> IPAddress {
+fn address(address: &Address, link: &Link, scan: &Scan) -> IPAddress {
     // The prefix of a link between two is the other's. The guest's address stands alone, and the kernel's route to the other
     // is among the routes.
     let prefix = if address.peer.is_some() { bits(address.address) } else { address.prefix };
-    ip(address.address, prefix)
+    let no_prefix_route = prefix < bits(address.address) && is_without_route(address, link, scan);
+    IPAddress { no_prefix_route, ..ip(address.address, prefix) }
+}
+
+/// Whether the kernel's route to the address's network was taken away, or never made: some plugins lead a network's packets
+/// through a gateway of it.
+fn is_without_route(address: &Address, link: &Link, scan: &Scan) -> bool {
+    let mut by_kernel = scan.routes.iter().filter(|route| {
+        route.by_kernel && route.unicast && route.hops.iter().any(|hop| hop.link == address.link)
+    });
+    // It comes when the link is ready, which IPv6's route of every link shows.
+    let ready = match address.address {
+        IpAddr::V4(_) => link.up,
+        IpAddr::V6(_) => by_kernel
+            .clone()
+            .any(|route| matches!(route.destination, IpAddr::V6(to) if to.is_unicast_link_local())),
+    };
+    let network = network_of(address.address, address.prefix);
+    ready && !by_kernel.any(|route| route.prefix == address.prefix && route.destination == network)
 }
 
 fn ip(address: IpAddr, prefix: u8) -> IPAddress {

@@ -10,6 +10,7 @@ use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::command::{Finished, PATIENCE, run};
 use crate::configuration;
 use crate::containerd::{Containerd, make_cgroups, socket};
 use crate::failure::{eventually, fail};
+use crate::recipe::Image;
 use proto::image_service_client::ImageServiceClient;
 use proto::runtime_service_client::RuntimeServiceClient;
 
@@ -43,7 +45,6 @@ pub(crate) const BRIDGE: &str = "kata0";
 /// The image of each pod's first container, in the cache.
 pub(crate) const PAUSE_FILE: &str = "pause.tar";
 const PAUSE: &str = "localhost/kata/pause:1";
-const BUSYBOX: &str = "localhost/kata/busybox:1";
 /// The library behind containerd's networks keeps its results here, wherever the plugins are.
 const RESULTS: &str = "/var/lib/cni";
 
@@ -54,6 +55,7 @@ pub struct Cri<'c> {
     runtime: Runtime,
     channel: Channel,
     names: AtomicU32,
+    images: Mutex<Vec<Image>>,
 }
 
 impl<'c> Cri<'c> {
@@ -66,12 +68,12 @@ impl<'c> Cri<'c> {
             let _inside = runtime.enter();
             endpoint.timeout(PATIENCE).connect_lazy()
         };
-        let cri = Self { containerd, runtime, channel, names: AtomicU32::new(0) };
+        let names = AtomicU32::new(0);
+        let cri = Self { containerd, runtime, channel, names, images: Mutex::default() };
         make_cgroups(&containerd.host.mark);
         eventually("the interface and its network are ready", Duration::from_secs(60), || cri.is_ready());
-        for (file, name) in [(PAUSE_FILE, PAUSE), ("busybox.tar", BUSYBOX)] {
-            cri.import(file, name);
-        }
+        cri.import(PAUSE_FILE, PAUSE);
+        cri.ensure_image(Image::Busybox);
         cri
     }
 
@@ -123,6 +125,25 @@ impl<'c> Cri<'c> {
     #[track_caller]
     pub fn ctr<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
         run(self.containerd.command_in(NAMESPACE).args(arguments))
+    }
+
+    /// Runs a program of the network image on the host, that is in the test's corner of it: to the end.
+    #[track_caller]
+    pub fn on_host<const N: usize>(&self, words: [&str; N]) -> Finished {
+        self.ensure_image(Image::Network);
+        let name = self.containerd.fresh_name();
+        let cgroup = format!("/{}/{name}", self.containerd.host.mark);
+        let manner = ["run", "--rm", "--net-host", "--runtime", "io.containerd.runc.v2", "--cgroup", &cgroup];
+        self.ctr(manner.into_iter().chain(["--", Image::Network.name(), &name]).chain(words))
+    }
+
+    /// Imports the image unless this was done.
+    pub(crate) fn ensure_image(&self, image: Image) {
+        let mut images = self.images.lock().expect("no holder panics");
+        if !images.contains(&image) {
+            self.import(image.file(), image.name());
+            images.push(image);
+        }
     }
 
     /// Stops and removes every pod that is still there; containers go with it.

@@ -9,10 +9,11 @@
 //! |---|---|---|
 //! | `KATA_E2E_RUNTIME` | containerd's name of the runtime under test; a test that fails with `io.containerd.runc.v2` is a wrong test | `io.containerd.kata.v2` |
 //! | `KATA_TEST_STAGE` | prefix the runtime is installed in; when it is set, nothing may be skipped | `target/stage` |
-//! | `KATA_TEST_CACHE` | directory with `images/busybox.tar`, `images/debian.tar` and `images/pause.tar` | as `cargo xtask`'s |
+//! | `KATA_TEST_CACHE` | directory with the images of the tests in `images` | as `cargo xtask`'s |
 //! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
 
 mod action;
+mod cni;
 mod command;
 mod compare;
 mod configuration;
@@ -33,9 +34,11 @@ mod setup;
 mod shim;
 mod spec;
 mod task;
+mod tasks;
 mod terminal;
 
 pub use action::UnknownBundle;
+pub use cni::{Attachment, host_local};
 pub use command::{Finished, Live};
 pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs, compare_made_up};
 pub use containerd::Containerd;
@@ -52,4 +55,5 @@ pub use scenario::{cri_test, kata_cri_test, kata_test, test};
 pub use setup::Stage;
 pub use spec::Rootfs;
 pub use task::{Container, ExecRecipe};
+pub use tasks::Created;
 pub use terminal::Terminal;

@@ -65,6 +65,10 @@ impl Network {
         names.chain(disciplines.lines().map(str::to_owned)).collect()
     }
 
+    pub(crate) fn name(&self) -> &str {
+        self.name
+    }
+
     /// Where it is.
     pub fn path(&self) -> PathBuf {
         Path::new(NAMESPACES).join(self.name)

@@ -12,6 +12,7 @@ use crate::containerd::Containerd;
 use crate::network::Network;
 use crate::spec;
 use crate::task::Container;
+use crate::tasks::Created;
 use crate::terminal::Terminal;
 
 /// Images in the tests' cache.
@@ -21,6 +22,8 @@ pub enum Image {
     Busybox,
     /// The smallest Debian with `python3`.
     Debian,
+    /// Servers and clients for networks: dnsmasq, iperf3, nginx, redis, wrk, `ip` and `ping`.
+    Network,
 }
 
 impl Image {
@@ -28,13 +31,15 @@ impl Image {
         match self {
             Self::Busybox => "busybox.tar",
             Self::Debian => "debian.tar",
+            Self::Network => "network.tar",
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Busybox => "localhost/kata/busybox:1",
             Self::Debian => "localhost/kata/debian:1",
+            Self::Network => "localhost/kata/network:1",
         }
     }
 }
@@ -196,6 +201,12 @@ impl<'c> Recipe<'c> {
     pub fn create(self) -> Container<'c> {
         run(&mut self.ctr(&["containers", "create"], &[])).ok().done();
         Container::new(self.containerd, self.id)
+    }
+
+    /// A container whose task is created, and not started.
+    #[track_caller]
+    pub fn create_task(self) -> Created<'c> {
+        Created::new(self.containerd, self.create())
     }
 
     fn ctr_run(&self, manner: &[&str]) -> Command {

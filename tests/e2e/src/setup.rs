@@ -92,6 +92,7 @@ impl Stage {
             self.probe.clone(),
             self.cache.join("images/busybox.tar"),
             self.cache.join("images/debian.tar"),
+            self.cache.join("images/network.tar"),
         ];
         files.extend_from_slice(needed);
         if self.is_kata() {

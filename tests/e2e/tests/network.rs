@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
-use kata_e2e::{Container, Containerd, Network, eventually, ip, kata_test};
+use kata_e2e::{Container, Containerd, Created, Network, eventually, ip, kata_test, test};
 use serde_json::json;
 
 /// Kept running, to be looked at.
@@ -267,6 +267,50 @@ fn a_network_that_a_hook_brings_is_there_when_the_workload_begins() {
         assert!(text.contains("10.7.0.2/24") && text.contains("fd00:7::2/64"), "{text}");
         assert!(text.contains("default via 10.7.0.1 dev eth0"), "{text}");
     });
+}
+
+/// Docker also gives a container its network between the task's creation and its start, in the namespace of the process
+/// that the creation told.
+#[test]
+fn a_network_that_appears_between_creation_and_start_is_there_when_the_workload_begins() {
+    test(|containerd| {
+        let created = containerd.container().spec(|spec| spec["process"]["args"] = json!(LOOK)).create_task();
+        let connected =
+            Command::new("sh").args(["-c", CONNECT, "connect", &created.pid.to_string()]).status();
+        assert!(connected.is_ok_and(|status| status.success()));
+        assert_begins_with_a_network(&created);
+    });
+}
+
+#[test]
+fn a_named_namespace_can_be_filled_between_creation_and_start() {
+    test(|containerd| {
+        let network = Network::new("pod");
+        let recipe = containerd.container().spec(|spec| {
+            spec["process"]["args"] = json!(LOOK);
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+            let its = namespaces.iter_mut().find(|namespace| namespace["type"] == "network");
+            its.expect("a network namespace")["path"] = json!(network.path());
+        });
+        let created = recipe.create_task();
+        network.add_veth("eth0", "host0", 7);
+        network.inside("route add default via 10.7.0.1");
+        assert_begins_with_a_network(&created);
+    });
+}
+
+/// A workload that looks at its network once, at its very begin.
+const LOOK: [&str; 3] = ["/bin/sh", "-c", "ip addr show eth0; ip route; ping -c 1 -W 10 10.7.0.1"];
+
+#[track_caller]
+fn assert_begins_with_a_network(created: &Created<'_>) {
+    created.start();
+    created.container.wait_until_stopped();
+    let text = std::fs::read_to_string(&created.output).expect("the workload has written");
+    for part in ["10.7.0.2/24", "fd00:7::2/64", "default via 10.7.0.1 dev eth0", " 0% packet loss"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert_eq!(created.container.delete(), 0);
 }
 
 fn vmm(containerd: &Containerd) -> String {

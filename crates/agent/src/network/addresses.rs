@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::asked::Prefix;
+use super::asked::{AskedAddress, Prefix};
 use super::links::Link;
 use super::netlink::{CREATE, Netlink, REPLACE};
 use super::wire::{Message, attributes, number};
@@ -15,7 +15,9 @@ const RTM_GETADDR: u16 = 22;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u8 = 2;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 /// `struct ifaddrmsg`.
 const FIXED: usize = 8;
@@ -26,21 +28,25 @@ pub(super) struct Address {
     /// The interface's index.
     pub(super) index: u32,
     pub(super) prefix: Prefix,
+    /// The kernel makes no route to its network.
+    pub(super) no_prefix_route: bool,
 }
 
 impl Address {
     fn read(body: &[u8]) -> Option<Self> {
         let (length, index) = (*body.get(1)?, number(body, 4)?);
-        let (mut local, mut other) = (None, None);
+        let (mut local, mut other, mut flags) = (None, None, 0);
         for (kind, value) in attributes(body.get(FIXED..)?) {
             match kind {
                 IFA_LOCAL => local = address(value),
                 IFA_ADDRESS => other = address(value),
+                IFA_FLAGS => flags = number(value, 0)?,
                 _ => {}
             }
         }
         // On a point-to-point link the other one is the peer's.
-        Some(Self { index, prefix: Prefix { address: local.or(other)?, length } })
+        let prefix = Prefix { address: local.or(other)?, length };
+        Some(Self { index, prefix, no_prefix_route: flags & IFA_F_NOPREFIXROUTE != 0 })
     }
 }
 
@@ -71,14 +77,15 @@ pub(super) fn list(netlink: &Netlink) -> Result<Vec<Address>> {
 }
 
 /// Gives an interface these addresses and no others, but those that the kernel makes for the link.
-pub(super) fn set(netlink: &Netlink, link: &Link, asked: &[Prefix]) -> Result<()> {
+pub(super) fn set(netlink: &Netlink, link: &Link, asked: &[AskedAddress]) -> Result<()> {
     let failed = |what, prefix: &Prefix| {
         let what = format!("{what} the address {}/{}", prefix.address, prefix.length);
         move |source| NetworkError::Interface { name: link.name.clone(), what, source }
     };
     for present in list(netlink)?.iter().filter(|present| present.index == link.index) {
-        let prefix = &present.prefix;
-        if asked.contains(prefix) || is_of_link(prefix.address) {
+        let Address { ref prefix, no_prefix_route, .. } = *present;
+        // An address that is there keeps its route, or stays without.
+        if asked.contains(&AskedAddress { prefix: *prefix, no_prefix_route }) || is_of_link(prefix.address) {
             continue;
         }
         match netlink.change(message(RTM_DELADDR, link.index, prefix), 0) {
@@ -87,8 +94,13 @@ pub(super) fn set(netlink: &Netlink, link: &Link, asked: &[Prefix]) -> Result<()
             done => done.map_err(failed("lose", prefix))?,
         }
     }
-    for prefix in asked {
+    for AskedAddress { prefix, no_prefix_route } in asked {
         let mut message = message(RTM_NEWADDR, link.index, prefix).with(IFA_ADDRESS, &octets(prefix.address));
+        if *no_prefix_route {
+            // They stand for those at the message's begin.
+            let flags = IFA_F_NOPREFIXROUTE | u32::from(flags(prefix));
+            message = message.with_number(IFA_FLAGS, flags);
+        }
         if let Some(broadcast) = broadcast(prefix) {
             message = message.with(IFA_BROADCAST, &broadcast.octets());
         }
@@ -97,10 +109,13 @@ pub(super) fn set(netlink: &Netlink, link: &Link, asked: &[Prefix]) -> Result<()
     Ok(())
 }
 
+/// Nobody else can have the pod's address, and a tentative one cannot be used.
+fn flags(prefix: &Prefix) -> u8 {
+    if prefix.address.is_ipv6() { IFA_F_NODAD } else { 0 }
+}
+
 fn message(kind: u16, index: u32, prefix: &Prefix) -> Message {
-    // Nobody else can have the pod's address, and a tentative one cannot be used.
-    let flags = if prefix.address.is_ipv6() { IFA_F_NODAD } else { 0 };
-    let mut fixed = vec![family(prefix.address), prefix.length, flags, 0];
+    let mut fixed = vec![family(prefix.address), prefix.length, flags(prefix), 0];
     fixed.extend(index.to_ne_bytes());
     Message::new(kind, &fixed).with(IFA_LOCAL, &octets(prefix.address))
 }

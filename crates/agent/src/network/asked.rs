@@ -42,6 +42,14 @@ pub(crate) struct Prefix {
     pub(crate) length: u8,
 }
 
+/// An address as an interface shall have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AskedAddress {
+    pub(crate) prefix: Prefix,
+    /// The kernel makes no route to its network.
+    pub(crate) no_prefix_route: bool,
+}
+
 /// By what an interface is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
@@ -59,7 +67,7 @@ pub(crate) struct AskedInterface {
     pub(crate) key: Key,
     /// `None`: it keeps the one that it has.
     pub(crate) name: Option<String>,
-    pub(crate) addresses: Vec<Prefix>,
+    pub(crate) addresses: Vec<AskedAddress>,
     /// In bytes; 0: it keeps the one that it has.
     pub(crate) mtu: u32,
     pub(crate) no_arp: bool,
@@ -127,7 +135,8 @@ impl AskedInterface {
         for address in &asked.IPAddresses {
             let text = format!("{}/{}", address.address, address.mask);
             let expected = "an address with the length of its prefix";
-            addresses.push(prefix(address).ok_or_else(|| wrong("address", &text, expected))?);
+            let prefix = prefix(address).ok_or_else(|| wrong("address", &text, expected))?;
+            addresses.push(AskedAddress { prefix, no_prefix_route: address.no_prefix_route });
         }
         let mtu = u32::try_from(asked.mtu)
             .map_err(|_| wrong("MTU", &asked.mtu.to_string(), "a number of bytes below 4 GiB"))?;

@@ -22,7 +22,7 @@ pub fn asked_names(asked: &Interface) -> Option<Vec<String>> {
 #[must_use]
 pub fn asked_addresses(asked: &Interface) -> Option<Vec<(IpAddr, u8)>> {
     let asked = AskedInterface::new(asked).ok()?;
-    Some(asked.addresses.iter().map(|prefix| (prefix.address, prefix.length)).collect())
+    Some(asked.addresses.iter().map(|asked| (asked.prefix.address, asked.prefix.length)).collect())
 }
 
 /// A route, and what the kernel reads of the request for it.

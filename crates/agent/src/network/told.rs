@@ -20,7 +20,7 @@ pub(super) fn interface(link: &Link, addresses: &[Address]) -> Interface {
     Interface {
         device: link.name.clone(),
         name: link.name.clone(),
-        IPAddresses: own.map(|address| ip_address(&address.prefix)).collect(),
+        IPAddresses: own.map(ip_address).collect(),
         mtu: link.mtu.into(),
         hwAddr: hardware(&link.hardware),
         type_: link.kind.clone(),
@@ -29,11 +29,13 @@ pub(super) fn interface(link: &Link, addresses: &[Address]) -> Interface {
     }
 }
 
-fn ip_address(prefix: &Prefix) -> IPAddress {
+fn ip_address(own: &Address) -> IPAddress {
+    let Prefix { address, length } = own.prefix;
     IPAddress {
-        family: family(prefix.address).into(),
-        address: prefix.address.to_string(),
-        mask: prefix.length.to_string(),
+        family: family(address).into(),
+        address: address.to_string(),
+        mask: length.to_string(),
+        no_prefix_route: own.no_prefix_route,
         ..Default::default()
     }
 }

@@ -153,6 +153,37 @@ network_test! {
 }
 
 network_test! {
+    /// What a plugin (ptp) does to make a network's packets go through the host.
+    async fn a_route_through_a_gateway_can_stand_for_that_of_the_addresses_network(guest, slots) {
+        slots.plug("eth0", 1);
+        let card = |no_prefix_route| {
+            let mut card = card(1, "eth0", &["10.0.0.2/16", "fd00::2/64"]);
+            card.IPAddresses.iter_mut().for_each(|address| address.no_prefix_route = no_prefix_route);
+            card
+        };
+        guest.update_interface(card(false)).await.expect("configured");
+        guest.update_interface(card(true)).await.expect("changed");
+        let routes = vec![
+            route("10.0.0.1/32", "", "eth0"),
+            route("10.0.0.0/16", "10.0.0.1", "eth0"),
+            route("fd00::1/128", "", "eth0"),
+            route("fd00::/64", "fd00::1", "eth0"),
+        ];
+        let told = guest.update_routes(routes).await.expect("configured");
+        let told: Vec<_> = lines(&told).into_iter().filter(|line| !line.starts_with("fe80:")).collect();
+        let expected = [
+            "10.0.0.0/16 via 10.0.0.1 dev eth0",
+            "10.0.0.1/32 dev eth0",
+            "fd00::1/128 dev eth0",
+            "fd00::/64 via fd00::1 dev eth0",
+        ];
+        assert_eq!(told, expected);
+        let eth0 = guest.update_interface(card(false)).await.expect("changed back");
+        assert!(eth0.IPAddresses.iter().all(|address| !address.no_prefix_route), "{eth0:?}");
+    }
+}
+
+network_test! {
     async fn an_interface_has_exactly_the_addresses_that_are_asked_for(guest, slots) {
         slots.plug("eth0", 1);
         let first = ["10.0.0.2/24", "10.0.0.3/24", "192.168.7.1/16", "fd00::2/64"];

@@ -151,6 +151,43 @@ fn the_route_to_the_other_end_is_told_with_its_own_prefix() {
     assert!(told(vec![by_kernel("10.6.0.0", 24)], vec![ends("10.7.0.9", 24)]).is_empty());
 }
 
+/// The guest sent a network's packets to nobody where a plugin (ptp) had put a route through the host in the place of the
+/// kernel's.
+#[test]
+fn an_address_without_the_kernels_route_has_none_in_the_guest() {
+    let by_kernel = |to, prefix| Route { by_kernel: true, ..plain(to, prefix) };
+    let of = |address: &str, prefix| Address {
+        link: 1,
+        address: address.parse().unwrap(),
+        prefix,
+        peer: None,
+        temporary: false,
+    };
+    let addresses = vec![
+        of("10.1.0.2", 24),
+        of("10.2.0.2", 24),
+        of("10.3.0.2", 32),
+        of("fd00:1::2", 64),
+        of("fd00:2::2", 64),
+    ];
+    let routes = vec![
+        plain("10.1.0.0", 24),
+        by_kernel("10.2.0.0", 24),
+        by_kernel("fe80::", 64),
+        by_kernel("fd00:2::", 64),
+    ];
+    let told = |up, routes: &[Route]| {
+        let mut links = links();
+        links[0].up = up;
+        let scan = Scan { addresses: addresses.clone(), routes: routes.to_vec(), ..Scan::default() };
+        let guest = network(&scan, &[&links[0]]);
+        guest.interfaces[0].IPAddresses.iter().map(|ip| ip.no_prefix_route).collect::<Vec<_>>()
+    };
+    assert_eq!(told(true, &routes), [true, false, false, true, false]);
+    // Before an interface is ready the kernel has made no route.
+    assert_eq!(told(false, &[]), [false; 5]);
+}
+
 #[test]
 fn addresses_that_each_side_makes_itself_are_not_told() {
     let of = |address: &str, temporary| Address {

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::log::{self, LogLine};
-use super::{BUSYBOX, Pod, Stream, proto};
+use super::{Pod, Stream, proto};
 use crate::command::{Finished, PATIENCE};
 use crate::failure::{eventually, fail};
+use crate::recipe::Image;
 
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl<'p> ContainerRecipe<'p> {
         };
         let config = proto::ContainerConfig {
             metadata: Some(proto::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
-            image: Some(proto::ImageSpec { image: BUSYBOX.to_owned(), ..Default::default() }),
+            image: Some(proto::ImageSpec { image: Image::Busybox.name().to_owned(), ..Default::default() }),
             log_path: format!("{name}.log"),
             linux: Some(linux),
             ..Default::default()
@@ -66,6 +67,12 @@ impl<'p> ContainerRecipe<'p> {
         self.with(|config| {
             change(config.linux.get_or_insert_default().security_context.get_or_insert_default());
         })
+    }
+
+    /// The image, if it is not busybox.
+    pub fn image(self, image: Image) -> Self {
+        self.pod.cri.ensure_image(image);
+        self.with(|config| config.image.get_or_insert_default().image = image.name().to_owned())
     }
 
     /// The program and its arguments.

@@ -17,8 +17,9 @@ fn refusal<T: std::fmt::Debug>(result: Result<T>) -> String {
 
 #[test]
 fn a_mask_is_a_length_or_dotted() {
-    let length =
-        |address, mask| AskedInterface::new(&addressed(address, mask)).map(|read| read.addresses[0].length);
+    let length = |address, mask| {
+        AskedInterface::new(&addressed(address, mask)).map(|read| read.addresses[0].prefix.length)
+    };
     assert_eq!(length("10.0.0.2", "24"), Ok(24));
     assert_eq!(length("10.0.0.2", "255.255.240.0"), Ok(20));
     assert_eq!(length("10.0.0.2", "0.0.0.0"), Ok(0));
