@@ -190,7 +190,7 @@ impl Containerd {
         self.child.lock().expect("no holder panics")
     }
 
-    fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         pid_of(&self.child()).as_raw()
     }
 }

@@ -3,16 +3,18 @@
 mod container;
 mod log;
 mod pod;
+mod steady;
 mod stream;
 
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
@@ -28,6 +30,7 @@ use proto::runtime_service_client::RuntimeServiceClient;
 pub use container::{ContainerRecipe, Ended, PodContainer};
 pub use log::LogLine;
 pub use pod::{Pod, PodRecipe};
+pub use steady::Steady;
 pub use stream::Stream;
 
 /// The messages of the interface.
@@ -53,26 +56,38 @@ pub struct Cri<'c> {
     pub containerd: &'c Containerd,
     runtime: Runtime,
     channel: Channel,
-    names: Cell<u32>,
+    names: AtomicU32,
 }
 
 impl<'c> Cri<'c> {
     /// Waits until containerd's plugin and the network are ready, and imports the images.
     pub(crate) fn connect(containerd: &'c Containerd) -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be had");
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be had");
         let endpoint =
             Endpoint::from_shared(format!("unix://{}", socket().display())).expect("is an address");
         let channel = {
             let _inside = runtime.enter();
             endpoint.timeout(PATIENCE).connect_lazy()
         };
-        let cri = Self { containerd, runtime, channel, names: Cell::new(0) };
+        let cri = Self { containerd, runtime, channel, names: AtomicU32::new(0) };
         make_cgroups(&containerd.host.mark);
-        eventually("the interface and its network are ready", Duration::from_secs(60), || cri.is_ready());
+        cri.wait_until_ready();
         for (file, name) in [(PAUSE_FILE, PAUSE), ("busybox.tar", BUSYBOX)] {
             cri.import(file, name);
         }
         cri
+    }
+
+    /// Kills containerd, as a crash would; pods go on.
+    pub fn kill_containerd(&self) {
+        self.containerd.stop(Signal::SIGKILL);
+    }
+
+    /// Starts containerd again after [`Cri::kill_containerd`]; returns when the interface answers.
+    pub fn start_containerd_again(&self) {
+        self.containerd.start_again();
+        self.wait_until_ready();
     }
 
     /// A pod to be run.
@@ -129,7 +144,11 @@ impl<'c> Cri<'c> {
     }
 
     fn fresh_number(&self) -> u32 {
-        self.names.replace(self.names.get() + 1)
+        self.names.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn wait_until_ready(&self) {
+        eventually("the interface and its network are ready", Duration::from_secs(60), || self.is_ready());
     }
 
     fn is_ready(&self) -> bool {
