@@ -22,6 +22,7 @@ use kata_protocol::oci_convert;
 use kata_transport::Stream;
 use oci_spec::runtime::LinuxResources;
 use protobuf::MessageField;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use ttrpc::r#async::Client;
 use ttrpc::r#async::transport::Socket;
@@ -57,6 +58,8 @@ pub(crate) struct Agent {
     grpc: AgentServiceClient,
     /// It has no `kata.v1`.
     foreign: Arc<AtomicBool>,
+    /// Whether it has announced itself.
+    up: watch::Receiver<bool>,
     deadlines: Deadlines,
     gone: Gone,
     console: Arc<Path>,
@@ -72,13 +75,20 @@ pub(crate) struct Started {
 }
 
 impl Agent {
-    /// Speaks over a stream to the agent's port. The guest need not be up yet.
-    pub(crate) fn new(stream: Stream, deadlines: Deadlines, gone: Gone, console: &Path) -> Self {
+    /// Speaks over a stream to the agent's port. The guest need not be `up` yet.
+    pub(crate) fn new(
+        stream: Stream,
+        up: watch::Receiver<bool>,
+        deadlines: Deadlines,
+        gone: Gone,
+        console: &Path,
+    ) -> Self {
         let client = Client::new(Socket::new(stream));
         Self {
             kata: SandboxClient::new(client.clone()),
             grpc: AgentServiceClient::new(client),
             foreign: Arc::default(),
+            up,
             deadlines,
             gone,
             console: console.into(),
@@ -97,8 +107,8 @@ impl Agent {
         if let Some(container) = own.container.as_mut() {
             *container = seccomp::compiled(container)?;
         }
-        let rpc = self.kata.start_sandbox(within(deadline), &own);
-        match self.call("start the sandbox", deadline, rpc).await {
+        let rpc = self.kata.start_sandbox(within(self.deadlines.dial.saturating_add(deadline)), &own);
+        match self.call_once_up("start the sandbox", deadline, rpc).await {
             Err(error) if answers::is_foreign(&error) => {
                 self.foreign.store(true, Ordering::Relaxed);
                 self.start_one_by_one(request).await
@@ -259,6 +269,25 @@ impl Agent {
             Ok(result) => result,
             Err(_) => Err(Error::Deadline { action, after, console: console::tail(&self.console) }),
         }
+    }
+
+    /// A request that is sent while the guest still boots: its deadline counts from when the agent is up. Many guests
+    /// that boot at once take their time, and how much they may take is another deadline.
+    async fn call_once_up<T>(
+        &self,
+        action: &'static str,
+        after: Duration,
+        rpc: impl Future<Output = ttrpc::Result<T>>,
+    ) -> Result<T> {
+        let mut rpc = std::pin::pin!(rpc);
+        let mut up = self.up.clone();
+        tokio::select! {
+            biased;
+            answer = self.answer(action, rpc.as_mut()) => return answer,
+            // Nobody says so any more if the guest is gone, and that is the answer.
+            _ = up.wait_for(|up| *up) => {}
+        }
+        self.call(action, after, rpc).await
     }
 
     /// A request's answer, or why there will be none.

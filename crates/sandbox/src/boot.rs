@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kata_protocol::ports;
 use kata_vmm::{ShutdownReason, VmEvent, VmExit};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::agent::Agent;
@@ -67,9 +67,12 @@ impl Site {
         let silent = |_| SilentAgent { seconds: self.deadlines.dial.as_secs() };
         let dialer = timeout_at(deadline, way.open()).await.map_err(silent)??;
         let connection = timeout_at(deadline, dialer.connect(ports::AGENT)).await.map_err(silent)??;
-        let agent = Agent::new(connection.stream, self.deadlines, self.gone.clone(), &self.console);
+        let (up, is_up) = watch::channel(false);
+        let agent = Agent::new(connection.stream, is_up, self.deadlines, self.gone.clone(), &self.console);
         self.boot.send_replace(Boot::Reachable(Reach { machine: Arc::clone(machine), agent, dialer }));
-        timeout_at(deadline, way.announced()).await.map_err(silent)?
+        timeout_at(deadline, way.announced()).await.map_err(silent)??;
+        up.send_replace(true);
+        Ok(())
     }
 
     /// Reports the end of the VM, whichever of its processes goes first.

@@ -10,7 +10,7 @@ use crate::error::{Result, SandboxError as Error};
 use crate::event::Event;
 use crate::gone::Announcer;
 use crate::host::Machine;
-use crate::jobs::{Happening, Queue, Reach, Site};
+use crate::jobs::{Happening, Queue, Reach, SIGKILL, Site};
 use crate::process::Containers;
 use crate::state::Phase;
 use crate::stdio::Pumps;
@@ -129,7 +129,9 @@ impl Driver {
             Happening::Created { id, result, reply } => match result {
                 Ok((pumps, agent)) => self.on_created(Key::new(&id, None), pumps, agent, reply),
                 Err(error) => {
-                    self.containers.0.remove(&id);
+                    if let Some(mut container) = self.containers.0.remove(&id) {
+                        container.init.end(Exit::now(Exit::KILLED));
+                    }
                     self.on_creation_failed(error, reply);
                 }
             },
@@ -160,14 +162,19 @@ impl Driver {
         let drain = pumps.drain();
         process.pumps = pumps;
         process.phase = Phase::Created;
+        let killers = std::mem::take(&mut process.killers);
         if let Stage::Stopped(stopped) = &self.stage {
             // The VM died between the guest's answer and this moment.
             let reason = Arc::clone(&stopped.reason);
             self.finish(&key, Exit::now(Exit::KILLED), true);
             reply.send(Err(Error::Gone { reason })).ok();
+            killers.into_iter().for_each(|killer| drop(killer.send(Ok(()))));
             return;
         }
         reply.send(Ok(Created { pid })).ok();
+        for killer in killers {
+            self.kill(&key, SIGKILL, true, killer);
+        }
         self.spawn(async move |_, queue| {
             if let Some(exit) = Site::watch(&key, &agent, drain).await {
                 queue.report(Happening::Exited { key, exit }).await;
@@ -301,7 +308,7 @@ impl Driver {
         }
     }
 
-    fn on_death(&mut self, machine: Option<Arc<Machine>>, reason: &Arc<str>) {
+    pub(crate) fn on_death(&mut self, machine: Option<Arc<Machine>>, reason: &Arc<str>) {
         if !matches!(self.stage, Stage::Stopped(_)) {
             self.tell(Event::VmDied { reason: Arc::clone(reason) });
             self.end(reason);

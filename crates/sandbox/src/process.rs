@@ -21,6 +21,8 @@ pub(crate) struct Process {
     pub(crate) early_exit: Option<Exit>,
     /// Who waits for its end.
     pub(crate) waiters: Vec<Reply<Exit>>,
+    /// Who wants it killed while it is being made.
+    pub(crate) killers: Vec<Reply<()>>,
     /// Its streams, once they are copied.
     pub(crate) pumps: Pumps,
     /// What to run, until it is started.
@@ -45,6 +47,7 @@ impl Process {
             exit: None,
             early_exit: None,
             waiters: Vec::new(),
+            killers: Vec::new(),
             pumps: Pumps::default(),
             to_start: None,
             size: None,
@@ -60,6 +63,9 @@ impl Process {
         for waiter in self.waiters.drain(..) {
             // Who waited may have gone.
             waiter.send(Ok(exit)).ok();
+        }
+        for killer in self.killers.drain(..) {
+            killer.send(Ok(())).ok();
         }
     }
 }

@@ -61,7 +61,21 @@ impl Driver {
     }
 
     /// A guest that does not even take a SIGKILL in time is hung: its VM is killed, so that nothing stays for ever.
-    fn kill(&mut self, key: &Key, signal: u32, all: bool, reply: Reply<()>) {
+    ///
+    /// What is still being made is killed once it is made; is it the first container, there is nothing else in the VM,
+    /// which may boot for long: then it is the VM that is killed.
+    pub(crate) fn kill(&mut self, key: &Key, signal: u32, all: bool, reply: Reply<()>) {
+        if signal == SIGKILL
+            && let Ok(process) = self.containers.process(key)
+            && process.phase == Phase::Creating
+        {
+            process.killers.push(reply);
+            if matches!(self.stage, Stage::Starting(_)) {
+                let machine = self.site.boot.borrow().machine();
+                self.on_death(machine, &"its first container was killed while it was being created".into());
+            }
+            return;
+        }
         let site = self.site.clone();
         self.ask(key, Verb::Kill, reply, async move |key, reach| {
             let result = reach.agent.signal(&key, signal, all).await;

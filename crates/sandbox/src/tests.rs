@@ -39,13 +39,16 @@ impl Scene {
     }
 
     fn with(flaws: &[Flaw]) -> Self {
+        let deadline = if flaws.is_empty() { PATIENCE } else { Duration::from_millis(500) };
+        Self::with_deadlines(flaws, Deadlines { dial: deadline, request: deadline, create: deadline })
+    }
+
+    fn with_deadlines(flaws: &[Flaw], deadlines: Deadlines) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let console = dir.path().join("console.log");
         std::fs::write(&console, "Linux version\nKernel panic - not syncing\n").unwrap();
         let (host, agent) = FakeHost::new(flaws, dir.path());
         let recorder = Recorder::new("s", dir.path());
-        let deadline = if flaws.is_empty() { PATIENCE } else { Duration::from_millis(500) };
-        let deadlines = Deadlines { dial: deadline, request: deadline, create: deadline };
         let (sandbox, events) = assemble(&"s".parse().unwrap(), host.clone(), recorder, deadlines, &console);
         Self { sandbox, events, host, agent, dir }
     }

@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
 use containerd_shim_protos::shim_async::{Task, create_task};
 use protobuf::CodedInputStream;
-use tokio::sync::Notify;
 use tokio::time::timeout;
 use tracing::Instrument;
 use ttrpc::r#async::{MethodHandler, Service, TtrpcContext};
@@ -23,29 +22,21 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 
 type Handler = Arc<dyn MethodHandler + Send + Sync>;
 
-/// The task API under both names that containerd uses, and the Sandbox API. `called` is notified at each request.
+/// The task API under both names that containerd uses, and the Sandbox API.
 #[must_use]
-pub(crate) fn services<T>(service: &Arc<T>, called: &Arc<Notify>) -> HashMap<String, Service>
+pub(crate) fn services<T>(service: &Arc<T>) -> HashMap<String, Service>
 where
     T: Task + Sandbox + Send + Sync + 'static,
 {
     let tasks = [TASK_V2, TASK_V3].into_iter().flat_map(|name| {
         create_task(service.clone()).into_values().map(move |service| (name.to_owned(), service))
     });
-    tasks
-        .chain(create_sandbox(service.clone()))
-        .map(|(name, service)| (name, decorate(service, called)))
-        .collect()
+    tasks.chain(create_sandbox(service.clone())).map(|(name, service)| (name, decorate(service))).collect()
 }
 
-fn decorate(service: Service, called: &Arc<Notify>) -> Service {
+fn decorate(service: Service) -> Service {
     let methods = service.methods.into_iter().map(|(name, handler)| {
-        let decorated = Decorated {
-            limits: limits(&name),
-            name: name.clone(),
-            handler: Arc::from(handler),
-            called: called.clone(),
-        };
+        let decorated = Decorated { limits: limits(&name), name: name.clone(), handler: Arc::from(handler) };
         (name, Box::new(decorated) as Box<dyn MethodHandler + Send + Sync>)
     });
     Service { methods: methods.collect(), streams: service.streams }
@@ -76,13 +67,11 @@ struct Decorated {
     name: String,
     limits: Limits,
     handler: Handler,
-    called: Arc<Notify>,
 }
 
 #[async_trait]
 impl MethodHandler for Decorated {
     async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
-        self.called.notify_one();
         let (container, exec) = subject(&self.name, &request.payload);
         let span = tracing::info_span!("rpc", rpc = self.name, container, exec = tracing::field::Empty);
         if !exec.is_empty() {
@@ -192,12 +181,7 @@ mod tests {
     }
 
     fn decorated(slow: &Arc<Slow>, limits: Limits) -> Decorated {
-        Decorated {
-            name: "Create".into(),
-            limits,
-            handler: Arc::new(Method(slow.clone())),
-            called: Arc::default(),
-        }
+        Decorated { name: "Create".into(), limits, handler: Arc::new(Method(slow.clone())) }
     }
 
     #[test]

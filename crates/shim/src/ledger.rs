@@ -8,6 +8,8 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use tokio::sync::watch;
+
 use crate::events::{self, Ended, Event};
 use crate::publisher::Publisher;
 use crate::stdio::{Input, Names, Output, Slot, StdinHold};
@@ -83,6 +85,8 @@ struct Entry {
 /// All processes of a sandbox that containerd knows.
 pub(crate) struct Ledger {
     entries: Mutex<HashMap<Key, Entry>>,
+    /// Whether there is any.
+    used: watch::Sender<bool>,
     publisher: Publisher,
 }
 
@@ -90,7 +94,7 @@ impl Ledger {
     /// An empty one, which tells through `publisher`.
     #[must_use]
     pub(crate) fn new(publisher: Publisher) -> Self {
-        Self { entries: Mutex::default(), publisher }
+        Self { entries: Mutex::default(), used: watch::Sender::new(false), publisher }
     }
 
     /// Before the sandbox is asked to make a process. False: there is one of that name.
@@ -103,6 +107,7 @@ impl Ledger {
         let phase = Phase::Creating;
         let (stdin, slots) = (Stdin::Open(None), Slots::default());
         entries.insert(key, Entry { facts, stdin, slots, phase, pid: 0, ended: None, told: false });
+        self.used.send_replace(true);
         true
     }
 
@@ -127,7 +132,14 @@ impl Ledger {
 
     /// The sandbox could not make it.
     pub(crate) fn abandon(&self, key: &Key) {
-        self.lock().remove(key);
+        let mut entries = self.lock();
+        entries.remove(key);
+        self.used.send_replace(!entries.is_empty());
+    }
+
+    /// Whether there is any process, as it changes.
+    pub(crate) fn used(&self) -> watch::Receiver<bool> {
+        self.used.subscribe()
     }
 
     /// It is made; tells `event`. containerd knows it as `pid` (0: not yet).
@@ -191,6 +203,7 @@ impl Ledger {
             // It may have been the last one that its container's own end waited for.
             self.tell(&mut entries, &key.container, false);
         }
+        self.used.send_replace(!entries.is_empty());
         ended.pid
     }
 

@@ -30,9 +30,9 @@ use crate::service::{Lifecycle, Parts, Service};
 
 /// The descriptor of the socket that `start` passes.
 const BIND_FD: &str = "0";
-/// containerd calls as soon as it has the address. A server that nobody ever calls belongs to a start that was
-/// killed between its last word and its end.
-const FIRST_CALL: Duration = Duration::from_secs(60);
+/// containerd makes the first container as soon as it has the address, and shuts the server down after the last one. A
+/// containerd that is killed in between knows of the server when it comes back, and never uses it (1.6 to 2.x).
+const UNUSED: Duration = Duration::from_secs(20);
 /// The last answer needs a moment to leave, if its reader is slow.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// Threads for what blocks (waiting for a FIFO's reader, a container's root file system) end soon after.
@@ -135,14 +135,12 @@ async fn serve(
     // The sandbox is on its way meanwhile. A failure here is `start`'s death, which is met again below.
     let listens = taker.step().await.is_ok();
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
-    let called = Arc::new(Notify::new());
     let connections = Connections::new();
-    let served =
-        if listens { answer(listener, &service, (&called, &connections)).await } else { Ok(Server::new()) };
+    let served = if listens { answer(listener, &service, &connections).await } else { Ok(Server::new()) };
     let told = tokio::select! {
         () = end.notified() => true,
         () = signals.any() => false,
-        () = abandoned(taker, &called) => false,
+        () = abandoned(taker, &service) => false,
         // Nobody can call.
         () = future::ready(()), if served.is_err() => false,
     };
@@ -166,11 +164,10 @@ async fn serve(
 async fn answer(
     listener: UnixListener,
     service: &Arc<Service>,
-    (called, connections): (&Arc<Notify>, &Connections),
+    connections: &Connections,
 ) -> Result<Server, ServerError> {
     let listener = connections.of(listener).map_err(ServerError::Inherit)?;
-    let mut server =
-        Server::new().add_listener(listener).register_service(decorate::services(service, called));
+    let mut server = Server::new().add_listener(listener).register_service(decorate::services(service));
     server.start().await.map_err(ServerError::Serve)?;
     tracing::info!(pid = std::process::id(), version = crate::info::VERSION, "serving");
     Ok(server)
@@ -195,16 +192,14 @@ impl Signals {
     }
 }
 
-/// Returns when nobody will ever call: `start` has died before its answer, or right after it.
-async fn abandoned(mut taker: Taker, called: &Notify) {
+/// Returns when nobody needs this server: `start` has died before its answer, or containerd has not made use of it.
+async fn abandoned(mut taker: Taker, service: &Service) {
     if let Err(error) = taker.step().await {
         tracing::warn!(error = &error as &dyn std::error::Error, "abandoned");
         return;
     }
-    if timeout(FIRST_CALL, called.notified()).await.is_ok() {
-        return future::pending().await;
-    }
-    tracing::warn!(seconds = FIRST_CALL.as_secs(), "abandoned: containerd has never called");
+    service.unused_for(UNUSED).await;
+    tracing::warn!(seconds = UNUSED.as_secs(), "abandoned: it has no container, and containerd makes none");
 }
 
 fn remove(socket: Option<PathBuf>) {

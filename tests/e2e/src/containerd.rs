@@ -76,7 +76,7 @@ impl Containerd {
 
     /// Where the task of a container has its bundle.
     pub(crate) fn bundle(&self, id: &str) -> PathBuf {
-        Path::new(RUN).join("state/io.containerd.runtime.v2.task").join(&self.host.mark).join(id)
+        bundles(&self.host.mark).join(id)
     }
 
     /// An empty directory on a real file system, removed with the test.
@@ -190,7 +190,7 @@ impl Containerd {
         self.child.lock().expect("no holder panics")
     }
 
-    fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         pid_of(&self.child()).as_raw()
     }
 }
@@ -244,6 +244,11 @@ fn pid_of(child: &Child) -> Pid {
 
 fn complaint(finished: &Finished) -> Option<String> {
     (finished.code != 0).then(|| finished.complaint())
+}
+
+/// Where tasks of a namespace have their bundles.
+pub(crate) fn bundles(namespace: &str) -> PathBuf {
+    Path::new(RUN).join("state/io.containerd.runtime.v2.task").join(namespace)
 }
 
 /// Where it listens.

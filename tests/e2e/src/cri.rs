@@ -3,6 +3,7 @@
 mod container;
 mod log;
 mod pod;
+mod steady;
 mod stream;
 
 use std::ffi::OsStr;
@@ -14,6 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
@@ -30,6 +32,7 @@ use proto::runtime_service_client::RuntimeServiceClient;
 pub use container::{ContainerRecipe, Ended, PodContainer};
 pub use log::LogLine;
 pub use pod::{Pod, PodRecipe};
+pub use steady::Steady;
 pub use stream::Stream;
 
 /// The messages of the interface.
@@ -61,7 +64,8 @@ pub struct Cri<'c> {
 impl<'c> Cri<'c> {
     /// Waits until containerd's plugin and the network are ready, and imports the images.
     pub(crate) fn connect(containerd: &'c Containerd) -> Self {
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime can be had");
+        let runtime =
+            Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be had");
         let endpoint =
             Endpoint::from_shared(format!("unix://{}", socket().display())).expect("is an address");
         let channel = {
@@ -71,10 +75,21 @@ impl<'c> Cri<'c> {
         let names = AtomicU32::new(0);
         let cri = Self { containerd, runtime, channel, names, images: Mutex::default() };
         make_cgroups(&containerd.host.mark);
-        eventually("the interface and its network are ready", Duration::from_secs(60), || cri.is_ready());
+        cri.wait_until_ready();
         cri.import(PAUSE_FILE, PAUSE);
         cri.ensure_image(Image::Busybox);
         cri
+    }
+
+    /// Kills containerd, as a crash would; pods go on.
+    pub fn kill_containerd(&self) {
+        self.containerd.stop(Signal::SIGKILL);
+    }
+
+    /// Starts containerd again after [`Cri::kill_containerd`]; returns when the interface answers.
+    pub fn start_containerd_again(&self) {
+        self.containerd.start_again();
+        self.wait_until_ready();
     }
 
     /// A pod to be run.
@@ -169,6 +184,10 @@ impl<'c> Cri<'c> {
 
     fn fresh_number(&self) -> u32 {
         self.names.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn wait_until_ready(&self) {
+        eventually("the interface and its network are ready", Duration::from_secs(60), || self.is_ready());
     }
 
     fn is_ready(&self) -> bool {

@@ -20,6 +20,18 @@ pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     }
 }
 
+/// Whether `condition` holds before the limit is over; returns at once when it does, for what must meet a moment.
+pub fn as_soon_as(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        pause(Duration::from_micros(200));
+    }
+    true
+}
+
 /// Whether `condition` holds before the limit is over.
 pub(crate) fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;

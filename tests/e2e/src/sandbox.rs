@@ -43,9 +43,15 @@ fn words<T>(result: ttrpc::Result<T>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
 }
 
-fn shim(containerd: &Containerd, id: &str, bundle: &Path, action: &str) -> Finished {
+/// Runs an action of the shim for what containerd keeps in this namespace, to its end.
+pub(crate) fn shim(
+    containerd: &Containerd,
+    (namespace, id): (&str, &str),
+    bundle: &Path,
+    action: &str,
+) -> Finished {
     let mut command = Command::new(containerd.stage.prefix.join("bin/containerd-shim-kata-v2"));
-    command.args(["-namespace", &containerd.host.mark, "-id", id, "-publish-binary", "containerd"]);
+    command.args(["-namespace", namespace, "-id", id, "-publish-binary", "containerd"]);
     command.arg("-address").arg(containerd::socket()).arg("-bundle").arg(bundle).arg(action);
     command.env("PATH", containerd.stage.path()).env("KATA_CONF_FILE", containerd.kata_configuration());
     command.env(MARK, &containerd.host.mark).env("TTRPC_ADDRESS", containerd::ttrpc_socket());
@@ -57,7 +63,7 @@ impl Containerd {
     #[track_caller]
     pub fn sandbox(&self) -> Sandbox<'_> {
         let (id, bundle) = (self.fresh_name(), self.directory());
-        shim(self, &id, &bundle, "start").ok().done();
+        shim(self, (&self.host.mark, &id), &bundle, "start").ok().done();
         let address = fs::read_to_string(bundle.join("address")).expect("the shim has said its address");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime can be had");
@@ -167,7 +173,8 @@ impl Sandbox<'_> {
     /// Runs the shim's action `delete`, as containerd does when the server is gone.
     #[track_caller]
     pub fn delete_by_action(&self) {
-        shim(self.containerd, &self.id, &self.bundle, "delete").ok().done();
+        let name = (self.containerd.host.mark.as_str(), self.id.as_str());
+        shim(self.containerd, name, &self.bundle, "delete").ok().done();
     }
 
     /// Makes and starts a container that runs a line in a shell, and shares what the containers of a pod share.

@@ -35,9 +35,10 @@ pub(super) static ROWS: &[Row] = &[
             set(&mut c.agent.request_timeout, millis(v))
         }),
     row("create_container_timeout", Kind::Integer { min: 1, max: MAX_MS / 1000 }, Fixed::Int(30))
-        .does("Deadline of the request that makes a container, in seconds.", |c, v| {
-            set(&mut c.agent.create_container_timeout, Duration::from_secs(v.unsigned().into()))
-        })
+        .does(
+            "Deadline of the request that makes a container, in seconds, without the guest's boot.",
+            |c, v| set(&mut c.agent.create_container_timeout, Duration::from_secs(v.unsigned().into())),
+        )
         .alias(Table::Runtime, "create_container_timeout", 1)
         .annotation("runtime.create_container_timeout"),
 ];

@@ -111,3 +111,38 @@ async fn a_guest_that_does_not_take_a_sigkill_is_killed_itself() {
     assert!(matches!(scene.event().await, Event::VmDied { .. }));
     assert_eq!(scene.exit_of("c", None).await, 137);
 }
+
+/// A containerd that came back while the VM booted could not kill the container that it found: "Cannot kill while it is
+/// being created", as long as the guest took.
+#[tokio::test]
+async fn a_sigkill_ends_a_sandbox_whose_first_container_is_being_made() {
+    let scene = Scene::with(&[Flaw::Late]);
+    let sandbox = scene.sandbox.clone();
+    let creation = tokio::spawn(async move { sandbox.create(container("c")).await });
+    while scene.host.asked() != ["boot", "attach c"] {
+        tokio::task::yield_now().await;
+    }
+    let sandbox = scene.sandbox.clone();
+    let waiting = tokio::spawn(async move { sandbox.wait(&cid("c"), None).await });
+    let polite = scene.sandbox.kill(&cid("c"), None, 15, true).await.unwrap_err();
+    assert_eq!(polite.kind(), ErrorKind::FailedPrecondition);
+    timeout(Duration::from_secs(2), scene.sandbox.kill(&cid("c"), None, 9, true)).await.unwrap().unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().status, 137);
+    assert!(creation.await.unwrap().is_err());
+    assert!(scene.host.levers.is_dead());
+    assert_eq!(scene.host.asked().last().map(String::as_str), Some("undo"));
+}
+
+#[tokio::test]
+async fn a_sigkill_of_a_further_container_waits_until_it_is_made() {
+    let scene = Scene::with(&[Flaw::Hanging]);
+    scene.sandbox.boot(None).await.unwrap();
+    let sandbox = scene.sandbox.clone();
+    let creation = tokio::spawn(async move { sandbox.create(container("c")).await });
+    while !scene.host.asked().contains(&"attach c".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    scene.sandbox.kill(&cid("c"), None, 9, true).await.unwrap();
+    assert_eq!(creation.await.unwrap().unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    assert!(!scene.host.levers.is_dead(), "others may be in it");
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{Flaw, PATIENCE, Scene, cid, container};
+use crate::agent::Deadlines;
 use crate::command::ProcessStatus;
 use crate::error::{ErrorKind, SandboxError as Error};
 use crate::event::Event;
@@ -95,6 +96,22 @@ async fn the_request_is_sent_before_the_guest_is_up() {
     assert_eq!(scene.host.asked(), ["boot", "attach c"], "files are prepared meanwhile");
     scene.host.wake_guest();
     timeout(PATIENCE, creation).await.unwrap().unwrap();
+}
+
+/// Thirty pods that booted at once on two processors failed: the boot counted as the making of a container.
+#[tokio::test]
+async fn the_deadline_of_the_first_container_counts_from_when_the_guest_is_up() {
+    let create = Duration::from_millis(100);
+    let deadlines = Deadlines { dial: PATIENCE, request: PATIENCE, create };
+    let scene = Scene::with_deadlines(&[Flaw::Late], deadlines);
+    let creation = scene.sandbox.create(container("c"));
+    tokio::pin!(creation);
+    assert!(timeout(3 * create, &mut creation).await.is_err(), "it waits for the guest");
+    scene.host.wake_guest();
+    timeout(PATIENCE, creation).await.unwrap().unwrap();
+    let scene = Scene::with_deadlines(&[Flaw::Hanging], deadlines);
+    let error = timeout(PATIENCE, scene.sandbox.create(container("c"))).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
 }
 
 /// virtiofsd copies the share's mounts and attaches the copy later; a root file system mounted between the two was

@@ -6,6 +6,7 @@ mod sandbox;
 #[cfg(test)]
 mod tests;
 
+use std::future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use oci_spec::runtime::Spec;
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use ttrpc::r#async::TtrpcContext;
 
 use self::convert::status;
@@ -205,6 +207,21 @@ impl Service {
             Err(failure) => {
                 self.ledger.start_failed(key);
                 Err(failure)
+            }
+        }
+    }
+
+    /// Returns when there has been no container for so long, and no sandbox that lives by itself.
+    pub(crate) async fn unused_for(&self, time: Duration) {
+        let mut used = self.ledger.used();
+        // The ledger, which tells it, is ours: this goes on as long as we do.
+        while used.wait_for(|used| !used).await.is_ok() {
+            if timeout(time, used.wait_for(|used| *used)).await.is_ok() {
+                continue;
+            }
+            match self.life.stands_alone() {
+                true => return future::pending().await,
+                false => return,
             }
         }
     }

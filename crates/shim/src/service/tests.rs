@@ -182,6 +182,7 @@ struct Bench {
     task: TaskClient,
     items: mpsc::UnboundedReceiver<Item>,
     end: Arc<Notify>,
+    service: Arc<Service>,
     _server: Server,
 }
 
@@ -204,15 +205,13 @@ impl Bench {
             publisher,
             end: end.clone(),
         };
-        let task = Arc::new(Service::from(parts));
+        let service = Arc::new(Service::from(parts));
         let address = format!("unix://{}", dir.path().join("socket").display());
-        let mut server = Server::new()
-            .bind(&address)
-            .unwrap()
-            .register_service(crate::decorate::services(&task, &Arc::default()));
+        let mut server =
+            Server::new().bind(&address).unwrap().register_service(crate::decorate::services(&service));
         server.start().await.unwrap();
         let client = Client::connect(&address).await.unwrap();
-        Self { dir, task: TaskClient::new(client.clone()), client, items, end, _server: server }
+        Self { dir, task: TaskClient::new(client.clone()), client, items, end, service, _server: server }
     }
 
     async fn ready() -> Self {
@@ -294,6 +293,18 @@ async fn a_container_from_create_to_shutdown() {
     tokio::time::timeout(Duration::from_secs(5), bench.end.notified())
         .await
         .expect("the process did not end");
+}
+
+/// A containerd that was killed between the start of a server and the making of a container left a VM for ever.
+#[tokio::test]
+async fn a_server_is_unused_before_its_first_container_and_after_its_last() {
+    let bench = Bench::ready().await;
+    let short = Duration::from_millis(20);
+    bench.service.unused_for(short).await;
+    bench.create().await.unwrap();
+    assert!(tokio::time::timeout(5 * short, bench.service.unused_for(short)).await.is_err());
+    bench.delete("").await.unwrap();
+    bench.service.unused_for(short).await;
 }
 
 #[tokio::test]

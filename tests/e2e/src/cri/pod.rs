@@ -125,18 +125,29 @@ impl<'c> Pod<'c> {
     /// `StopPodSandbox`.
     #[track_caller]
     pub fn stop(&self) {
+        self.try_stop().unwrap_or_else(|e| fail(format_args!("Cannot stop pod {}: {e}", self.id)));
+    }
+
+    /// As [`Pod::stop`], for what may fail; tells why.
+    pub fn try_stop(&self) -> Result<(), String> {
         let request = proto::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
         let answer = self.cri.call(|mut client| async move { client.stop_pod_sandbox(request).await });
-        answer.unwrap_or_else(|e| fail(format_args!("Cannot stop pod {}: {e}", self.id)));
+        answer.map(|_| ()).map_err(|status| status.message().to_owned())
     }
 
     /// `StopPodSandbox`, `RemovePodSandbox`.
     #[track_caller]
     pub fn remove(&self) {
         self.stop();
+        let removed = self.try_remove_only();
+        removed.unwrap_or_else(|e| fail(format_args!("Cannot remove pod {}: {e}", self.id)));
+    }
+
+    /// `RemovePodSandbox` alone; tells why it fails.
+    pub fn try_remove_only(&self) -> Result<(), String> {
         let request = proto::RemovePodSandboxRequest { pod_sandbox_id: self.id.clone() };
         let answer = self.cri.call(|mut client| async move { client.remove_pod_sandbox(request).await });
-        answer.unwrap_or_else(|e| fail(format_args!("Cannot remove pod {}: {e}", self.id)));
+        answer.map(|_| ()).map_err(|status| status.message().to_owned())
     }
 
     /// Where the logs of its containers are.
