@@ -4,6 +4,7 @@ mod death;
 mod fake_agent;
 mod fake_host;
 mod life;
+mod network;
 mod start;
 mod streams;
 
@@ -39,10 +40,15 @@ impl Scene {
     }
 
     fn with(flaws: &[Flaw]) -> Self {
+        Self::in_namespace(flaws, None)
+    }
+
+    fn in_namespace(flaws: &[Flaw], netns: Option<std::path::PathBuf>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let console = dir.path().join("console.log");
         std::fs::write(&console, "Linux version\nKernel panic - not syncing\n").unwrap();
         let (host, agent) = FakeHost::new(flaws, dir.path());
+        *host.netns.lock().unwrap() = netns;
         let recorder = Recorder::new("s", dir.path());
         let deadline = if flaws.is_empty() { PATIENCE } else { Duration::from_millis(500) };
         let deadlines = Deadlines { dial: deadline, request: deadline, create: deadline };

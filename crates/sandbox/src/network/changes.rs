@@ -13,6 +13,9 @@ use super::json::{Interface, IpAddress, Route};
 /// `RTNH_F_ONLINK` of `linux/rtnetlink.h`.
 const ONLINK: u32 = 4;
 
+/// The interface that every guest has.
+const LOOPBACK: &str = "lo";
+
 /// One change.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
@@ -132,7 +135,7 @@ impl Changes {
         refuse_contradictions(&asked, message)?;
         let name = if asked.name.is_empty() { message.name.clone() } else { asked.name };
         let others = Self { removed: &self.removed | &BTreeSet::from([index]), ..self.clone() };
-        if others.wanted(view).interfaces.iter().any(|other| other.name == name) {
+        if name == LOOPBACK || others.wanted(view).interfaces.iter().any(|other| other.name == name) {
             return Err(NetworkFailure::NameTaken { name });
         }
         self.removed.remove(&index);
@@ -342,6 +345,7 @@ mod tests {
             (r#"{"device":"eth1","type":"macvlan"}"#, "veth"),
             (r#"{"device":"eth1","devicePath":"02/03"}"#, "devicePath"),
             (r#"{"device":"eth1","name":"eth0"}"#, "eth0"),
+            (r#"{"device":"eth1","name":"lo"}"#, "lo"),
         ] {
             let error = changes.make(add(text), &view).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
