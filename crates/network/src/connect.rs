@@ -9,7 +9,7 @@ use crate::endpoint::{self, Way};
 use crate::filter::{self, Owner};
 use crate::netlink::{Link, Sending, Socket};
 use crate::scan::Scan;
-use crate::{Backend, GuestNetwork, Model, NetworkError, Nic, PodNetwork, Rates, Request};
+use crate::{Backend, GuestNetwork, Model, NetworkError, Nic, PodNetwork, Rates, Request, View};
 use crate::{guest, macvtap, names, tap, undo};
 
 /// Connects every interface of a namespace that no VM has yet.
@@ -35,11 +35,14 @@ pub(crate) fn one(request: &Request, name: &str) -> Result<(Nic, GuestNetwork), 
 }
 
 /// What the guest would configure if everything were connected.
-pub(crate) fn look(netns: &std::path::Path) -> Result<GuestNetwork, NetworkError> {
+pub(crate) fn look(netns: &std::path::Path) -> Result<View, NetworkError> {
     let unreadable = |source| NetworkError::Read { path: netns.to_owned(), source };
     let scan = Socket::open().and_then(|mut socket| Scan::of(&mut socket)).map_err(unreadable)?;
     let chosen = endpoint::choose(&scan)?;
-    Ok(guest::network(&scan, &chosen))
+    Ok(View {
+        guest: guest::network(&scan, &chosen),
+        indices: chosen.iter().map(|link| link.index).collect(),
+    })
 }
 
 struct Work<'a> {
@@ -94,6 +97,7 @@ impl<'a> Work<'a> {
         let mac = link.mac.as_slice().try_into().expect("interfaces with other addresses are not chosen");
         Ok(Nic {
             name: link.name.clone(),
+            index: link.index,
             mac,
             mtu: link.mtu,
             backend: Backend::Tap { queues, vhost },

@@ -87,6 +87,8 @@ pub struct PodNetwork {
 pub struct Nic {
     /// The interface's name in the pod's namespace.
     pub name: String,
+    /// Its index there, which no other interface of the namespace ever has.
+    pub index: u32,
     /// The hardware address that the guest's card has.
     pub mac: [u8; 6],
     /// The interface's MTU in bytes.
@@ -123,6 +125,15 @@ pub struct GuestNetwork {
     pub routes: Vec<Route>,
     /// Static and permanent neighbours.
     pub neighbors: Vec<ARPNeighbor>,
+}
+
+/// A pod's namespace as it is at one time.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct View {
+    /// What the guest would configure if everything were connected.
+    pub guest: GuestNetwork,
+    /// The index of each of `guest.interfaces`, in the same order.
+    pub indices: Vec<u32>,
 }
 
 /// The network could not be scanned or connected. What was made until then has been undone.
@@ -313,12 +324,12 @@ pub async fn attach_interface(request: &Request, name: &str) -> Result<(Nic, Gue
     inside(&request.netns, move || connect::one(&owned, &name)).await
 }
 
-/// What the guest has to configure as the pod's namespace is now. The names of the interfaces tell which are to be attached,
-/// and which are gone. Nothing is changed.
+/// What the guest has to configure as the pod's namespace is now. The interfaces tell which are to be attached, and which are
+/// gone. Nothing is changed.
 ///
 /// # Errors
 /// See [`NetworkError`].
-pub async fn look(netns: &Path) -> Result<GuestNetwork, NetworkError> {
+pub async fn look(netns: &Path) -> Result<View, NetworkError> {
     let path = netns.to_owned();
     inside(netns, move || connect::look(&path)).await
 }

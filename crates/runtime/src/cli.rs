@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::global::Global;
-use crate::{check, config_command, env, timeline};
+use crate::{check, config_command, env, iptables, network, timeline};
 
 /// Looks at the host, the configuration and the sandboxes of Kata Containers.
 ///
@@ -29,6 +29,10 @@ pub(crate) enum Command {
     Env(env::EnvArgs),
     /// Explain or validate the configuration
     Config(config_command::ConfigArgs),
+    /// List, add and remove network interfaces of a running sandbox, and set its routes
+    Network(network::NetworkArgs),
+    /// Read or set the packet filter of a sandbox's guest
+    Iptables(iptables::IptablesArgs),
     /// Where did the start of a sandbox spend its time?
     Timeline(timeline::TimelineArgs),
     /// Print the versions of runtime and OCI specification

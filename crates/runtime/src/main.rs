@@ -8,9 +8,14 @@ mod config_command;
 mod env;
 mod global;
 mod host;
+mod input;
+mod iptables;
 mod logging;
+mod management;
+mod network;
 mod output;
 mod programs;
+mod sandboxes;
 mod table;
 mod timeline;
 mod version;
@@ -44,6 +49,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Check(args)) => check::run(args, &cli.global),
         Some(Command::Env(args)) => env::run(args, &cli.global),
         Some(Command::Config(args)) => config_command::run(args, &cli.global),
+        Some(Command::Network(args)) => network::run(args, &cli.global),
+        Some(Command::Iptables(args)) => iptables::run(args, &cli.global),
         Some(Command::Timeline(args)) => timeline::run(args, &cli.global),
         Some(Command::Version) => version::run(),
     }

@@ -10,6 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use crate::error::Result;
+use crate::network::Change;
+use crate::network::json::{Interface, Route};
 use crate::state::Phase;
 use crate::stats::Stats;
 use crate::{ContainerId, ExecId};
@@ -186,5 +188,11 @@ pub(crate) enum Command {
     Update { container: ContainerId, resources: Box<LinuxResources>, reply: Reply<()> },
     Resize { key: Key, width: u32, height: u32, reply: Reply<()> },
     CloseIo { key: Key, reply: Reply<()> },
+    AgentAddress { reply: Reply<String> },
+    Interfaces { reply: Reply<Vec<Interface>> },
+    Routes { reply: Reply<Vec<Route>> },
+    ChangeNetwork { change: Box<Change>, reply: Reply<()> },
+    PacketFilter { v6: bool, reply: Reply<Vec<u8>> },
+    SetPacketFilter { v6: bool, rules: Vec<u8>, reply: Reply<Vec<u8>> },
     Shutdown { reply: Reply<()> },
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::network::NetworkFailure;
 use crate::state::{Phase, Verb};
 
 /// Result of this crate.
@@ -138,11 +139,22 @@ pub enum SandboxError {
         part: String,
     },
     /// The pod's network.
-    #[error("Cannot connect the pod's network")]
+    #[error("Cannot set up the pod's network")]
     Network {
+        /// The kind of the error.
+        kind: ErrorKind,
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The VM does not run yet.
+    #[error("The sandbox is still starting; try again when its first container runs")]
+    Starting,
+    /// There is no address for others.
+    #[error(
+        "The agent of this sandbox has no address: the host has no /dev/vhost-vsock, and the VM's serial port, by which it is \
+         reached, is its shim's alone"
+    )]
+    NoAddress,
     /// The specification's seccomp profile cannot be compiled.
     #[error("Cannot confine the container {id}")]
     Seccomp {
@@ -189,20 +201,26 @@ impl SandboxError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Gone { .. } | Self::Closed | Self::Stream(_) => ErrorKind::Unavailable,
+            Self::Gone { .. } | Self::Closed | Self::Starting | Self::Stream(_) => ErrorKind::Unavailable,
             Self::NoContainer { .. } | Self::NoProcess { .. } | Self::Finished { .. } => ErrorKind::NotFound,
             Self::Exists { .. } | Self::InUse { .. } => ErrorKind::AlreadyExists,
             Self::NotAllowed { .. } => ErrorKind::FailedPrecondition,
-            Self::Agent { kind, .. } => *kind,
+            Self::Agent { kind, .. } | Self::Network { kind, .. } => *kind,
             Self::Seccomp { .. } => ErrorKind::InvalidArgument,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
-            Self::Unsupported { .. } | Self::Specification { .. } => ErrorKind::Unimplemented,
-            Self::Files { .. }
-            | Self::Network { .. }
-            | Self::Hook { .. }
-            | Self::State { .. }
-            | Self::Left { .. } => ErrorKind::Unknown,
+            Self::Unsupported { .. } | Self::Specification { .. } | Self::NoAddress => {
+                ErrorKind::Unimplemented
+            }
+            Self::Files { .. } | Self::Hook { .. } | Self::State { .. } | Self::Left { .. } => {
+                ErrorKind::Unknown
+            }
         }
+    }
+}
+
+impl From<NetworkFailure> for SandboxError {
+    fn from(failure: NetworkFailure) -> Self {
+        Self::Network { kind: failure.kind(), source: failure.into() }
     }
 }
 

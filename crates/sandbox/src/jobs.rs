@@ -19,7 +19,8 @@ use crate::error::{Result, SandboxError as Error, chain};
 use crate::gone::{Gone, NEWS_PATIENCE};
 use crate::hooks::Hooks;
 use crate::host::{Files, Host, Machine, Sources};
-use crate::network::Current;
+use crate::network::json::Interface;
+use crate::network::{Change, NetworkFailure};
 use crate::state::Phase;
 use crate::stdio::{Drain, Pumps, Streams};
 use crate::timeline::{Moment, Recorder, phase};
@@ -97,7 +98,7 @@ pub(crate) struct Site {
 struct Prepared<'a> {
     id: &'a ContainerId,
     files: Files,
-    network: Current,
+    network: GuestNetwork,
     stdio: Stdio,
 }
 
@@ -206,16 +207,11 @@ impl Site {
             ..Default::default()
         };
         let mut request = Some(request);
-        let first = First {
-            hostname: files.spec.hostname().clone(),
-            network: &network.guest,
-            container: &mut request,
-        };
+        let first =
+            First { hostname: files.spec.hostname().clone(), network: &network, container: &mut request };
         self.start_sandbox_once(&reach, first, queue).await?;
         if let Some(request) = request {
-            if network.changed {
-                reach.agent.configure_network(&network.guest).await?;
-            }
+            self.update_network(&reach).await?;
             reach.agent.create(&request).await?;
         }
         let pumps = match reach.agent.is_foreign() {
@@ -229,7 +225,7 @@ impl Site {
     pub(crate) async fn configure(self, hostname: Option<String>, queue: &Queue) -> Result<u32> {
         let reach = self.reach().await?;
         let network = self.network(&reach.machine).await?;
-        let first = First { hostname, network: &network.guest, container: &mut None };
+        let first = First { hostname, network: &network, container: &mut None };
         self.start_sandbox_once(&reach, first, queue).await?;
         Ok(reach.machine.vmm.pid())
     }
@@ -237,9 +233,10 @@ impl Site {
     /// Starts the sandbox unless it is, and then takes the container along.
     async fn start_sandbox_once(&self, reach: &Reach, first: First<'_>, queue: &Queue) -> Result<()> {
         let start = async || {
+            let network = first.network.clone();
             self.start_sandbox(reach, first).await?;
             if let Some(cards) = &reach.machine.cards {
-                cards.follow(Arc::clone(&reach.machine), reach.agent.clone()).await;
+                cards.follow(Arc::clone(&reach.machine), reach.agent.clone(), network).await;
             }
             queue.report(Happening::SandboxStarted(reach.clone())).await;
             Ok(())
@@ -283,23 +280,46 @@ impl Site {
     }
 
     /// The pod's network as it is now: cards for what has come are plugged in.
-    async fn network(&self, machine: &Arc<Machine>) -> Result<Current> {
+    async fn network(&self, machine: &Arc<Machine>) -> Result<GuestNetwork> {
         match &machine.cards {
-            None => Ok(Current { guest: machine.network.clone(), changed: false }),
-            Some(cards) => {
-                let refreshed = self.gone.unless(cards.refresh(Arc::clone(machine))).await?;
-                refreshed.map_err(|source| Error::Network { source: source.into() })
+            None => Ok(machine.network.clone()),
+            Some(cards) => Ok(self.gone.unless(cards.refresh(Arc::clone(machine))).await??),
+        }
+    }
+
+    /// The same for a guest that has been told of it before: it is told what has changed.
+    async fn update_network(&self, reach: &Reach) -> Result<()> {
+        match &reach.machine.cards {
+            None => Ok(()),
+            Some(cards) => self.gone.unless(cards.update()).await?,
+        }
+    }
+
+    /// The guest's interfaces, and what each is connected to.
+    pub(crate) async fn interfaces(self, reach: &Reach) -> Result<Vec<Interface>> {
+        let mut interfaces = reach.agent.interfaces().await?;
+        if let Some(cards) = &reach.machine.cards {
+            let mut connections = self.gone.unless(cards.connections()).await??;
+            // What stands on a card in the guest may have the card's address; the card comes first.
+            for interface in interfaces.iter_mut().filter(|interface| interface.kind.is_empty()) {
+                interface.device = connections.remove(&interface.mac).unwrap_or_default();
             }
+        }
+        Ok(interfaces)
+    }
+
+    /// Changes the pod's network by hand.
+    pub(crate) async fn change_network(self, reach: &Reach, change: Change) -> Result<()> {
+        match &reach.machine.cards {
+            None => Err(NetworkFailure::NoCards.into()),
+            Some(cards) => self.gone.unless(cards.change(change)).await?,
         }
     }
 
     /// Starts a container's first process. Docker gives a container its network between its creation and this.
     pub(crate) async fn start(self, key: &Key, reach: &Reach, hooks: &Hooks) -> Result<()> {
         let begun = Moment::now();
-        let network = self.network(&reach.machine).await?;
-        if network.changed {
-            reach.agent.configure_network(&network.guest).await?;
-        }
+        self.update_network(reach).await?;
         reach.agent.start(key.container.as_str()).await?;
         self.recorder.since(phase::STARTED, begun);
         self.recorder.save();

@@ -57,7 +57,8 @@ pub use error::{ErrorKind, Result, SandboxError as Error};
 pub use event::{Event, EventReceiver};
 pub use id::{ContainerId, ExecId, IdError, SandboxId};
 pub use launch::{CONSOLE_FILE, LaunchSpec, STATE_ROOT, launch};
-pub use sandbox::Sandbox;
+pub use network::json::{Family, Interface, IpAddress, Route, TextError};
+pub use sandbox::{Sandbox, WeakSandbox};
 pub use state::{Phase, Verb};
 pub use stats::{
     CpuStats, HugetlbStats, IoStats, MemoryEvents, MemoryStats, NetworkStats, PidsStats, Pressure,

@@ -23,7 +23,7 @@ use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, W
 use crate::intent_log::IntentLog;
 use crate::labels::Labels;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
-use crate::network::{self, Connected, Place};
+use crate::network::{self, Cards, Connected, Place};
 use crate::plan::{Parts, choose_accelerator, vm_plan};
 use crate::poststop::OwedHooks;
 use crate::timeline::{Moment, Recorder, phase};
@@ -123,7 +123,7 @@ impl Host for LocalHost {
         let begun = recorder.since(phase::SHARE, begun);
         let place = Place::of(&self.spec.spec);
         let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
-        let Connected { nics, guest, announced } =
+        let Connected { nics, guest, cards, request } =
             network::connect(place.clone(), &self.spec.config, Arc::clone(&log)).await?;
         let begun = recorder.since(phase::NETWORK, begun);
         let (prepared, agent) = way::prepare()?;
@@ -132,8 +132,8 @@ impl Host for LocalHost {
             agent,
             doorbell_port: prepared.doorbell_port(),
             shares: vec![share],
+            hotplug_ports: place.ports(nics.len()),
             nics,
-            hotplug_ports: place.ports(),
             netns: place.of_vmm(),
             console_log: self.dir.join(CONSOLE_FILE),
         };
@@ -141,8 +141,11 @@ impl Host for LocalHost {
         let vmm = self.start_vm(plan).await?;
         recorder.edit(|timeline| timeline.vmm = Some(vmm.kind().to_owned()));
         recorder.since(phase::VMM, begun);
-        let known = (announced, guest.clone());
-        let cards = network::follow(&place, vmm.pid(), known, (&self.spec.config, log)).await?;
+        let request = request.or_else(|| network::of_own(&place, vmm.pid(), &self.spec.config, log));
+        let cards = match request {
+            Some(request) => Some(Cards::start(request, cards).await?),
+            None => None,
+        };
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
         Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest, cards }, way))

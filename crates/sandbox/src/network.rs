@@ -1,8 +1,9 @@
 //! The pod's network: which namespace it is in, and what of it the VM gets.
 
 mod cards;
+mod changes;
+pub(crate) mod json;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,10 @@ use kata_protocol::types::{IPAddress, Interface, Route};
 use kata_vmm::{NetworkNamespace, Nic, NicBackend, VmmError};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-pub(crate) use cards::{Announced, Cards, Current};
+pub(crate) use cards::{Card, Cards};
+pub(crate) use changes::Change;
+
+use crate::error::ErrorKind;
 
 /// The card that goes through the host's own connections, as QEMU's user-mode network has it: the guest is
 /// 10.0.2.15, the way out is 10.0.2.2.
@@ -22,8 +26,12 @@ const USER_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
 const USER_ADDRESS: (&str, &str) = ("10.0.2.15", "24");
 const USER_GATEWAY: &str = "10.0.2.2";
 
-/// Cards that a pod may be given while it runs. Docker gives it one or two after it has been created.
+/// Cards that a pod may have at least, if it is given them while it runs. Docker gives it one or two after it has been
+/// created.
 const PORTS: u8 = 2;
+
+/// The most ports that a VM has.
+const MOST_PORTS: u8 = 8;
 
 /// Where a pod's network is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,10 +66,11 @@ impl Place {
         }
     }
 
-    /// How many cards may come while the VM runs.
-    pub(crate) fn ports(&self) -> u8 {
+    /// How many cards the VM may have at a time that can come and go, if it begins with so many: one more at least.
+    pub(crate) fn ports(&self, cards: usize) -> u8 {
+        let more = u8::try_from(cards).unwrap_or(MOST_PORTS).saturating_add(1);
         match self {
-            Self::Namespace(_) | Self::Fresh => PORTS,
+            Self::Namespace(_) | Self::Fresh => more.clamp(PORTS, MOST_PORTS),
             Self::Host => 0,
         }
     }
@@ -115,9 +124,65 @@ pub(crate) enum NetworkFailure {
         "This hypervisor cannot be given network cards while it runs: give the pod its network before it starts"
     )]
     NoHotplug,
+    /// The VM has no cards to plug in and out.
+    #[error(
+        "The pod has no network namespace whose interfaces could be connected: it is in the host's, or \
+         internetworking_model is \"none\""
+    )]
+    NoCards,
+    /// No such interface, or none that can be connected.
+    #[error(
+        "The pod's network namespace has no interface {name} that can be connected (it has: {there}); set it up there first"
+    )]
+    NoInterface {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        there: String,
+    },
+    /// Nothing to be taken out.
+    #[error(
+        "The guest has no network interface {name} that is connected to the pod's namespace (it has: {there})"
+    )]
+    NotAttached {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        there: String,
+    },
+    /// Two of one name.
+    #[error("The guest has another network interface {name} already; choose another `name`")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// Part of a request that cannot be had.
+    #[error("The {part} of the interface cannot be {value:?}: it is {expected:?}, or left out")]
+    Unchangeable {
+        /// Which, in the words of the request.
+        part: &'static str,
+        /// What was asked for.
+        value: String,
+        /// What it is.
+        expected: String,
+    },
     /// The sandbox has ended.
     #[error("The sandbox has ended")]
     Ended,
+}
+
+impl NetworkFailure {
+    /// The kind of this error.
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoInterface { .. } | Self::NotAttached { .. } => ErrorKind::NotFound,
+            Self::NameTaken { .. } => ErrorKind::AlreadyExists,
+            Self::Unchangeable { .. } => ErrorKind::InvalidArgument,
+            Self::NoCards | Self::NoHotplug => ErrorKind::FailedPrecondition,
+            Self::Ended => ErrorKind::Unavailable,
+            _ => ErrorKind::Unknown,
+        }
+    }
 }
 
 fn list(processes: &[u32]) -> String {
@@ -125,14 +190,16 @@ fn list(processes: &[u32]) -> String {
 }
 
 /// What the VM and the guest get of the pod's network.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Connected {
     /// The VM's cards.
     pub(crate) nics: Vec<Nic>,
     /// What the guest configures.
     pub(crate) guest: GuestNetwork,
-    /// What was announced for each interface.
-    pub(crate) announced: HashMap<String, Announced>,
+    /// What is known of those cards that can come and go.
+    pub(crate) cards: Vec<Card>,
+    /// What was connected; `None` if nothing was.
+    pub(crate) request: Option<Request>,
 }
 
 /// Connects the pod's network with a VM that is still to be started.
@@ -141,7 +208,7 @@ pub(crate) async fn connect(
     config: &Config,
     intents: Arc<dyn Intents>,
 ) -> Result<Connected, NetworkFailure> {
-    if config.runtime.internetworking_model == NetworkModel::None {
+    if is_off(config) {
         return Ok(Connected::default());
     }
     let path = match place {
@@ -156,9 +223,18 @@ pub(crate) async fn connect(
     if !config.runtime.shared_network_namespace {
         refuse_shared(&path)?;
     }
-    let network = kata_network::attach(&request(path, config, intents)).await?;
-    let announced = network.nics.iter().map(|nic| (nic.name.clone(), nic.announced.clone())).collect();
-    Ok(Connected { nics: network.nics.into_iter().map(card).collect(), guest: network.guest, announced })
+    let request = request(path, config, intents);
+    let network = kata_network::attach(&request).await?;
+    Ok(Connected {
+        cards: network.nics.iter().map(Card::of).collect(),
+        nics: network.nics.into_iter().map(card).collect(),
+        guest: network.guest,
+        request: Some(request),
+    })
+}
+
+fn is_off(config: &Config) -> bool {
+    config.runtime.internetworking_model == NetworkModel::None
 }
 
 fn refuse_shared(path: &Path) -> Result<(), NetworkFailure> {
@@ -170,24 +246,10 @@ fn refuse_shared(path: &Path) -> Result<(), NetworkFailure> {
     }
 }
 
-/// The cards of a VM that has been started with those of `connected`; none if it gets none.
-pub(crate) async fn follow(
-    place: &Place,
-    vmm: u32,
-    (announced, guest): (HashMap<String, Announced>, GuestNetwork),
-    (config, intents): (&Config, Arc<dyn Intents>),
-) -> Result<Option<Cards>, NetworkFailure> {
-    let netns = match place {
-        Place::Namespace(path) => path.clone(),
-        Place::Fresh => PathBuf::from(format!("/proc/{vmm}/ns/net")),
-        Place::Host => return Ok(None),
-    };
-    if config.runtime.internetworking_model == NetworkModel::None
-        || kata_network::is_hosts(&netns).unwrap_or(true)
-    {
-        return Ok(None);
-    }
-    Cards::start(request(netns, config, intents), announced, guest).await.map(Some)
+/// What the VM's namespace will be to be asked for when it has one of its own, which only its process leads to.
+pub(crate) fn of_own(place: &Place, vmm: u32, config: &Config, intents: Arc<dyn Intents>) -> Option<Request> {
+    let is_own = matches!(place, Place::Fresh) && !is_off(config);
+    is_own.then(|| request(PathBuf::from(format!("/proc/{vmm}/ns/net")), config, intents))
 }
 
 fn request(netns: PathBuf, config: &Config, intents: Arc<dyn Intents>) -> Request {
@@ -208,12 +270,24 @@ fn request(netns: PathBuf, config: &Config, intents: Arc<dyn Intents>) -> Reques
     }
 }
 
+impl Card {
+    fn of(nic: &kata_network::Nic) -> Self {
+        let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
+        Self { device: nic.name.clone(), index: nic.index, mac, announced: nic.announced.clone() }
+    }
+}
+
+/// The VMM's name for the card of an interface; not every interface's name is one for the VMM.
+fn card_id(index: u32) -> String {
+    format!("nic{index}")
+}
+
 fn card(nic: kata_network::Nic) -> Nic {
     let backend = match nic.backend {
         Backend::Tap { queues, vhost } => NicBackend::Tap { queues, vhost },
         Backend::VhostUser { socket } => NicBackend::VhostUser { socket, queues: 1 },
     };
-    Nic { mac: nic.mac, backend }
+    Nic { id: card_id(nic.index), mac: nic.mac, backend }
 }
 
 /// The host's network, as far as it can be had.
@@ -236,9 +310,9 @@ fn host(config: &Config) -> Result<Connected, NetworkFailure> {
     };
     let route = Route { gateway: USER_GATEWAY.to_owned(), device: "eth0".to_owned(), ..Default::default() };
     Ok(Connected {
-        nics: vec![Nic { mac: USER_MAC, backend: NicBackend::User }],
+        nics: vec![Nic { id: "user".to_owned(), mac: USER_MAC, backend: NicBackend::User }],
         guest: GuestNetwork { interfaces: vec![interface], routes: vec![route], neighbors: Vec::new() },
-        announced: HashMap::new(),
+        ..Connected::default()
     })
 }
 
@@ -272,9 +346,16 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_has_room_for_one_card_more_than_it_begins_with() {
+        let ports = |cards| Place::Fresh.ports(cards);
+        assert_eq!([0, 1, 2, 7, 8, 300].map(ports), [2, 2, 3, 8, 8, 8]);
+        assert_eq!(Place::Host.ports(1), 0);
+    }
+
+    #[test]
     fn the_hosts_network_is_refused_unless_it_is_allowed() {
         let mut config = Config::built_in(1);
-        let refused = host(&config).unwrap_err().to_string();
+        let refused = host(&config).err().unwrap().to_string();
         assert!(refused.contains("hostNetwork") && refused.contains("experimental"), "{refused}");
         config.runtime.host_network = true;
         let connected = host(&config).unwrap();

@@ -56,6 +56,23 @@ impl Driver {
                 let process = self.containers.allowing(&key, Verb::CloseIo);
                 reply.send(process.map(|process| process.pumps.close_input())).ok();
             }
+            Command::AgentAddress { reply } => {
+                let address = self.running().and_then(|reach| reach.dialer.address().ok_or(Error::NoAddress));
+                reply.send(address).ok();
+            }
+            Command::Interfaces { reply } => {
+                self.ask_guest(reply, async |site, reach| site.interfaces(&reach).await)
+            }
+            Command::Routes { reply } => self.ask_guest(reply, async |_, reach| reach.agent.routes().await),
+            Command::ChangeNetwork { change, reply } => {
+                self.ask_guest(reply, async |site, reach| site.change_network(&reach, *change).await);
+            }
+            Command::PacketFilter { v6, reply } => {
+                self.ask_guest(reply, async move |_, reach| reach.agent.packet_filter(v6).await);
+            }
+            Command::SetPacketFilter { v6, rules, reply } => {
+                self.ask_guest(reply, async move |_, reach| reach.agent.set_packet_filter(v6, rules).await);
+            }
             Command::Shutdown { reply } => self.undo_everything(Undone::Shutdown(reply), "it is shut down"),
         }
     }
@@ -268,11 +285,26 @@ impl Driver {
         }
     }
 
+    /// A request about the sandbox as a whole, whose answer is the guest's.
+    fn ask_guest<T, F>(&self, reply: Reply<T>, request: impl FnOnce(Site, Reach) -> F)
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        match self.running() {
+            Err(error) => drop(reply.send(Err(error))),
+            Ok(reach) => {
+                let answer = request(self.site.clone(), reach);
+                self.spawn(async move |_: Site, _: Queue| drop(reply.send(answer.await)));
+            }
+        }
+    }
+
     fn running(&self) -> Result<Reach> {
         match &self.stage {
             Stage::Running(running) => Ok(running.reach.clone()),
             Stage::Stopped(stopped) => Err(Error::Gone { reason: stopped.reason.clone() }),
-            Stage::Starting(_) => Err(Error::Closed),
+            Stage::Starting(_) => Err(Error::Starting),
         }
     }
 }

@@ -6,6 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, ProcessState, Reply};
 use crate::driver::Message;
 use crate::error::{Result, SandboxError as Error};
+use crate::network::Change;
+use crate::network::json::{Interface, Route};
 use crate::stats::Stats;
 use crate::timeline::{Recorder, Timeline};
 use crate::{ContainerId, ExecId};
@@ -19,6 +21,21 @@ use crate::{ContainerId, ExecId};
 pub struct Sandbox {
     queue: mpsc::Sender<Message>,
     recorder: Recorder,
+}
+
+/// A handle that does not keep the sandbox alive.
+#[derive(Debug, Clone)]
+pub struct WeakSandbox {
+    queue: mpsc::WeakSender<Message>,
+    recorder: Recorder,
+}
+
+impl WeakSandbox {
+    /// A handle to ask things of, as long as somebody else has one, too.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Sandbox> {
+        Some(Sandbox { queue: self.queue.upgrade()?, recorder: self.recorder.clone() })
+    }
 }
 
 impl Sandbox {
@@ -181,6 +198,81 @@ impl Sandbox {
     pub async fn close_io(&self, container: &ContainerId, exec: Option<&ExecId>) -> Result<()> {
         let key = Key::new(container, exec);
         self.ask(|reply| Command::CloseIo { key, reply }).await
+    }
+
+    /// A handle that does not keep the sandbox alive.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakSandbox {
+        WeakSandbox { queue: self.queue.downgrade(), recorder: self.recorder.clone() }
+    }
+
+    /// Where the agent in the guest is reached, as upstream's tools write it: `vsock://CID:1024`.
+    ///
+    /// # Errors
+    /// [`Error::NoAddress`]; the guest is not up.
+    pub async fn agent_address(&self) -> Result<String> {
+        self.ask(|reply| Command::AgentAddress { reply }).await
+    }
+
+    /// The guest's interfaces, and which of the pod's namespace each is connected to.
+    ///
+    /// # Errors
+    /// The guest is not up; the agent failed. So for all requests below.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>> {
+        self.ask(|reply| Command::Interfaces { reply }).await
+    }
+
+    /// Attaches an interface of the pod's namespace, found by its `device` (or hardware address, or name), or changes one
+    /// that is attached. Name, MTU and addresses that are given are the guest's; what is not given is as in the namespace.
+    ///
+    /// # Errors
+    /// There is no such interface; something of it cannot be had; the VM or the agent failed. Then nothing has changed.
+    pub async fn add_interface(&self, interface: Interface) -> Result<()> {
+        let change = Box::new(Change::Add(interface));
+        self.ask(|reply| Command::ChangeNetwork { change, reply }).await
+    }
+
+    /// Takes an interface out of the VM, by its name in the guest, or in the namespace, where it stays as it was before. It
+    /// stays out until it is added again or made anew.
+    ///
+    /// # Errors
+    /// There is no such interface; the VM or the agent failed. Then nothing has changed.
+    pub async fn remove_interface(&self, name: &str) -> Result<()> {
+        let change = Box::new(Change::Remove(name.to_owned()));
+        self.ask(|reply| Command::ChangeNetwork { change, reply }).await
+    }
+
+    /// The guest's routes.
+    ///
+    /// # Errors
+    /// See [`interfaces`](Self::interfaces).
+    pub async fn routes(&self) -> Result<Vec<Route>> {
+        self.ask(|reply| Command::Routes { reply }).await
+    }
+
+    /// Makes the guest's routes these, whatever the namespace has; with `None` those of the namespace again.
+    ///
+    /// # Errors
+    /// The guest's kernel refuses one. Then nothing has changed.
+    pub async fn set_routes(&self, routes: Option<Vec<Route>>) -> Result<()> {
+        let change = Box::new(Change::Routes(routes));
+        self.ask(|reply| Command::ChangeNetwork { change, reply }).await
+    }
+
+    /// The guest's packet filter, as iptables-save(8) writes it.
+    ///
+    /// # Errors
+    /// The guest's image lacks the programs, or they failed.
+    pub async fn packet_filter(&self, v6: bool) -> Result<Vec<u8>> {
+        self.ask(|reply| Command::PacketFilter { v6, reply }).await
+    }
+
+    /// Sets the guest's packet filter to such a text; what iptables-restore(8) says of it.
+    ///
+    /// # Errors
+    /// As of [`packet_filter`](Self::packet_filter).
+    pub async fn set_packet_filter(&self, v6: bool, rules: Vec<u8>) -> Result<Vec<u8>> {
+        self.ask(|reply| Command::SetPacketFilter { v6, rules, reply }).await
     }
 
     /// Ends the VM, whatever runs in it, and removes everything that the sandbox made on the host. Can be repeated.

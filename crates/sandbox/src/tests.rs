@@ -4,6 +4,7 @@ mod death;
 mod fake_agent;
 mod fake_host;
 mod life;
+mod network;
 mod start;
 mod streams;
 
@@ -44,10 +45,20 @@ impl Scene {
     }
 
     fn with_deadlines(flaws: &[Flaw], deadlines: Deadlines) -> Self {
+        Self::made(flaws, deadlines, None)
+    }
+
+    fn in_namespace(netns: std::path::PathBuf) -> Self {
+        let deadlines = Deadlines { dial: PATIENCE, request: PATIENCE, create: PATIENCE };
+        Self::made(&[], deadlines, Some(netns))
+    }
+
+    fn made(flaws: &[Flaw], deadlines: Deadlines, netns: Option<std::path::PathBuf>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let console = dir.path().join("console.log");
         std::fs::write(&console, "Linux version\nKernel panic - not syncing\n").unwrap();
         let (host, agent) = FakeHost::new(flaws, dir.path());
+        *host.netns.lock().unwrap() = netns;
         let recorder = Recorder::new("s", dir.path());
         let (sandbox, events) = assemble(&"s".parse().unwrap(), host.clone(), recorder, deadlines, &console);
         Self { sandbox, events, host, agent, dir }

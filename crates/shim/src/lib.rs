@@ -20,6 +20,7 @@ mod info;
 mod kata;
 mod ledger;
 mod logging;
+mod management;
 mod options;
 mod pod;
 mod publisher;

@@ -87,6 +87,18 @@ impl Dialer {
         Ok(Self(Kind::Serial(Serial { mux, phase, next_port: Arc::new(AtomicU32::new(1)) })))
     }
 
+    /// Where others reach the agent, as upstream's tools write it: `vsock://CID:1024`, `hvsock://PATH:1024`,
+    /// `unix://PATH`. `None` over virtio-serial, which has one end on the host, and that is ours.
+    #[must_use]
+    pub fn address(&self) -> Option<String> {
+        match &self.0 {
+            Kind::Vsock { cid } => Some(format!("vsock://{cid}:{AGENT_PORT}")),
+            Kind::Hybrid { path } => Some(format!("hvsock://{}:{AGENT_PORT}", path.display())),
+            Kind::Unix { path, .. } => Some(format!("unix://{}", path.display())),
+            Kind::Serial(_) => None,
+        }
+    }
+
     /// Opens a stream to a port of the guest.
     ///
     /// Over virtio-serial this does not wait for the guest: if nobody listens there, reading ends at once.

@@ -36,6 +36,8 @@ pub struct Share {
 /// A network card of the VM.
 #[derive(Debug)]
 pub struct Nic {
+    /// A name of the caller's, by which it can be taken out again: a letter, then letters, digits, `-`, `.` or `_`.
+    pub id: String,
     /// Its hardware address, by which the guest finds it.
     pub mac: [u8; 6],
     /// What carries its packets.
@@ -119,7 +121,8 @@ pub struct VmPlan {
     pub firmware: Option<PathBuf>,
     /// Shared directories, attached in this order; at most 4.
     pub shares: Vec<Share>,
-    /// Network cards, attached in this order; at most 8.
+    /// Network cards, attached in this order; at most 8. The first ones are in the ports for devices, as many as there are,
+    /// and can be taken out while the VM runs.
     pub nics: Vec<Nic>,
     /// The way to the agent.
     pub agent: AgentChannel,
@@ -129,7 +132,7 @@ pub struct VmPlan {
     pub seccomp: bool,
     /// Where the VMM runs.
     pub netns: NetworkNamespace,
-    /// Devices that can be plugged in while the VM runs; at most 8.
+    /// Ports for devices that can be plugged in and out while the VM runs; at most 8.
     pub hotplug_ports: u8,
     /// Louder: the guest's kernel is not told to be quiet.
     pub debug: bool,

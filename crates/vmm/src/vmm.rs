@@ -167,11 +167,11 @@ pub trait Vmm: Send + Sync {
 /// Network cards that come and go while the VM runs.
 #[async_trait]
 pub trait NicHotplug: Send + Sync {
-    /// Plugs a card in, under a name of the caller's.
+    /// Plugs a card in.
     ///
     /// # Errors
     /// The name is taken, no port is free, or the VMM refuses.
-    async fn add_nic(&self, id: &str, nic: Nic) -> Result<(), VmmError>;
+    async fn add_nic(&self, nic: Nic) -> Result<(), VmmError>;
 
     /// Takes a card out; returns when the guest has let it go.
     ///

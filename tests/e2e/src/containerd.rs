@@ -57,6 +57,12 @@ impl Containerd {
         run(self.command().args(arguments))
     }
 
+    /// Runs the product's `kata-runtime` with these arguments to its end.
+    #[track_caller]
+    pub fn kata_runtime<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
+        run(Command::new(self.stage.prefix.join("bin/kata-runtime")).args(arguments))
+    }
+
     /// containerd's events from now on.
     pub fn events(&self) -> Events {
         Events::follow(self)

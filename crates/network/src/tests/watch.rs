@@ -27,7 +27,7 @@ async fn until(pod: &Pod, watch: &mut Watch, expected: impl Fn(&GuestNetwork) ->
     let seen = async {
         loop {
             watch.changed().await.unwrap();
-            if expected(&look(&pod.pod.path).await.unwrap()) {
+            if expected(&look(&pod.pod.path).await.unwrap().guest) {
                 return;
             }
         }
@@ -41,7 +41,19 @@ async fn a_look_shows_what_would_be_connected() {
     pod.pod.ip("link add eth1 type veth peer name eth2
                 link set eth1 up");
     let seen = look(&pod.pod.path).await.unwrap();
-    let names: Vec<_> = seen.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let names: Vec<_> = seen.guest.interfaces.iter().map(|interface| interface.name.as_str()).collect();
     assert_eq!(names, ["eth0", "eth1"]);
     assert_eq!(pod.links(), ["lo", "eth0", "eth2", "eth1"]);
+}
+
+/// What somebody has decided about an interface must not hold for another one that gets its name.
+#[tokio::test]
+async fn an_interface_that_is_made_anew_has_another_index() {
+    let pod = Pod::new();
+    let before = look(&pod.pod.path).await.unwrap().indices;
+    pod.pod.ip("link del eth0
+                link add eth0 type veth peer name eth2
+                link set eth0 up");
+    let after = look(&pod.pod.path).await.unwrap().indices;
+    assert!(before.len() == 1 && after.len() == 1 && before != after, "{before:?} {after:?}");
 }

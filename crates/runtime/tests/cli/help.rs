@@ -4,13 +4,24 @@ use std::process::Command;
 
 #[test]
 fn help_of_every_subcommand() {
-    let subcommands: [&[&str]; 8] = [
+    let subcommands: [&[&str]; 19] = [
         &[],
         &["check"],
         &["env"],
         &["config"],
         &["config", "explain"],
         &["config", "validate"],
+        &["network"],
+        &["network", "list"],
+        &["network", "add"],
+        &["network", "remove"],
+        &["network", "routes"],
+        &["network", "routes", "list"],
+        &["network", "routes", "set"],
+        &["network", "routes", "reset"],
+        &["iptables"],
+        &["iptables", "get"],
+        &["iptables", "set"],
         &["timeline"],
         &["version"],
     ];
@@ -28,7 +39,17 @@ fn help_of_every_subcommand() {
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for words in [&["nonsense"] as &[&str], &["check", "--nonsense"], &["timeline"], &[]] {
+    for words in [
+        &["nonsense"] as &[&str],
+        &["check", "--nonsense"],
+        &["timeline"],
+        &["network", "add", "x"],
+        &["network", "routes", "set", "x", "10.0.0.0/8 through eth0"],
+        &["iptables", "get"],
+        &["iptables", "set"],
+        &["iptables", "set", "--sandbox-id", "x", "file", "another"],
+        &[],
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_kata-runtime")).args(words).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{words:?}");
     }

@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod env;
 mod help;
+mod network;
 mod timeline;
 #[cfg(test)]
 mod tree;

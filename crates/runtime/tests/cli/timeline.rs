@@ -56,10 +56,10 @@ fn what_is_not_found_is_explained() {
         assert_eq!(printed.code, 1);
         printed.stderr
     };
-    insta::assert_snapshot!(said("x"), @"kata-runtime: No sandbox in /tree/state has an id that begins with `x`; a timeline is there as long as its sandbox runs (now: abc123, abd)");
-    insta::assert_snapshot!(said("../state/abc123"), @"kata-runtime: No sandbox in /tree/state has an id that begins with `../state/abc123`; a timeline is there as long as its sandbox runs (now: abc123, abd)");
+    insta::assert_snapshot!(said("x"), @"kata-runtime: No sandbox in /tree/state has an id that begins with `x`; it is there as long as it runs (now: abc123, abd)");
+    insta::assert_snapshot!(said("../state/abc123"), @"kata-runtime: No sandbox in /tree/state has an id that begins with `../state/abc123`; it is there as long as it runs (now: abc123, abd)");
     insta::assert_snapshot!(said("ab"), @"kata-runtime: `ab` is the beginning of several ids: abc123, abd; give more of it");
     insta::assert_snapshot!(said("abd"), @"kata-runtime: The sandbox abd has no readable timeline; it is written when the start has come some way, so try again: No such file or directory (os error 2)");
     let empty = Tree::complete().run(&["timeline", "x"]);
-    insta::assert_snapshot!(empty.stderr, @"kata-runtime: No sandbox in /tree/state has an id that begins with `x`; a timeline is there as long as its sandbox runs (there is none now)");
+    insta::assert_snapshot!(empty.stderr, @"kata-runtime: No sandbox in /tree/state has an id that begins with `x`; it is there as long as it runs (there is none now)");
 }

@@ -1,12 +1,13 @@
 //! What the agent's answers mean in our own terms.
 
-use kata_protocol::kata;
+use kata_protocol::{agent as grpc, kata};
 use ttrpc::{Code, Status};
 
 use super::Started;
 use crate::command::PidInfo;
 use crate::console;
 use crate::error::{ErrorKind, SandboxError as Error};
+use crate::network::json::{Interface, Route};
 
 /// The longest text of the guest that is passed on, in characters.
 const MAX_WORDS: usize = 4096;
@@ -72,6 +73,14 @@ pub(super) fn pids(answer: kata::PidsResponse) -> Vec<PidInfo> {
         exec: Some(pid.exec_id).filter(|exec| !exec.is_empty()),
     };
     answer.pids.into_iter().map(info).collect()
+}
+
+pub(super) fn interfaces(answer: &grpc::Interfaces) -> Vec<Interface> {
+    answer.Interfaces.iter().map(|interface| Interface::told(interface, words)).collect()
+}
+
+pub(super) fn routes(answer: &grpc::Routes) -> Vec<Route> {
+    answer.Routes.iter().map(|route| Route::told(route, words)).collect()
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl Agent {
             routes: request.routes.Routes.clone(),
             neighbors: request.neighbors.ARPNeighbors.clone(),
         };
-        self.configure_network(&network).await?;
+        self.change_network(&network, Some(&GuestNetwork::default())).await?;
         if let Some(container) = request.container.as_ref() {
             self.create_upstream(container).await?;
         }

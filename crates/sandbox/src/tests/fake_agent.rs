@@ -10,7 +10,7 @@ use kata_protocol::agent_ttrpc::{AgentService, create_agent_service};
 use kata_protocol::empty::Empty;
 use kata_protocol::kata;
 use kata_protocol::kata_ttrpc::{Sandbox, create_sandbox};
-use kata_protocol::ports;
+use kata_protocol::{ports, types};
 use kata_transport::{Listener, Stream};
 use tokio::sync::{mpsc, watch};
 use ttrpc::asynchronous::transport::Listener as RpcListener;
@@ -36,6 +36,8 @@ pub(super) struct FakeAgent {
     /// Polled output of foreign agents.
     polled: Mutex<HashMap<Name, Vec<Vec<u8>>>>,
     polled_input: Mutex<Vec<u8>>,
+    /// How many changes of an interface are refused.
+    pub(super) refusals: Mutex<u32>,
     /// A test may answer a start itself.
     pub(super) starts: Mutex<Option<mpsc::UnboundedReceiver<()>>>,
 }
@@ -318,6 +320,47 @@ impl AgentService for Service {
         let name = name(&request.container_id, &request.exec_id);
         self.0.note(format!("Resize {name} {}x{}", request.column, request.row));
         Ok(Empty::default())
+    }
+
+    async fn update_interface(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::UpdateInterfaceRequest,
+    ) -> ttrpc::Result<types::Interface> {
+        let interface = request.interface.unwrap_or_default();
+        self.0.note(format!("UpdateInterface {} {}", interface.name, interface.IPAddresses.len()));
+        let mut refusals = self.0.refusals.lock().unwrap();
+        if *refusals > 0 {
+            *refusals -= 1;
+            return Err(ttrpc::Error::RpcStatus(get_status(Code::INTERNAL, "The kernel says no")));
+        }
+        Ok(interface)
+    }
+
+    async fn update_routes(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::UpdateRoutesRequest,
+    ) -> ttrpc::Result<grpc::Routes> {
+        let routes = request.routes.unwrap_or_default();
+        let to: Vec<_> = routes.Routes.iter().map(|route| route.dest.as_str()).collect();
+        self.0.note(format!("UpdateRoutes {}", to.join(" ")));
+        Ok(routes)
+    }
+
+    async fn list_interfaces(
+        &self,
+        _: &TtrpcContext,
+        _: grpc::ListInterfacesRequest,
+    ) -> ttrpc::Result<grpc::Interfaces> {
+        let interface = |name: &str, mac: &str| types::Interface {
+            device: name.into(),
+            name: name.into(),
+            hwAddr: mac.into(),
+            ..Default::default()
+        };
+        let all = vec![interface("lo", "00:00:00:00:00:00"), interface("lan", "02:00:00:00:00:10")];
+        Ok(grpc::Interfaces { Interfaces: all, ..Default::default() })
     }
 
     async fn read_stdout(

@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kata_intent::Intents;
+use kata_network::{Model, Request};
 use kata_protocol::agent::Storage;
 use kata_transport::Dialer;
-use kata_vmm::{Capabilities, VmEvent, VmExit, VmStatus, Vmm};
+use kata_vmm::{Capabilities, Nic, NicHotplug, VmEvent, VmExit, VmStatus, Vmm};
 use tokio::sync::{mpsc, watch};
 
 use super::fake_agent::FakeAgent;
@@ -20,6 +22,7 @@ use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
 use crate::intent_log::IntentLog;
+use crate::network::{Cards, NetworkFailure};
 use crate::poststop::{self, OwedHooks};
 use crate::timeline::Recorder;
 use crate::way::BySerial;
@@ -58,6 +61,7 @@ pub(super) struct Levers {
     exit: watch::Sender<Option<VmExit>>,
     daemon: watch::Sender<bool>,
     equipped: watch::Sender<bool>,
+    pub(super) nics: Mutex<Vec<Nic>>,
     /// The guest's end of the serial port until the guest opens it.
     guest: Mutex<Option<UnixStream>>,
     /// What ends the carrier: a handle on the host's end.
@@ -113,6 +117,8 @@ pub(super) struct FakeHost {
     asked: Mutex<Vec<String>>,
     log: Arc<IntentLog>,
     hooks: OwedHooks,
+    /// The pod's network namespace, if it has one.
+    pub(super) netns: Mutex<Option<PathBuf>>,
 }
 
 impl FakeHost {
@@ -125,6 +131,7 @@ impl FakeHost {
             exit: watch::Sender::new(None),
             daemon: watch::Sender::new(false),
             equipped: watch::Sender::new(!flaws.contains(&Flaw::Unequipped)),
+            nics: Mutex::default(),
             guest: Mutex::default(),
             carrier: Mutex::default(),
         };
@@ -134,6 +141,7 @@ impl FakeHost {
             levers: Arc::new(levers),
             asked: Mutex::default(),
             hooks: OwedHooks::new(Arc::clone(&log)),
+            netns: Mutex::default(),
             log,
         };
         (Arc::new(host), agent)
@@ -174,13 +182,18 @@ impl Host for FakeHost {
         if !self.has(Flaw::Silent) && !self.has(Flaw::Late) {
             self.wake_guest();
         }
+        let netns = self.netns.lock().unwrap().clone();
+        let cards = match netns {
+            Some(netns) => Some(cards(netns, Arc::<IntentLog>::clone(&self.log)).await.unwrap()),
+            None => None,
+        };
         let vmm = FakeVmm { levers: self.levers.clone(), events: Mutex::new(Some(receiver)) };
         let daemon: Arc<dyn Daemon> = Arc::new(FakeDaemon(self.levers.clone()));
         let machine = Machine {
             vmm: Box::new(vmm),
             parts: "/usr/bin/qemu".to_owned(),
             network: kata_network::GuestNetwork::default(),
-            cards: None,
+            cards,
             daemon: Some(daemon),
         };
         Ok((machine, Box::new(BySerial { dialer })))
@@ -233,6 +246,11 @@ impl Host for FakeHost {
     }
 }
 
+async fn cards(netns: PathBuf, intents: Arc<dyn Intents>) -> std::result::Result<Cards, NetworkFailure> {
+    let request = Request { netns, model: Model::TcFilter, queues: 1, vhost: false, intents };
+    Cards::start(request, Vec::new()).await
+}
+
 struct FakeVmm {
     levers: Arc<Levers>,
     events: Mutex<Option<mpsc::Receiver<VmEvent>>>,
@@ -250,6 +268,10 @@ impl Vmm for FakeVmm {
 
     fn pid(&self) -> u32 {
         PID
+    }
+
+    fn nic_hotplug(&self) -> Option<&dyn NicHotplug> {
+        Some(self)
     }
 
     fn take_agent_socket(&self) -> Option<OwnedFd> {
@@ -289,6 +311,20 @@ impl Vmm for FakeVmm {
 
     async fn wait(&self) -> VmExit {
         self.levers.dead().await
+    }
+}
+
+/// Its cards are descriptors that nobody reads.
+#[async_trait]
+impl NicHotplug for FakeVmm {
+    async fn add_nic(&self, nic: Nic) -> std::result::Result<(), kata_vmm::VmmError> {
+        self.levers.nics.lock().unwrap().push(nic);
+        Ok(())
+    }
+
+    async fn remove_nic(&self, id: &str) -> std::result::Result<(), kata_vmm::VmmError> {
+        self.levers.nics.lock().unwrap().retain(|nic| nic.id != id);
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The sandbox behind the service: reads what it shall be, launches it, and translates.
 
 mod cost;
+mod managed;
 mod sandbox;
 mod stats;
 
@@ -15,12 +16,14 @@ use oci_spec::runtime::Spec;
 use tokio::runtime::Builder;
 use tracing::level_filters::LevelFilter;
 
+use self::managed::Live;
 use self::sandbox::{Kata, Shape};
 use crate::address;
 use crate::args::Identity;
 use crate::backend::{Failure, Kind, Launcher, NewSandbox};
 use crate::environment::Environment;
 use crate::ledger::Ledger;
+use crate::management;
 use crate::service::{Launched, empty_spec};
 
 /// Where sandboxes keep their state.
@@ -154,16 +157,20 @@ async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &A
         memory_mib: config.hypervisor.default_memory_mib,
         vcpus: config.hypervisor.default_vcpus,
     };
+    let state_root = PathBuf::from(STATE_ROOT);
+    let state_dir = state_root.join(&source.id);
     let launch = LaunchSpec {
         id: source.id.parse().map_err(|error: IdError| refused(&error))?,
         bundle,
         config,
         spec,
-        state_root: PathBuf::from(STATE_ROOT),
+        state_root,
         manager: "containerd".to_owned(),
         socket: source.socket.clone(),
     };
     let (sandbox, events) = kata_sandbox::launch(launch).await.map_err(|error| refused(&error))?;
+    // Before anybody can ask the sandbox to remove that directory.
+    management::start(&state_dir, Arc::new(Live(sandbox.downgrade())));
     Ok(Arc::new(Kata::new(sandbox, events, shape, ledger.clone())))
 }
 

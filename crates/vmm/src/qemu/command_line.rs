@@ -130,8 +130,8 @@ pub(super) fn build(plan: VmPlan, endpoints: Endpoints) -> Result<CommandLine, C
     line.entropy(&plan.entropy_source)?;
     line.agent(plan.agent, endpoints.agent);
     line.shares(plan.shares)?;
-    line.nics(plan.nics)?;
     line.ports(plan.hotplug_ports)?;
+    line.nics(plan.nics, plan.hotplug_ports)?;
     line.seccomp(plan.seccomp);
     Ok(line)
 }
@@ -288,19 +288,20 @@ impl CommandLine {
         Ok(())
     }
 
-    fn nics(&mut self, nics: Vec<Nic>) -> Result<(), CommandLineError> {
+    /// The first in the ports, the others on the root bus, where they stay.
+    fn nics(&mut self, nics: Vec<Nic>, ports: u8) -> Result<(), CommandLineError> {
         let count = nics.len();
         if count > usize::from(slot::NIC_COUNT) {
             return Err(CommandLineError::TooManyNics { count });
         }
-        for (nic, slot) in nics.into_iter().zip(slot::NICS..) {
-            let id = format!("net{slot}");
-            let card = nic::Card::of(&id, &nic);
+        for (nic, number) in nics.into_iter().zip(0..) {
+            let card = nic::Card::of(&nic).to_string();
+            let id = &nic.id;
             let back_end = match nic.backend {
                 NicBackend::Tap { queues, vhost } => {
                     let queues = queues.into_iter().map(|fd| self.inherit("network queue", fd)).collect();
                     let vhost = vhost.into_iter().map(|fd| self.inherit("vhost-net", fd)).collect();
-                    nic::tap(&id, queues, vhost)
+                    nic::tap(id, queues, vhost)
                 }
                 NicBackend::User => format!("user,id={id},ipv6=off"),
                 NicBackend::VhostUser { socket, queues } => {
@@ -311,7 +312,12 @@ impl CommandLine {
                 }
             };
             self.option("-netdev", back_end);
-            self.virtio_device("virtio-net-pci", slot, &card.to_string());
+            if number < ports {
+                let port = config::port_id(number.into());
+                self.option("-device", format!("virtio-net-pci,bus={port},disable-legacy=on,{card}"));
+            } else {
+                self.virtio_device("virtio-net-pci", slot::NICS + number, &card);
+            }
         }
         Ok(())
     }

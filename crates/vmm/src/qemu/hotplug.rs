@@ -23,9 +23,12 @@ const REMOVAL_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) struct Ports(std::sync::Mutex<Vec<Option<String>>>);
 
 impl Ports {
-    /// So many, all empty.
-    pub(super) fn empty(count: u8) -> Self {
-        Self(std::sync::Mutex::new(vec![None; usize::from(count)]))
+    /// So many, with the first of `nics` in them.
+    pub(super) fn of(count: u8, nics: &[Nic]) -> Self {
+        let count = usize::from(count);
+        let mut ports: Vec<_> = nics.iter().take(count).map(|nic| Some(nic.id.clone())).collect();
+        ports.resize(count, None);
+        Self(std::sync::Mutex::new(ports))
     }
 
     /// Takes an empty one for the card `id`; its number.
@@ -49,12 +52,13 @@ impl Ports {
 
 #[async_trait]
 impl NicHotplug for Qemu {
-    async fn add_nic(&self, id: &str, nic: Nic) -> Result<(), VmmError> {
+    async fn add_nic(&self, nic: Nic) -> Result<(), VmmError> {
         let client = self.client().await?;
-        let number = self.ports().take(id)?;
-        let added = add(&client, id, &config::port_id(number), nic).await;
+        let id = nic.id.clone();
+        let number = self.ports().take(&id)?;
+        let added = add(&client, &config::port_id(number), nic).await;
         if added.is_err() {
-            self.ports().free(id);
+            self.ports().free(&id);
         }
         Ok(added?)
     }
@@ -83,14 +87,15 @@ async fn gone(deleted: &mut Receiver<String>, id: &str) {
     }
 }
 
-async fn add(client: &Client, id: &str, port: &str, nic: Nic) -> Result<(), QmpError> {
-    let card = nic::Card::of(id, &nic).to_json(port);
+async fn add(client: &Client, port: &str, nic: Nic) -> Result<(), QmpError> {
+    let card = nic::Card::of(&nic).to_json(port);
+    let id = &nic.id;
     let (netdev, passed) = back_end(client, id, nic.backend).await?;
     let made = async {
         client.execute(NetdevAdd(netdev)).await?;
         let added = client.execute(DeviceAdd(card)).await;
         if added.is_err() {
-            client.execute(NetdevDel { id: id.to_owned() }).await.ok();
+            client.execute(NetdevDel { id: id.clone() }).await.ok();
         }
         added.map(drop)
     };

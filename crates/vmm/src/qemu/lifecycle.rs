@@ -71,11 +71,12 @@ pub async fn launch(mut plan: VmPlan) -> Result<Qemu, VmmError> {
         AgentChannel::Vsock { .. } => (None, None),
     };
     let endpoints = Endpoints { qmp, console: open_console(&plan.console_log)?, agent };
-    let (binary, netns, ports) = (plan.binary.clone(), plan.netns.clone(), plan.hotplug_ports);
+    let (binary, netns) = (plan.binary.clone(), plan.netns.clone());
+    let ports = Ports::of(plan.hotplug_ports, &plan.nics);
     let line = build(plan, endpoints)?;
     tracing::debug!(?binary, arguments = ?line.arguments, "starting QEMU");
     let child = spawn(&binary, &netns, line)?;
-    Ok(Qemu::watch(child, ours, agent_socket, Ports::empty(ports)))
+    Ok(Qemu::watch(child, ours, agent_socket, ports))
 }
 
 /// Names a missing file now, instead of letting QEMU fail in its own words.

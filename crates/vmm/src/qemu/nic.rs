@@ -10,28 +10,28 @@ use crate::plan::{Nic, NicBackend};
 /// The properties of a `virtio-net-pci`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Card<'a> {
-    netdev: &'a str,
+    id: &'a str,
     mac: [u8; 6],
     queues: usize,
 }
 
 impl<'a> Card<'a> {
-    /// A card on the back end of that id.
-    pub(super) fn of(netdev: &'a str, nic: &Nic) -> Self {
+    /// The card and its back end have the same id.
+    pub(super) fn of(nic: &'a Nic) -> Self {
         let queues = match &nic.backend {
             NicBackend::Tap { queues, .. } => queues.len(),
             NicBackend::VhostUser { queues, .. } => usize::from(*queues),
             NicBackend::User => 1,
         };
-        Self { netdev, mac: nic.mac, queues }
+        Self { id: &nic.id, mac: nic.mac, queues }
     }
 
     /// The arguments of `device_add`, for the root port of that id.
     pub(super) fn to_json(&self, port: &str) -> Map<String, Value> {
         let mut properties = Map::from_iter([
             ("driver".to_owned(), json!("virtio-net-pci")),
-            ("id".to_owned(), json!(self.netdev)),
-            ("netdev".to_owned(), json!(self.netdev)),
+            ("id".to_owned(), json!(self.id)),
+            ("netdev".to_owned(), json!(self.id)),
             ("bus".to_owned(), json!(port)),
             ("mac".to_owned(), json!(mac(self.mac))),
             ("romfile".to_owned(), json!("")),
@@ -53,7 +53,7 @@ impl<'a> Card<'a> {
 impl fmt::Display for Card<'_> {
     /// Without a boot ROM, which only firmware would read.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "netdev={},mac={},romfile=", self.netdev, mac(self.mac))?;
+        write!(f, "id={},netdev={},mac={},romfile=", self.id, self.id, mac(self.mac))?;
         match self.queues {
             0 | 1 => Ok(()),
             _ => write!(f, ",mq=on,vectors={}", self.vectors()),

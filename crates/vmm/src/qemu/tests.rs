@@ -117,12 +117,16 @@ fn only_an_emulated_guest_with_one_cpu_goes_without_the_local_apic_timer() {
     assert!(!has_it(Accelerator::Kvm, 1));
 }
 
+fn card(last: u8, backend: NicBackend) -> Nic {
+    Nic { id: format!("nic{last}"), mac: [2, 0, 0, 0, 0, last], backend }
+}
+
 /// The options of one network card.
 fn of_nic(backend: NicBackend) -> String {
     let mut plan = plan(Accelerator::Tcg);
-    plan.nics.push(Nic { mac: [2, 0, 0, 0, 0, 0xab], backend });
+    plan.nics.push(Nic { id: "nic5".to_owned(), mac: [2, 0, 0, 0, 0, 0xab], backend });
     let lines = rendered(plan);
-    let of_nic = lines.lines().filter(|line| line.contains("net8"));
+    let of_nic = lines.lines().filter(|line| line.contains("nic5"));
     of_nic.collect::<Vec<_>>().join("\n")
 }
 
@@ -130,25 +134,40 @@ fn of_nic(backend: NicBackend) -> String {
 fn a_network_card_has_a_tap_device_and_the_pods_address() {
     assert_eq!(
         of_nic(NicBackend::Tap { queues: vec![any_fd()], vhost: vec![any_fd()] }),
-        "-netdev tap,id=net8,fd=<network queue>,vhost=on,vhostfd=<vhost-net>\n\
-         -device virtio-net-pci,bus=pcie.0,addr=0x8,disable-legacy=on,netdev=net8,mac=02:00:00:00:00:ab,romfile="
+        "-netdev tap,id=nic5,fd=<network queue>,vhost=on,vhostfd=<vhost-net>\n\
+         -device virtio-net-pci,bus=pcie.0,addr=0x8,disable-legacy=on,id=nic5,netdev=nic5,mac=02:00:00:00:00:ab,romfile="
     );
 }
 
 #[test]
 fn a_network_card_with_several_queues_has_an_interrupt_for_each() {
     let text = of_nic(NicBackend::Tap { queues: vec![any_fd(), any_fd()], vhost: Vec::new() });
-    assert!(text.contains("tap,id=net8,fds=") && text.ends_with("mq=on,vectors=6"), "{text}");
+    assert!(text.contains("tap,id=nic5,fds=") && text.ends_with("mq=on,vectors=6"), "{text}");
 }
 
 #[test]
 fn a_network_card_may_be_another_processs() {
     let text = of_nic(NicBackend::VhostUser { socket: "/run/a,b".into(), queues: 2 });
     assert!(
-        text.starts_with("-chardev socket,id=char-net8,path=/run/a,,b\n-netdev vhost-user,id=net8,"),
+        text.starts_with("-chardev socket,id=char-nic5,path=/run/a,,b\n-netdev vhost-user,id=nic5,"),
         "{text}"
     );
-    assert!(text.contains("chardev=char-net8,queues=2\n") && text.ends_with("mq=on,vectors=6"), "{text}");
+    assert!(text.contains("chardev=char-nic5,queues=2\n") && text.ends_with("mq=on,vectors=6"), "{text}");
+}
+
+/// A card on the root bus can never be taken out.
+#[test]
+fn network_cards_are_in_ports_as_long_as_there_are_some() {
+    let mut plan = plan(Accelerator::Tcg);
+    plan.nics = (0..2).map(|last| card(last, NicBackend::User)).collect();
+    plan.hotplug_ports = 1;
+    let text = rendered(plan);
+    let port = text.find("-device pcie-root-port,id=port0,").unwrap();
+    let first = text.find("-device virtio-net-pci,bus=port0,disable-legacy=on,id=nic0,").unwrap();
+    assert!(
+        port < first && text.contains("virtio-net-pci,bus=pcie.0,addr=0x9,disable-legacy=on,id=nic1,"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -179,7 +198,7 @@ fn impossible_plans_are_refused() {
     }
     let mut plan = plan(Accelerator::Tcg);
     let backend = || NicBackend::Tap { queues: vec![any_fd()], vhost: Vec::new() };
-    plan.nics = (0..9).map(|last| Nic { mac: [2, 0, 0, 0, 0, last], backend: backend() }).collect();
+    plan.nics = (0..9).map(|last| card(last, backend())).collect();
     assert_eq!(command_line(plan).unwrap_err(), CommandLineError::TooManyNics { count: 9 });
 }
 
@@ -388,16 +407,17 @@ async fn a_vm_has_a_network_namespace_of_its_own_if_it_shall() {
 async fn cards_are_plugged_in_until_no_port_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let Some(mut plan) = real(&dir) else { return };
-    plan.hotplug_ports = 1;
+    plan.nics = vec![card(0, NicBackend::User)];
+    plan.hotplug_ports = 2;
     let vm = launch(plan).await.unwrap();
     let plug = vm.nic_hotplug().unwrap();
-    let card = |last| Nic { mac: [2, 0, 0, 0, 0, last], backend: NicBackend::User };
-    plug.add_nic("first", card(1)).await.unwrap();
-    let twice = plug.add_nic("first", card(1)).await.unwrap_err();
+    let card = |last| card(last, NicBackend::User);
+    plug.add_nic(card(1)).await.unwrap();
+    let twice = plug.add_nic(card(1)).await.unwrap_err();
     assert!(matches!(twice, VmmError::NicExists { .. }), "{twice}");
-    let full = plug.add_nic("second", card(2)).await.unwrap_err();
-    assert!(matches!(full, VmmError::NoPort { count: 1 }), "{full}");
-    let unknown = plug.remove_nic("third").await.unwrap_err();
+    let full = plug.add_nic(card(2)).await.unwrap_err();
+    assert!(matches!(full, VmmError::NoPort { count: 2 }), "{full}");
+    let unknown = plug.remove_nic("nic3").await.unwrap_err();
     assert!(matches!(unknown, VmmError::Control(_)), "{unknown}");
     vm.kill().await;
 }
@@ -411,7 +431,7 @@ async fn a_card_that_qemu_refuses_can_be_tried_again() {
     let vm = launch(plan).await.unwrap();
     let plug = vm.nic_hotplug().unwrap();
     let no_tap = NicBackend::Tap { queues: vec![any_fd()], vhost: Vec::new() };
-    plug.add_nic("net", Nic { mac: [2, 0, 0, 0, 0, 1], backend: no_tap }).await.unwrap_err();
-    plug.add_nic("net", Nic { mac: [2, 0, 0, 0, 0, 1], backend: NicBackend::User }).await.unwrap();
+    plug.add_nic(card(1, no_tap)).await.unwrap_err();
+    plug.add_nic(card(1, NicBackend::User)).await.unwrap();
     vm.kill().await;
 }

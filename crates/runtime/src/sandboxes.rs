@@ -1,12 +1,10 @@
-//! Finds a sandbox's timeline by a beginning of its id.
+//! Finds a sandbox by a beginning of its id.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kata_sandbox::timeline::Timeline;
-
-/// Why there is no timeline to show.
+/// No one sandbox is meant.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
     /// The state directory cannot be listed.
@@ -19,7 +17,7 @@ pub(crate) enum FindError {
     },
     /// No sandbox has such an id.
     #[error(
-        "No sandbox in {} has an id that begins with `{id}`; a timeline is there as long as its sandbox runs ({there})",
+        "No sandbox in {} has an id that begins with `{id}`; it is there as long as it runs ({there})",
         root.display()
     )]
     Unknown {
@@ -38,25 +36,10 @@ pub(crate) enum FindError {
         /// Those that begin with it.
         all: Vec<String>,
     },
-    /// The file is missing or no timeline.
-    #[error(
-        "The sandbox {id} has no readable timeline; it is written when the start has come some way, so try again"
-    )]
-    Timeline {
-        /// The sandbox.
-        id: String,
-        /// Why not.
-        source: io::Error,
-    },
 }
 
-/// Reads the timeline of the sandbox whose id is, or alone begins with, `id`.
-pub(crate) fn timeline(root: &Path, id: &str) -> Result<Timeline, FindError> {
-    let name = full_id(root, id)?;
-    Timeline::read(&root.join(&name)).map_err(|source| FindError::Timeline { id: name, source })
-}
-
-fn full_id(root: &Path, id: &str) -> Result<String, FindError> {
+/// The sandbox whose id is, or alone begins with, `id`.
+pub(crate) fn full_id(root: &Path, id: &str) -> Result<String, FindError> {
     let mut ids = list(root).map_err(|source| FindError::Root { root: root.to_owned(), source })?;
     ids.sort();
     if ids.iter().any(|there| there == id) {

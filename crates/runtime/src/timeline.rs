@@ -1,7 +1,6 @@
 //! `kata-runtime timeline`: where the start of a sandbox spent its time.
 
-mod find;
-
+use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,6 +8,7 @@ use kata_sandbox::timeline::{Side, Span, Timeline};
 
 use crate::global::Global;
 use crate::output;
+use crate::sandboxes;
 use crate::table::{self, Align};
 
 /// Arguments of `timeline`.
@@ -22,9 +22,23 @@ pub(crate) struct TimelineArgs {
     json: bool,
 }
 
+/// The file is missing or no timeline.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "The sandbox {id} has no readable timeline; it is written when the start has come some way, so try again"
+)]
+struct Unreadable {
+    /// The sandbox.
+    id: String,
+    /// Why not.
+    source: io::Error,
+}
+
 /// Runs the subcommand.
 pub(crate) fn run(args: &TimelineArgs, global: &Global) -> anyhow::Result<ExitCode> {
-    let timeline = find::timeline(&global.root, &args.id)?;
+    let id = sandboxes::full_id(&global.root, &args.id)?;
+    let timeline = Timeline::read(&global.root.join(&id));
+    let timeline = timeline.map_err(|source| Unreadable { id, source })?;
     if args.json {
         output::json(&timeline)?;
     } else {

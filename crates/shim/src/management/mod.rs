@@ -1,0 +1,43 @@
+//! The management socket: HTTP/1.1 on `shim-monitor.sock` in the sandbox's state directory, for `kata-runtime` and upstream's
+//! tools. `listener.rs` lets in whom it may and bounds what one can do; `routes.rs` has the table of endpoints; the other
+//! files have the endpoints, one file for each family. A new endpoint is a line of the table and a function.
+//!
+//! The pod owes nothing to this socket: a failure here is logged, and the pod runs on. The socket goes with the state
+//! directory, after any crash.
+
+mod agent;
+mod listener;
+mod network;
+mod packet_filter;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use async_trait::async_trait;
+use kata_sandbox::{Interface, Route};
+
+use crate::backend::Failure;
+
+pub(crate) use listener::start;
+
+/// What can be managed of a sandbox: the seam between the endpoints and the sandbox. The product has one implementation
+/// (`kata/managed.rs`); tests have another.
+#[async_trait]
+pub(crate) trait Managed: Send + Sync {
+    /// Where the agent is reached.
+    async fn agent_url(&self) -> Result<String, Failure>;
+    /// The guest's rules, as iptables-save(8) writes them.
+    async fn packet_filter(&self, v6: bool) -> Result<Vec<u8>, Failure>;
+    /// Sets them; what the guest's program says of it.
+    async fn set_packet_filter(&self, v6: bool, rules: Vec<u8>) -> Result<Vec<u8>, Failure>;
+    /// The guest's interfaces.
+    async fn interfaces(&self) -> Result<Vec<Interface>, Failure>;
+    /// Attaches or changes one.
+    async fn add_interface(&self, interface: Interface) -> Result<(), Failure>;
+    /// Takes one out.
+    async fn remove_interface(&self, name: &str) -> Result<(), Failure>;
+    /// The guest's routes.
+    async fn routes(&self) -> Result<Vec<Route>, Failure>;
+    /// Sets them; `None`: to those of the namespace.
+    async fn set_routes(&self, routes: Option<Vec<Route>>) -> Result<(), Failure>;
+}
