@@ -11,6 +11,7 @@ mod connect;
 mod endpoint;
 mod filter;
 mod guest;
+mod loopback;
 mod macvtap;
 mod names;
 mod netlink;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use kata_intent::{Intent, IntentId, Intents, undo_all};
 use kata_protocol::types::{ARPNeighbor, Interface, Route};
 
+pub use loopback::{Loopback, LoopbackError};
 pub use netns::{is_hosts, processes_in};
 pub use undo::undo;
 pub use watch::Watch;
