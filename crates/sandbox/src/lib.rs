@@ -7,7 +7,8 @@
 //! - `state.rs`: the table of what is allowed when.
 //! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
 //! - `stats.rs`: what a container uses, as numbers.
-//! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams.
+//! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams; `forward.rs`: connections to the
+//!   pod's ports.
 //! - `intent_log.rs`, `cleanup.rs`, `sweep.rs`: what is made on the host is written down before, so that it can be undone
 //!   after any crash.
 //! - `timeline.rs`: where the time of a start goes.
@@ -20,6 +21,7 @@ mod console;
 mod driver;
 mod error;
 mod event;
+mod forward;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -145,7 +145,8 @@ impl Host for LocalHost {
         let cards = network::follow(&place, vmm.pid(), known, (&self.spec.config, log)).await?;
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
-        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest, cards }, way))
+        let netns = place.of_pod();
+        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest, netns, cards }, way))
     }
 
     fn guest_hook_path(&self) -> String {

@@ -58,6 +58,14 @@ impl Place {
         }
     }
 
+    /// The namespace that was made for the pod, which a container manager can enter.
+    pub(crate) fn of_pod(self) -> Option<PathBuf> {
+        match self {
+            Self::Namespace(path) if !kata_network::is_hosts(&path).unwrap_or(true) => Some(path),
+            Self::Namespace(_) | Self::Fresh | Self::Host => None,
+        }
+    }
+
     /// How many cards may come while the VM runs.
     pub(crate) fn ports(&self) -> u8 {
         match self {

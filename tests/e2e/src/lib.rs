@@ -38,7 +38,7 @@ pub use action::UnknownBundle;
 pub use command::{Finished, Live};
 pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs, compare_made_up};
 pub use containerd::Containerd;
-pub use cri::{ContainerRecipe, Cri, Ended, LogLine, Pod, PodContainer, PodRecipe, Stream, proto};
+pub use cri::{ContainerRecipe, Cri, Ended, Forward, LogLine, Pod, PodContainer, PodRecipe, Stream, proto};
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
 pub use events::{Event, Events};
 pub use failure::{eventually, fail};

@@ -180,6 +180,7 @@ impl Host for FakeHost {
             vmm: Box::new(vmm),
             parts: "/usr/bin/qemu".to_owned(),
             network: kata_network::GuestNetwork::default(),
+            netns: None,
             cards: None,
             daemon: Some(daemon),
         };
