@@ -85,17 +85,24 @@ fn a_port_that_nobody_listens_on_is_an_error_and_the_pod_lives() {
     });
 }
 
+/// A server on this address alone is reached by a port of containerd's.
+#[track_caller]
+fn assert_reached(pod: &Pod<'_>, address: &str) {
+    let line = format!("mkdir /www; echo hello >/www/it; exec httpd -f -p {address}:8080 -h /www");
+    let server = pod.container("server").shell(&line).start();
+    wait_for_server(&server, 8080);
+    assert_eq!(get(pod.forward(8080), "/it"), b"hello\n");
+}
+
 #[test]
-fn servers_on_the_loopback_alone_are_reached() {
-    cri_test(|cri| {
-        let pod = cri.pod().run();
-        let line = "mkdir /www; echo hello >/www/it; httpd -p 127.0.0.1:8080 -h /www; httpd -f -p [::1]:8081 -h /www";
-        let server = pod.container("server").shell(line).start();
-        for port in [8080, 8081] {
-            wait_for_server(&server, port);
-            assert_eq!(get(pod.forward(port), "/it"), b"hello\n", "port {port}");
-        }
-    });
+fn a_server_on_the_loopback_alone_is_reached() {
+    cri_test(|cri| assert_reached(&cri.pod().run(), "127.0.0.1"));
+}
+
+/// Without a VM that takes a host whose name `localhost` has an IPv6 address.
+#[test]
+fn a_server_on_the_loopback_of_ipv6_alone_is_reached() {
+    kata_cri_test(|cri| assert_reached(&cri.pod().run(), "[::1]"));
 }
 
 #[test]
