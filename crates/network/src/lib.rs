@@ -6,6 +6,8 @@
 //!
 //! What comes later (Docker connects a container after it was created) is seen by a [`Watch`] and a [`look`], and connected
 //! by [`attach_interface`].
+//!
+//! [`Loopback`] takes the connections to the namespace's loopback, for whoever carries them to the guest.
 
 mod connect;
 mod endpoint;

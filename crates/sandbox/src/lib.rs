@@ -4,7 +4,7 @@
 //!
 //! - `driver.rs`: one task owns the sandbox and takes requests (`command.rs`, handled in `requests.rs`) and news
 //!   from one queue. It never waits: what takes long is a job (`jobs.rs`, `boot.rs`) that reports back.
-//! - `state.rs`: the table of what is allowed when.
+//! - `state.rs`: the table of what is allowed when; `pod.rs`: what the containers of a pod have in common.
 //! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
 //! - `stats.rs`: what a container uses, as numbers.
 //! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams; `forward.rs`: connections to the
@@ -36,6 +36,7 @@ mod launch;
 mod local;
 mod network;
 mod plan;
+mod pod;
 mod poststop;
 mod process;
 mod requests;
@@ -59,6 +60,7 @@ pub use error::{ErrorKind, Result, SandboxError as Error};
 pub use event::{Event, EventReceiver};
 pub use id::{ContainerId, ExecId, IdError, SandboxId};
 pub use launch::{CONSOLE_FILE, LaunchSpec, STATE_ROOT, launch};
+pub use pod::{Dns, Pod};
 pub use sandbox::Sandbox;
 pub use state::{Phase, Verb};
 pub use stats::{

@@ -137,7 +137,7 @@ pub(crate) async fn launch(
     match plan {
         Ok(Plan { spec: None, .. }) => None,
         Ok(Plan { bundle, spec: Some(spec), config }) => {
-            Some(launch_one(NewSandbox { bundle, spec }, config, source, ledger).await)
+            Some(launch_one(NewSandbox { bundle, spec, pod: None }, config, source, ledger).await)
         }
         Err(error) => Some(Err(refused(&error))),
     }
@@ -148,7 +148,7 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &Arc<Ledger>) -> Launched {
-    let NewSandbox { bundle, spec } = new;
+    let NewSandbox { bundle, spec, pod } = new;
     let shape = Shape {
         hostname: spec.hostname().clone(),
         memory_mib: config.hypervisor.default_memory_mib,
@@ -159,11 +159,14 @@ async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &A
         bundle,
         config,
         spec,
+        pod,
         state_root: PathBuf::from(STATE_ROOT),
         manager: "containerd".to_owned(),
         socket: source.socket.clone(),
     };
-    let (sandbox, events) = kata_sandbox::launch(launch).await.map_err(|error| refused(&error))?;
+    // What is launched is too much to be carried about in each future above.
+    let launched = Box::pin(kata_sandbox::launch(launch)).await;
+    let (sandbox, events) = launched.map_err(|error| refused(&error))?;
     Ok(Arc::new(Kata::new(sandbox, events, shape, ledger.clone())))
 }
 
