@@ -8,6 +8,7 @@ mod boot;
 mod cgroup;
 mod clock;
 mod container;
+mod forward;
 pub mod fuzzing;
 mod hooks;
 mod id;

@@ -10,6 +10,7 @@ mod boot;
 mod cgroup;
 mod clock;
 mod container;
+mod forward;
 mod hooks;
 mod id;
 mod jail;

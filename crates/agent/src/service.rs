@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::agent::{Agent, Setup};
 use crate::boot;
 use crate::cgroup::Hierarchy;
+use crate::forward;
 use crate::jail::workload::fix_addresses_of_children;
 use crate::options::{Options, ServerAddress};
 use crate::reaper::Reaper;
@@ -104,6 +105,7 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
 
     let listener = listen(&options.server).await?;
     tokio::spawn(ports.serve(listener.bind(ports::STDIO).await?));
+    tokio::spawn(forward::serve(listener.bind(ports::FORWARD).await?));
     let server = rpc::serve(Arc::clone(&agent), listener.bind(ports::AGENT).await?).await?;
     ring(&listener, options.doorbell_port).await?;
     if owns_guest && let Err(error) = sys::let_workloads_go_first() {
@@ -162,7 +164,8 @@ async fn last_words(mut server: ttrpc::asynchronous::Server) {
 
 fn remove_files(server: &ServerAddress) {
     let ServerAddress::Unix(path) = server else { return };
-    for file in [path.clone(), PathBuf::from(format!("{}.{}", path.display(), ports::STDIO))] {
+    let others = [ports::STDIO, ports::FORWARD].map(|port| format!("{}.{port}", path.display()));
+    for file in others.into_iter().map(PathBuf::from).chain([path.clone()]) {
         // Not there if it was removed by the one who made its folder.
         let _ = std::fs::remove_file(file);
     }

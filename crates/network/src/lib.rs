@@ -6,11 +6,14 @@
 //!
 //! What comes later (Docker connects a container after it was created) is seen by a [`Watch`] and a [`look`], and connected
 //! by [`attach_interface`].
+//!
+//! [`Loopback`] takes the connections to the namespace's loopback, for whoever carries them to the guest.
 
 mod connect;
 mod endpoint;
 mod filter;
 mod guest;
+mod loopback;
 mod macvtap;
 mod names;
 mod netlink;
@@ -31,6 +34,7 @@ use std::sync::Arc;
 use kata_intent::{Intent, IntentId, Intents, undo_all};
 use kata_protocol::types::{ARPNeighbor, Interface, Route};
 
+pub use loopback::{Loopback, LoopbackError};
 pub use netns::{is_hosts, processes_in};
 pub use undo::undo;
 pub use watch::Watch;

@@ -2,6 +2,7 @@
 
 mod attach;
 mod leftovers;
+mod loopback;
 mod namespaces;
 mod rates;
 mod support;

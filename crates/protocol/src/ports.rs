@@ -10,3 +10,5 @@ pub const DEBUG_CONSOLE: u32 = 1026;
 pub const STDIO: u32 = 1027;
 /// Where the agent calls the host when it is about to serve.
 pub const DOORBELL: u32 = 1028;
+/// Connections to ports of the pod: one connection each, which begins as [`forward`](crate::forward) says.
+pub const FORWARD: u32 = 1029;

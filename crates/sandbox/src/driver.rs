@@ -42,8 +42,8 @@ pub(crate) struct Starting {
 /// A running sandbox.
 pub(crate) struct Running {
     pub(crate) reach: Reach,
-    /// Whether somebody waits for news of a lack of memory.
-    watches_memory: bool,
+    /// Whether somebody waits for news of a lack of memory, and for connections to the pod's ports.
+    is_attended: bool,
 }
 
 /// A sandbox that has ended.
@@ -123,7 +123,7 @@ impl Driver {
             Happening::Died { machine, reason } => self.on_death(machine, &reason),
             Happening::SandboxStarted(reach) => {
                 if matches!(self.stage, Stage::Starting(_)) {
-                    self.stage = Stage::Running(Running { reach, watches_memory: false });
+                    self.stage = Stage::Running(Running { reach, is_attended: false });
                 }
             }
             Happening::Created { id, result, reply } => match result {
@@ -235,15 +235,17 @@ impl Driver {
             });
         }
         self.settle_early_exit(key);
-        self.watch_memory();
+        self.attend();
     }
 
     /// Begins with the first process that runs: before, it would only be in the way.
-    fn watch_memory(&mut self) {
+    fn attend(&mut self) {
         let Stage::Running(running) = &mut self.stage else { return };
-        if !std::mem::replace(&mut running.watches_memory, true) {
-            let agent = running.reach.agent.clone();
+        if !std::mem::replace(&mut running.is_attended, true) {
+            let reach = running.reach.clone();
+            let agent = reach.agent.clone();
             self.spawn(async move |_, queue| Site::watch_memory(agent, queue).await);
+            self.spawn(async move |site: Site, _| site.forward_ports(reach).await);
         }
     }
 

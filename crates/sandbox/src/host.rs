@@ -28,6 +28,8 @@ pub(crate) struct Machine {
     pub(crate) parts: String,
     /// What the guest configures of the pod's network, as it was before the VM was started.
     pub(crate) network: GuestNetwork,
+    /// The pod's network namespace, if one was made for it.
+    pub(crate) netns: Option<PathBuf>,
     /// The network cards, if it can have any.
     pub(crate) cards: Option<Cards>,
     /// The daemon that shares files with it, if any.

@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::intent_log::{IntentLog, OpenError};
 use crate::jobs::{Boot, Queue, Site};
 use crate::local::LocalHost;
+use crate::pod::Pod;
 use crate::sandbox::Sandbox;
 use crate::timeline::Recorder;
 use crate::{SandboxId, gone};
@@ -50,6 +51,8 @@ pub struct LaunchSpec {
     pub config: Config,
     /// The first container's `config.json`.
     pub spec: Spec,
+    /// What its containers have in common beyond what their specifications say; none where the manager sees to it.
+    pub pod: Option<Pod>,
     /// Where sandboxes have their state, usually [`STATE_ROOT`]; the links for tools are made only for that.
     pub state_root: PathBuf,
     /// Who asks (`containerd`), for logs.
@@ -69,7 +72,10 @@ pub async fn launch(spec: LaunchSpec) -> Result<(Sandbox, EventReceiver)> {
     let (id, root, socket) = (spec.id.clone(), spec.state_root.clone(), spec.socket.clone());
     let (dir, log) = blocking(move || prepare(&root, &id, socket)).await?;
     let log = Arc::new(log);
-    let linked = link(&spec.state_root, &dir, &spec.id, &log);
+    let prepared = link(&spec.state_root, &dir, &spec.id, &log).and_then(|()| match &spec.pod {
+        Some(pod) => pod.write(&dir).map_err(|source| Error::State { path: dir.clone(), source }),
+        None => Ok(()),
+    });
     let recorder = Recorder::new(spec.id.as_str(), &dir);
     let agent = &spec.config.agent;
     let deadlines = Deadlines {
@@ -81,7 +87,7 @@ pub async fn launch(spec: LaunchSpec) -> Result<(Sandbox, EventReceiver)> {
     let console = dir.join(CONSOLE_FILE);
     let id = spec.id.clone();
     let host = Arc::new(LocalHost::new(spec, dir, log));
-    if let Err(error) = linked {
+    if let Err(error) = prepared {
         host.undo().await?;
         return Err(error);
     }

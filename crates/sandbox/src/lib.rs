@@ -4,10 +4,11 @@
 //!
 //! - `driver.rs`: one task owns the sandbox and takes requests (`command.rs`, handled in `requests.rs`) and news
 //!   from one queue. It never waits: what takes long is a job (`jobs.rs`, `boot.rs`) that reports back.
-//! - `state.rs`: the table of what is allowed when.
+//! - `state.rs`: the table of what is allowed when; `pod.rs`: what the containers of a pod have in common.
 //! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
 //! - `stats.rs`: what a container uses, as numbers.
-//! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams.
+//! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams; `forward.rs`: connections to the
+//!   pod's ports.
 //! - `intent_log.rs`, `cleanup.rs`, `sweep.rs`: what is made on the host is written down before, so that it can be undone
 //!   after any crash.
 //! - `timeline.rs`: where the time of a start goes.
@@ -20,6 +21,7 @@ mod console;
 mod driver;
 mod error;
 mod event;
+mod forward;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -34,6 +36,7 @@ mod launch;
 mod local;
 mod network;
 mod plan;
+mod pod;
 mod poststop;
 mod process;
 mod requests;
@@ -58,6 +61,7 @@ pub use event::{Event, EventReceiver};
 pub use id::{ContainerId, ExecId, IdError, SandboxId};
 pub use launch::{CONSOLE_FILE, LaunchSpec, STATE_ROOT, launch};
 pub use network::json::{Family, Interface, IpAddress, Route, TextError};
+pub use pod::{Dns, Pod};
 pub use sandbox::{Sandbox, WeakSandbox};
 pub use state::{Phase, Verb};
 pub use stats::{

@@ -27,7 +27,7 @@ use crate::network::{self, Cards, Connected, Place};
 use crate::plan::{Parts, choose_accelerator, vm_plan};
 use crate::poststop::OwedHooks;
 use crate::timeline::{Moment, Recorder, phase};
-use crate::{ContainerId, way};
+use crate::{ContainerId, pod, way};
 
 /// Where shared directories are, below it.
 const RUN: &str = "/run";
@@ -148,7 +148,8 @@ impl Host for LocalHost {
         };
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
-        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest, cards }, way))
+        let netns = place.of_pod();
+        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest, netns, cards }, way))
     }
 
     fn guest_hook_path(&self) -> String {
@@ -156,18 +157,24 @@ impl Host for LocalHost {
     }
 
     fn sandbox_storages(&self) -> Vec<Storage> {
-        vec![Storage {
+        let share = Storage {
             driver: "virtio-fs".to_owned(),
             source: guest::SHARE_TAG.to_owned(),
             fstype: "virtiofs".to_owned(),
             mount_point: guest::SHARED_DIR.to_owned(),
             ..Default::default()
-        }]
+        };
+        let of_pod = self.spec.pod.as_ref().map(|_| memory(&pod::memory()));
+        std::iter::once(share).chain(of_pod).collect()
     }
 
     async fn attach(&self, container: &ContainerId, mut sources: Sources) -> Result<Files> {
         let failed = |source| Error::Files { action: "prepare the files", id: container.to_string(), source };
         let seccomp = !self.spec.config.runtime.disable_guest_seccomp;
+        if let Some(pod) = &self.spec.pod {
+            pod.share(&self.dir, &mut sources.spec).map_err(|error| failed(error.into()))?;
+        }
+        let of_pod = self.spec.pod.is_some();
         Labels::of(&self.spec.config).confine_container(&mut sources.spec);
         let share = self.share().await.map_err(failed)?;
         let id = container.to_string();
@@ -176,11 +183,13 @@ impl Host for LocalHost {
         self.files.lock().await.insert(container.clone(), Arc::clone(&files));
         blocking(move || {
             let mut files = files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            prepare(&mut files, sources, seccomp).map_err(|source| Error::Files {
-                action: "prepare the files",
-                id,
-                source,
-            })
+            let prepared = prepare(&mut files, sources, seccomp).and_then(|mut prepared| {
+                if of_pod {
+                    pod::share_memory(&mut prepared.spec)?;
+                }
+                Ok(prepared)
+            });
+            prepared.map_err(|source| Error::Files { action: "prepare the files", id, source })
         })
         .await
     }

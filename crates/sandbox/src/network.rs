@@ -66,6 +66,14 @@ impl Place {
         }
     }
 
+    /// The namespace that was made for the pod, which a container manager can enter.
+    pub(crate) fn of_pod(self) -> Option<PathBuf> {
+        match self {
+            Self::Namespace(path) if !kata_network::is_hosts(&path).unwrap_or(true) => Some(path),
+            Self::Namespace(_) | Self::Fresh | Self::Host => None,
+        }
+    }
+
     /// How many cards the VM may have at a time that can come and go, if it begins with so many: one more at least.
     pub(crate) fn ports(&self, cards: usize) -> u8 {
         let more = u8::try_from(cards).unwrap_or(MOST_PORTS).saturating_add(1);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
 use containerd_shim_protos::{cgroups, cgroups_v2};
+use kata_sandbox::Pod;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::events::Ended;
@@ -132,6 +133,8 @@ pub(crate) struct NewSandbox {
     pub(crate) bundle: PathBuf,
     /// What it shall be: the bundle's `config.json`, if there is one, with what the request says.
     pub(crate) spec: Spec,
+    /// What its containers have in common, if it is a pod of Kubernetes'.
+    pub(crate) pod: Option<Pod>,
 }
 
 /// Launches sandboxes.

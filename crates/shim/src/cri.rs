@@ -1,8 +1,9 @@
 //! The pod's configuration as CRI implementations hand it to `CreateSandbox`: `runtime.v1.PodSandboxConfig`, as far as
 //! a VM can tell the difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use kata_sandbox::{Dns, Pod};
 use protobuf::CodedInputStream;
 use protobuf::well_known_types::any::Any;
 
@@ -12,29 +13,20 @@ const OURS: &str = "io.katacontainers.";
 /// What a pod shall be.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct PodConfig {
-    /// Field 2: its host name; empty for none.
-    pub(crate) hostname: String,
+    /// Fields 2, 4 and 3 of 8: its host name, its resolver and its kernel settings.
+    pub(crate) pod: Pod,
     /// Field 7: those of its annotations that are for this runtime.
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
-/// The configuration is broken, or asks for what we do not have.
+/// The configuration is broken.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CriError {
-    /// Not a message.
-    #[error("The value of {type_url} does not parse")]
-    Malformed {
-        /// The type it claims to be.
-        type_url: String,
-        /// Why not.
-        source: protobuf::Error,
-    },
-    /// Field 3 of field 8.
-    #[error(
-        "Kernel settings of a pod (securityContext.sysctls) are not supported by the Sandbox API of this runtime; \
-         remove them, or let containerd run a pause container (sandboxer = \"podsandbox\")"
-    )]
-    Sysctls,
+#[error("The value of {type_url} does not parse")]
+pub(crate) struct CriError {
+    /// The type it claims to be.
+    type_url: String,
+    /// Why not.
+    source: protobuf::Error,
 }
 
 impl PodConfig {
@@ -46,30 +38,29 @@ impl PodConfig {
     /// Reads it.
     ///
     /// # Errors
-    /// It is none, or asks for what would be ignored.
+    /// It is none.
     pub(crate) fn from_any(any: &Any) -> Result<Self, CriError> {
-        let malformed = |source| CriError::Malformed { type_url: any.type_url.clone(), source };
+        Self::read(&any.value).map_err(|source| CriError { type_url: any.type_url.clone(), source })
+    }
+
+    fn read(bytes: &[u8]) -> protobuf::Result<Self> {
         let mut config = Self::default();
-        let mut linux = Vec::new();
-        let mut input = CodedInputStream::from_bytes(&any.value);
-        while let Some(tag) = input.read_raw_tag_or_eof().map_err(malformed)? {
+        let mut input = CodedInputStream::from_bytes(bytes);
+        while let Some(tag) = input.read_raw_tag_or_eof()? {
             match tag {
-                0x12 => config.hostname = input.read_string().map_err(malformed)?,
+                0x12 => config.pod.hostname = input.read_string()?,
+                0x22 => config.pod.dns = dns(&input.read_bytes()?)?,
                 0x3a => {
-                    let bytes = input.read_bytes().map_err(malformed)?;
-                    let (name, value) = entry(&bytes).map_err(malformed)?;
+                    let (name, value) = entry(&input.read_bytes()?)?;
                     if name.starts_with(OURS) {
                         config.annotations.insert(name, value);
                     }
                 }
-                0x42 => linux = input.read_bytes().map_err(malformed)?,
-                _ => skip(tag, &mut input).map_err(malformed)?,
+                0x42 => config.pod.sysctls = sysctls(&input.read_bytes()?)?,
+                _ => skip(tag, &mut input)?,
             }
         }
-        match has_sysctls(&linux).map_err(malformed)? {
-            true => Err(CriError::Sysctls),
-            false => Ok(config),
-        }
+        Ok(config)
     }
 }
 
@@ -87,15 +78,32 @@ fn entry(bytes: &[u8]) -> protobuf::Result<(String, String)> {
     Ok(entry)
 }
 
-/// Whether a `LinuxPodSandboxConfig` has any.
-fn has_sysctls(linux: &[u8]) -> protobuf::Result<bool> {
-    let mut found = false;
+/// A `DNSConfig`.
+fn dns(bytes: &[u8]) -> protobuf::Result<Dns> {
+    let mut dns = Dns::default();
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            0x0a => dns.servers.push(input.read_string()?),
+            0x12 => dns.searches.push(input.read_string()?),
+            0x1a => dns.options.push(input.read_string()?),
+            _ => skip(tag, &mut input)?,
+        }
+    }
+    Ok(dns)
+}
+
+/// Those of a `LinuxPodSandboxConfig`.
+fn sysctls(linux: &[u8]) -> protobuf::Result<HashMap<String, String>> {
+    let mut sysctls = HashMap::new();
     let mut input = CodedInputStream::from_bytes(linux);
     while let Some(tag) = input.read_raw_tag_or_eof()? {
-        found |= tag == 0x1a;
-        skip(tag, &mut input)?;
+        match tag {
+            0x1a => sysctls.extend([entry(&input.read_bytes()?)?]),
+            _ => skip(tag, &mut input)?,
+        }
     }
-    Ok(found)
+    Ok(sysctls)
 }
 
 fn skip(tag: u32, input: &mut CodedInputStream<'_>) -> protobuf::Result<()> {
@@ -106,7 +114,7 @@ fn skip(tag: u32, input: &mut CodedInputStream<'_>) -> protobuf::Result<()> {
 mod tests {
     use protobuf::well_known_types::any::Any;
 
-    use super::{CriError, PodConfig};
+    use super::PodConfig;
 
     fn any(value: &[u8]) -> Any {
         Any { type_url: "runtime.v1.PodSandboxConfig".into(), value: value.to_vec(), ..Any::default() }
@@ -119,7 +127,7 @@ mod tests {
         let metadata = b"\x0a\x03\x0a\x01p";
         let config = [&metadata[..], b"\x12\x03web", ours, other, b"\x42\x02\x0a\x00"].concat();
         let config = PodConfig::from_any(&any(&config)).unwrap();
-        assert_eq!(config.hostname, "web");
+        assert_eq!(config.pod.hostname, "web");
         assert_eq!(
             config.annotations.into_iter().collect::<Vec<_>>(),
             [("io.katacontainers.x.y".into(), "z".into())]
@@ -127,13 +135,20 @@ mod tests {
     }
 
     #[test]
-    fn sysctls_are_refused_and_not_ignored() {
+    fn the_resolver_and_the_kernel_settings_are_read() {
+        let dns = b"\x22\x11\x0a\x07\x31.1.1.1\x12\x01a\x12\x01b\x1a\x00";
         let linux = b"\x42\x08\x1a\x06\x0a\x01a\x12\x01b";
-        assert!(matches!(PodConfig::from_any(&any(linux)), Err(CriError::Sysctls)));
+        let pod = PodConfig::from_any(&any(&[&dns[..], linux].concat())).unwrap().pod;
+        assert_eq!(
+            (pod.dns.servers, pod.dns.searches),
+            (vec!["1.1.1.1".into()], vec!["a".into(), "b".into()])
+        );
+        assert_eq!(pod.dns.options, [""]);
+        assert_eq!(pod.sysctls.into_iter().collect::<Vec<_>>(), [("a".into(), "b".into())]);
     }
 
     #[test]
     fn what_does_not_parse_is_an_error() {
-        assert!(matches!(PodConfig::from_any(&any(b"\x12\x7fweb")), Err(CriError::Malformed { .. })));
+        assert!(PodConfig::from_any(&any(b"\x12\x7fweb")).is_err());
     }
 }

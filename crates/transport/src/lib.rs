@@ -23,6 +23,7 @@ mod frame;
 pub mod fuzzing;
 mod header;
 mod hybrid;
+mod join;
 mod listen;
 mod mux;
 mod outflow;

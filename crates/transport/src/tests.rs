@@ -1,6 +1,7 @@
 //! Both ends of each carrier against each other, without a VM.
 
 mod hostile;
+mod join;
 mod pipes;
 mod port;
 

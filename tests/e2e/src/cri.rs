@@ -1,6 +1,7 @@
 //! Pods as a kubelet makes them: a client of containerd's Container Runtime Interface, and a network for its pods.
 
 mod container;
+mod forward;
 mod log;
 mod pod;
 mod steady;
@@ -30,6 +31,7 @@ use proto::image_service_client::ImageServiceClient;
 use proto::runtime_service_client::RuntimeServiceClient;
 
 pub use container::{ContainerRecipe, Ended, PodContainer};
+pub use forward::Forward;
 pub use log::LogLine;
 pub use pod::{Pod, PodRecipe};
 pub use steady::Steady;

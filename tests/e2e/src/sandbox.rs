@@ -13,6 +13,8 @@ use containerd_shim_protos::sandbox_api::{
 };
 use containerd_shim_protos::sandbox_async::SandboxClient;
 use containerd_shim_protos::shim_async::TaskClient;
+use prost::Message;
+use protobuf::well_known_types::any::Any;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use ttrpc::r#async::Client;
@@ -20,6 +22,7 @@ use ttrpc::context::{self, Context};
 
 use crate::command::{Finished, run};
 use crate::containerd::{self, Containerd};
+use crate::cri::proto;
 use crate::host::MARK;
 use crate::spec;
 
@@ -84,10 +87,28 @@ impl Sandbox<'_> {
     /// # Errors
     /// The shim's words, as of all these requests.
     pub fn create(&self, netns: Option<&Path>) -> Result<(), String> {
+        self.create_with(netns, None)
+    }
+
+    /// `CreateSandbox` with the configuration of a pod, as containerd's CRI sends it.
+    ///
+    /// # Errors
+    /// The shim's words.
+    pub fn create_pod(&self, netns: &Path, config: &proto::PodSandboxConfig) -> Result<(), String> {
+        let options = Any {
+            type_url: "runtime.v1.PodSandboxConfig".to_owned(),
+            value: config.encode_to_vec(),
+            ..Default::default()
+        };
+        self.create_with(Some(netns), Some(options))
+    }
+
+    fn create_with(&self, netns: Option<&Path>, options: Option<Any>) -> Result<(), String> {
         let request = CreateSandboxRequest {
             sandbox_id: self.id.clone(),
             bundle_path: self.bundle.display().to_string(),
             netns_path: netns.map(|path| path.display().to_string()).unwrap_or_default(),
+            options: options.into(),
             ..Default::default()
         };
         words(self.runtime.block_on(self.sandbox.create_sandbox(within(), &request))).map(drop)

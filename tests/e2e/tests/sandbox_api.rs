@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use kata_e2e::{Containerd, eventually, kata_test};
+use kata_e2e::proto::{DnsConfig, LinuxPodSandboxConfig, PodSandboxConfig};
+use kata_e2e::{Containerd, Sandbox, eventually, kata_test};
 use nix::mount::{MntFlags, umount2};
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -60,25 +61,78 @@ fn what_the_containers_share_stays_when_the_first_has_gone() {
     });
 }
 
+/// With a network namespace, which is removed at the end.
+fn with_netns(containerd: &Containerd, body: impl FnOnce(&Path, &Sandbox<'_>)) {
+    let netns = |verb: &str| {
+        let done = Command::new("ip").args(["netns", verb, "pod"]).status();
+        assert!(done.is_ok_and(|status| status.success()), "ip netns {verb}");
+    };
+    netns("add");
+    let sandbox = containerd.sandbox();
+    body(Path::new("/run/netns/pod"), &sandbox);
+    sandbox.stop().expect("can be stopped");
+    sandbox.shutdown().expect("can be shut down");
+    no_process_is_left(containerd);
+    netns("del");
+    // `ip` mounts the folder on itself.
+    umount2("/run/netns", MntFlags::MNT_DETACH).expect("is a mount");
+    fs::remove_dir("/run/netns").expect("is empty");
+}
+
 #[test]
 fn the_vm_is_in_the_network_namespace_that_the_request_names() {
     kata_test(|containerd| {
-        let netns =
-            |verb: &str| assert!(Command::new("ip").args(["netns", verb, "pod"]).status().unwrap().success());
-        netns("add");
-        let path = Path::new("/run/netns/pod");
-        let sandbox = containerd.sandbox();
-        sandbox.create(Some(path)).unwrap();
-        let pid = sandbox.start().unwrap();
-        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
-        assert_eq!(inode(Path::new(&format!("/proc/{pid}/ns/net"))), inode(path));
-        sandbox.stop().unwrap();
-        sandbox.shutdown().unwrap();
-        no_process_is_left(containerd);
-        netns("del");
-        // `ip` mounts the folder on itself.
-        umount2("/run/netns", MntFlags::MNT_DETACH).unwrap();
-        fs::remove_dir("/run/netns").unwrap();
+        with_netns(containerd, |path, sandbox| {
+            sandbox.create(Some(path)).unwrap();
+            let pid = sandbox.start().unwrap();
+            let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+            assert_eq!(inode(Path::new(&format!("/proc/{pid}/ns/net"))), inode(path));
+        });
+    });
+}
+
+#[test]
+fn a_pods_containers_have_its_name_its_resolver_and_its_settings() {
+    kata_test(|containerd| {
+        with_netns(containerd, |path, sandbox| {
+            let dns = DnsConfig {
+                servers: vec!["10.0.0.10".to_owned()],
+                searches: vec!["a.local".to_owned(), "local".to_owned()],
+                options: vec!["ndots:5".to_owned()],
+            };
+            let sysctls = [("net.core.somaxconn", "123"), ("kernel.shm_rmid_forced", "1")];
+            let sysctls = sysctls.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let config = PodSandboxConfig {
+                hostname: "web".to_owned(),
+                dns_config: Some(dns),
+                linux: Some(LinuxPodSandboxConfig { sysctls, ..Default::default() }),
+                ..Default::default()
+            };
+            sandbox.create_pod(path, &config).unwrap();
+            sandbox.start().unwrap();
+            assert_eq!(sandbox.run("hostname; cat /etc/hostname").unwrap(), "web\nweb\n");
+            let resolver = "search a.local local\nnameserver 10.0.0.10\noptions ndots:5\n";
+            assert_eq!(sandbox.run("cat /etc/resolv.conf").unwrap(), resolver);
+            assert_eq!(sandbox.run("cat /etc/hosts").unwrap(), fs::read_to_string("/etc/hosts").unwrap());
+            let settings = "cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shm_rmid_forced";
+            assert_eq!(sandbox.run(settings).unwrap(), "123\n1\n");
+        });
+    });
+}
+
+#[test]
+fn a_pods_containers_share_memory() {
+    kata_test(|containerd| {
+        with_netns(containerd, |path, sandbox| {
+            sandbox.create_pod(path, &PodSandboxConfig::default()).unwrap();
+            sandbox.start().unwrap();
+            assert_eq!(sandbox.run("echo shared >/dev/shm/it; echo done").unwrap(), "done\n");
+            assert_eq!(sandbox.run("cat /dev/shm/it").unwrap(), "shared\n");
+            assert_eq!(
+                sandbox.run("df -m /dev/shm | tail -n 1 | awk '{ print $1, $2 }'").unwrap(),
+                "shm 64\n"
+            );
+        });
     });
 }
 

@@ -26,6 +26,7 @@ macro_rules! agent_test {
     };
 }
 
+mod forward;
 mod growth;
 mod hooks;
 mod hostile;

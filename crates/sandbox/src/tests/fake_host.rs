@@ -193,6 +193,7 @@ impl Host for FakeHost {
             vmm: Box::new(vmm),
             parts: "/usr/bin/qemu".to_owned(),
             network: kata_network::GuestNetwork::default(),
+            netns: None,
             cards,
             daemon: Some(daemon),
         };

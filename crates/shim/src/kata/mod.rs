@@ -140,7 +140,7 @@ pub(crate) async fn launch(
     match plan {
         Ok(Plan { spec: None, .. }) => None,
         Ok(Plan { bundle, spec: Some(spec), config }) => {
-            Some(launch_one(NewSandbox { bundle, spec }, config, source, ledger).await)
+            Some(launch_one(NewSandbox { bundle, spec, pod: None }, config, source, ledger).await)
         }
         Err(error) => Some(Err(refused(&error))),
     }
@@ -151,7 +151,7 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &Arc<Ledger>) -> Launched {
-    let NewSandbox { bundle, spec } = new;
+    let NewSandbox { bundle, spec, pod } = new;
     let shape = Shape {
         hostname: spec.hostname().clone(),
         memory_mib: config.hypervisor.default_memory_mib,
@@ -164,11 +164,14 @@ async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &A
         bundle,
         config,
         spec,
+        pod,
         state_root,
         manager: "containerd".to_owned(),
         socket: source.socket.clone(),
     };
-    let (sandbox, events) = kata_sandbox::launch(launch).await.map_err(|error| refused(&error))?;
+    // What is launched is too much to be carried about in each future above.
+    let launched = Box::pin(kata_sandbox::launch(launch)).await;
+    let (sandbox, events) = launched.map_err(|error| refused(&error))?;
     // Before anybody can ask the sandbox to remove that directory.
     management::start(&state_dir, Arc::new(Live(sandbox.downgrade())));
     Ok(Arc::new(Kata::new(sandbox, events, shape, ledger.clone())))

@@ -44,27 +44,28 @@ impl Service {
         let bundle = PathBuf::from(&request.bundle_path);
         let mut spec = read_spec(&bundle)?;
         let mut annotations = spec.annotations().clone().unwrap_or_default();
+        let mut pod = None;
         if let Some(options) = request.options.as_ref() {
             if PodConfig::is_in(options) {
-                let pod = PodConfig::from_any(options)
+                let config = PodConfig::from_any(options)
                     .map_err(|error| Failure::of(Kind::InvalidArgument, &error))?;
-                annotations.extend(pod.annotations);
-                if !pod.hostname.is_empty() {
-                    spec.set_hostname(Some(pod.hostname));
+                annotations.extend(config.annotations);
+                if !config.pod.hostname.is_empty() {
+                    spec.set_hostname(Some(config.pod.hostname.clone()));
                 }
+                pod = Some(config.pod);
             }
             self.check_options(Some(options))?;
         }
         annotations.extend(request.annotations);
         spec.set_annotations(Some(annotations));
-        let of_pod = request.options.as_ref().is_some_and(PodConfig::is_in);
         match request.netns_path.as_str() {
             // A pod of Kubernetes' without one is in the host's.
-            "" if of_pod => {}
+            "" if pod.is_some() => {}
             "" => set_network(&mut spec, None)?,
             path => set_network(&mut spec, Some(Path::new(path)))?,
         }
-        self.life.create(NewSandbox { bundle, spec }).await
+        self.life.create(NewSandbox { bundle, spec, pod }).await
     }
 
     /// Ends the containers, then the VM: what they have written is on its way to the host before that is gone.

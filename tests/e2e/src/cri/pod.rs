@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::container::ContainerRecipe;
-use super::{Cri, proto};
+use super::{Cri, Forward, proto};
 use crate::failure::fail;
 
 /// A pod to be run.
@@ -106,6 +108,16 @@ impl<'c> Pod<'c> {
         answer.status.expect("an answer has a status")
     }
 
+    /// The specification of its first container.
+    #[track_caller]
+    pub fn spec(&self) -> Value {
+        let request = proto::PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
+        let answer = self.cri.call(|mut client| async move { client.pod_sandbox_status(request).await });
+        let answer = answer.unwrap_or_else(|e| fail(format_args!("No status of {}: {e}", self.id)));
+        let info: Option<Value> = answer.info.get("info").and_then(|info| serde_json::from_str(info).ok());
+        info.map(|mut info| info["runtimeSpec"].take()).expect("an answer has the specification")
+    }
+
     /// Its addresses, the first one first.
     #[track_caller]
     pub fn addresses(&self) -> Vec<String> {
@@ -120,6 +132,16 @@ impl<'c> Pod<'c> {
         let answer = self.cri.call(|mut client| async move { client.pod_sandbox_stats(request).await });
         let answer = answer.unwrap_or_else(|e| fail(format_args!("No figures of {}: {e}", self.id)));
         answer.stats.and_then(|stats| stats.linux).expect("an answer has figures")
+    }
+
+    /// `PortForward`, through the streaming server.
+    #[track_caller]
+    pub fn forward(&self, port: u16) -> Forward {
+        let request =
+            proto::PortForwardRequest { pod_sandbox_id: self.id.clone(), port: vec![i32::from(port)] };
+        let answer = self.cri.call(|mut client| async move { client.port_forward(request).await });
+        let answer = answer.unwrap_or_else(|e| fail(format_args!("Cannot forward port {port}: {e}")));
+        Forward::open(&answer.url, port)
     }
 
     /// `StopPodSandbox`.

@@ -20,6 +20,22 @@ const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 
+/// A WebSocket from the streaming server. A read gives up for a moment when nothing comes.
+#[track_caller]
+pub(super) fn connect(url: &str) -> WebSocket<TcpStream> {
+    let address = url.strip_prefix("http://").unwrap_or_else(|| fail(format_args!("No address: {url}")));
+    let host = address.split('/').next().unwrap_or_default();
+    let tcp =
+        TcpStream::connect(host).unwrap_or_else(|e| fail(format_args!("Cannot connect to {host}: {e}")));
+    tcp.set_read_timeout(Some(Duration::from_secs(1))).expect("the time is not zero");
+    tcp.set_nodelay(true).expect("is a TCP socket");
+    let mut request = format!("ws://{address}").into_client_request().expect("is a URL");
+    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(PROTOCOL));
+    let (socket, _) = tungstenite::client(request, tcp)
+        .unwrap_or_else(|e| fail(format_args!("No WebSocket from {url}: {e}")));
+    socket
+}
+
 /// The streams of a program.
 pub struct Stream {
     socket: WebSocket<TcpStream>,
@@ -34,17 +50,7 @@ pub struct Stream {
 impl Stream {
     #[track_caller]
     pub(super) fn open(url: &str) -> Self {
-        let address = url.strip_prefix("http://").unwrap_or_else(|| fail(format_args!("No address: {url}")));
-        let host = address.split('/').next().unwrap_or_default();
-        let tcp =
-            TcpStream::connect(host).unwrap_or_else(|e| fail(format_args!("Cannot connect to {host}: {e}")));
-        tcp.set_read_timeout(Some(Duration::from_secs(1))).expect("the time is not zero");
-        tcp.set_nodelay(true).expect("is a TCP socket");
-        let mut request = format!("ws://{address}").into_client_request().expect("is a URL");
-        request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static(PROTOCOL));
-        let (socket, _) = tungstenite::client(request, tcp)
-            .unwrap_or_else(|e| fail(format_args!("No WebSocket from {url}: {e}")));
-        Self { socket, stdout: Vec::new(), stderr: Vec::new(), status: Vec::new() }
+        Self { socket: connect(url), stdout: Vec::new(), stderr: Vec::new(), status: Vec::new() }
     }
 
     /// Writes to standard input.
