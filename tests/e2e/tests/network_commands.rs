@@ -34,9 +34,15 @@ fn interfaces_are_listed_with_what_they_are_connected_to() {
         let all = listed(containerd, &container, "network");
         let eth0 = all.iter().find(|interface| interface["name"] == "eth0").expect("there is one");
         let mac = container.shell("cat /sys/class/net/eth0/address");
-        assert_eq!((&eth0["device"], &eth0["hwAddr"], &eth0["mtu"]), (&json!("eth0"), &json!(mac), &json!(1500)));
+        assert_eq!(
+            (&eth0["device"], &eth0["hwAddr"], &eth0["mtu"]),
+            (&json!("eth0"), &json!(mac), &json!(1500))
+        );
         let addresses = eth0["IPAddresses"].as_array().expect("a list");
-        assert!(addresses.contains(&json!({ "family": "v4", "address": "10.7.0.2", "mask": "24" })), "{all:?}");
+        assert!(
+            addresses.contains(&json!({ "family": "v4", "address": "10.7.0.2", "mask": "24" })),
+            "{all:?}"
+        );
         let loopback = all.iter().find(|interface| interface["name"] == "lo").expect("there is one");
         assert_eq!(loopback["device"], "");
         let table = runtime(containerd, &container, "network list ID").ok().text();
@@ -95,7 +101,10 @@ fn an_interface_may_be_another_in_the_guest() {
             .ok()
             .done();
         let link = container.shell("ip addr show lan");
-        assert!(link.contains("mtu 1300") && link.contains("10.8.0.77/24") && !link.contains("10.8.0.2/"), "{link}");
+        assert!(
+            link.contains("mtu 1300") && link.contains("10.8.0.77/24") && !link.contains("10.8.0.2/"),
+            "{link}"
+        );
         container.shell("ping -c 1 -W 5 10.8.0.1 && ping -c 1 -W 5 10.7.0.1");
         let file = containerd.directory().join("interface.json");
         std::fs::write(&file, r#"{"device":"net1","mtu":1400}"#).expect("the directory is there");
@@ -129,7 +138,10 @@ fn routes_set_by_hand_are_the_containers_until_they_are_reset() {
         assert!(routes.contains("192.0.2.0/24 via 10.7.0.1 dev eth0  metric 7"), "{routes}");
         runtime(containerd, &container, "network routes reset ID").ok().done();
         let routes = container.shell("ip route");
-        assert!(routes.contains("default via 10.7.0.1 dev eth0") && !routes.contains("192.0.2.0"), "{routes}");
+        assert!(
+            routes.contains("default via 10.7.0.1 dev eth0") && !routes.contains("192.0.2.0"),
+            "{routes}"
+        );
     });
 }
 
@@ -140,7 +152,8 @@ fn without_programs_in_the_guest_the_packet_filter_is_refused_with_the_reason() 
         let network = Network::with_veth("pod");
         let container = sleeper(containerd, &network);
         let refused = |words: &str, program: &str| {
-            runtime(containerd, &container, words).fails_because(&format!("The guest image has no {program};"));
+            runtime(containerd, &container, words)
+                .fails_because(&format!("The guest image has no {program};"));
         };
         refused("iptables get ID", "iptables-save");
         refused("iptables get --sandbox-id ID --v6", "ip6tables-save");
@@ -172,7 +185,9 @@ fn what_cannot_be_done_is_told_with_the_reason() {
         container.wait_until_stopped();
         refused("network list ID", "The sandbox has ended");
         container.remove();
-        containerd.kata_runtime(["network", "list", own.as_str()]).fails_because("has an id that begins with");
+        containerd
+            .kata_runtime(["network", "list", own.as_str()])
+            .fails_because("has an id that begins with");
     });
 }
 

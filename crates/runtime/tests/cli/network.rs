@@ -30,7 +30,9 @@ fn sandbox(tree: &Tree, status: &str, body: &'static str) -> JoinHandle<String> 
 
 fn is_whole(request: &str) -> bool {
     let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
-    let length = head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     body.len() >= length.unwrap_or(0)
 }
 
@@ -71,12 +73,20 @@ fn interfaces_are_a_table_or_json() {
 fn each_command_is_one_request() {
     let add = ["network", "add", "abc", "net1", "--mtu", "1400", "--address", "10.1.0.9/24"];
     insta::assert_snapshot!(request(&add), @r#"POST /network/interfaces HTTP/1.1 {"device":"net1","name":"","IPAddresses":[{"family":"v4","address":"10.1.0.9","mask":"24"}],"mtu":1400,"hwAddr":"","type":""}"#);
-    assert_eq!(request(&["network", "remove", "abc", "a%/b"]), "DELETE /network/interfaces/a%25%2Fb HTTP/1.1 ");
+    assert_eq!(
+        request(&["network", "remove", "abc", "a%/b"]),
+        "DELETE /network/interfaces/a%25%2Fb HTTP/1.1 "
+    );
     let set = ["network", "routes", "set", "abc", "default via 10.1.0.1 dev eth0"];
     insta::assert_snapshot!(request(&set), @r#"PUT /network/routes HTTP/1.1 [{"dest":"","gateway":"10.1.0.1","device":"eth0","source":"","scope":0,"family":"v4","flags":0,"mtu":0,"metric":0,"table":0}]"#);
     assert_eq!(request(&["network", "routes", "reset", "abc"]), "DELETE /network/routes HTTP/1.1 ");
-    assert_eq!(request(&["network", "add", "abc", "--file", "RULES"]), "POST /network/interfaces HTTP/1.1 *nat\n");
-    for words in [["set", "abc", "RULES", "--v6"].as_slice(), &["set", "--sandbox-id", "abc", "--v6", "RULES"]] {
+    assert_eq!(
+        request(&["network", "add", "abc", "--file", "RULES"]),
+        "POST /network/interfaces HTTP/1.1 *nat\n"
+    );
+    for words in
+        [["set", "abc", "RULES", "--v6"].as_slice(), &["set", "--sandbox-id", "abc", "--v6", "RULES"]]
+    {
         let words: Vec<&str> = ["iptables"].iter().chain(words).copied().collect();
         assert_eq!(request(&words), "PUT /ip6tables HTTP/1.1 *nat\n");
     }
@@ -100,7 +110,10 @@ fn a_sandbox_that_does_not_run_is_told_from_none() {
         assert_eq!(printed.code, 1);
         printed.stderr
     };
-    assert!(said(&["iptables", "get", "abc"]).contains("No sandbox in /tree/state has an id that begins with `abc`"));
+    assert!(
+        said(&["iptables", "get", "abc"])
+            .contains("No sandbox in /tree/state has an id that begins with `abc`")
+    );
     drop(sandbox(&tree, "200 OK", ""));
     fs::remove_file(tree.path("state/abc123/shim-monitor.sock")).unwrap();
     assert!(said(&["network", "list", "abc"]).contains("The sandbox abc123 does not run"));

@@ -42,8 +42,7 @@ impl Namespace {
     /// What `ip` or `tc` say in it.
     fn command(&self, program: &str, words: &str) -> String {
         let net = format!("--net={}", self.path().display());
-        let output =
-            Command::new("nsenter").arg(net).arg(program).args(words.split(' ')).output().unwrap();
+        let output = Command::new("nsenter").arg(net).arg(program).args(words.split(' ')).output().unwrap();
         assert!(output.status.success(), "{program} {words}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
