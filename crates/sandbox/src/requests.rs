@@ -61,7 +61,7 @@ impl Driver {
                 reply.send(address).ok();
             }
             Command::Interfaces { reply } => {
-                self.ask_guest(reply, async |site, reach| site.interfaces(&reach).await)
+                self.ask_guest(reply, async |site, reach| site.interfaces(&reach).await);
             }
             Command::Routes { reply } => self.ask_guest(reply, async |_, reach| reach.agent.routes().await),
             Command::ChangeNetwork { change, reply } => {

@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod env;
 mod help;
+#[cfg(test)]
 mod network;
 mod timeline;
 #[cfg(test)]

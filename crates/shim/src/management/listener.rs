@@ -88,10 +88,18 @@ pub(super) async fn serve(listener: UnixListener, sandbox: Arc<dyn Managed>, lim
                     error = &error as &dyn std::error::Error,
                     "the management socket cannot be answered"
                 );
-                sleep(BREAK).await;
+                pause().await;
             }
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nobody waits for it: it bounds how often a lasting error is met"
+)]
+async fn pause() {
+    sleep(BREAK).await;
 }
 
 /// Root, and whoever this process runs as.

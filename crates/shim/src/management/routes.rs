@@ -46,7 +46,8 @@ impl Answer {
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
-type Endpoint = (&'static str, Method, fn(Call) -> Answering);
+type Handler = fn(Call) -> Answering;
+type Endpoint = (&'static str, Method, Handler);
 
 /// All endpoints. In a path, a last part `*` is any name.
 static ENDPOINTS: &[Endpoint] = &[
@@ -128,7 +129,7 @@ where
 }
 
 /// The endpoint of a path and a method, and the name in the path.
-fn find(method: &Method, path: &str) -> Result<(fn(Call) -> Answering, String), Refusal> {
+fn find(method: &Method, path: &str) -> Result<(Handler, String), Refusal> {
     let named = |pattern: &str| match pattern.strip_suffix('*') {
         None => (pattern == path).then(String::new),
         Some(head) => {
