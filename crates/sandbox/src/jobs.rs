@@ -20,6 +20,7 @@ use crate::gone::{Gone, NEWS_PATIENCE};
 use crate::hooks::Hooks;
 use crate::host::{Files, Host, Machine, Sources};
 use crate::network::Current;
+use crate::pause::Pod;
 use crate::state::Phase;
 use crate::stdio::{Drain, Pumps, Streams};
 use crate::timeline::{Moment, Recorder, phase};
@@ -64,7 +65,7 @@ pub(crate) enum Happening {
     /// The guest is configured.
     SandboxStarted(Reach),
     /// A container was made, or could not be.
-    Created { id: ContainerId, result: Result<(Pumps, Agent)>, reply: Reply<Created> },
+    Created { id: ContainerId, result: Result<Made>, reply: Reply<Created> },
     /// A process was started, or could not be.
     Started { key: Key, result: Result<Option<Pumps>>, reply: Reply<u32> },
     /// A process ended, and its output is delivered.
@@ -78,6 +79,9 @@ pub(crate) enum Happening {
     /// Everything is undone, or something is left.
     TornDown(Result<()>),
 }
+
+/// A container that was made: its first process's streams, and where that is; `None` if nothing of it is in the guest.
+pub(crate) type Made = Option<(Pumps, Agent)>;
 
 /// What jobs work with. Cheap to clone.
 #[derive(Clone)]
@@ -102,10 +106,11 @@ struct Prepared<'a> {
 }
 
 /// What a sandbox is started with.
-struct First<'a> {
-    hostname: Option<String>,
-    network: &'a GuestNetwork,
-    container: &'a mut Option<kata::ContainerRequest>,
+pub(crate) struct First<'a> {
+    pub(crate) hostname: Option<String>,
+    pub(crate) network: &'a GuestNetwork,
+    pub(crate) container: &'a mut Option<kata::ContainerRequest>,
+    pub(crate) pod: Option<Pod>,
 }
 
 /// The queue of the owning task, as jobs see it: only handles on the sandbox keep that task alive.
@@ -123,7 +128,7 @@ impl Queue {
 
 impl Site {
     /// The way into the guest, as soon as there is one.
-    async fn reach(&self) -> Result<Reach> {
+    pub(crate) async fn reach(&self) -> Result<Reach> {
         let mut boot = self.boot.subscribe();
         let reached = self.gone.unless(boot.wait_for(|boot| matches!(boot, Boot::Reachable(_)))).await?;
         match reached.as_deref() {
@@ -134,7 +139,7 @@ impl Site {
 
     /// Waits until the VM has its devices. Its daemons have set themselves up then: virtiofsd copies the mounts of
     /// the share into its own namespace in two steps, and what is mounted between them never reaches it.
-    async fn devices(&self) -> Result<Arc<Machine>> {
+    pub(crate) async fn devices(&self) -> Result<Arc<Machine>> {
         let mut boot = self.boot.subscribe();
         let ready = async {
             let boot = boot.wait_for(|boot| matches!(boot, Boot::Spawned(_) | Boot::Reachable(_))).await;
@@ -154,20 +159,11 @@ impl Site {
     }
 
     /// Makes a container; the first one with everything else that the guest needs.
-    pub(crate) async fn create(
-        self,
-        request: CreateContainer,
-        hooks: &Hooks,
-        queue: &Queue,
-    ) -> Result<(Pumps, Agent)> {
+    pub(crate) async fn create(self, request: CreateContainer, hooks: &Hooks, queue: &Queue) -> Result<Made> {
         let id = request.id.clone();
         let made = Box::pin(async {
             let machine = self.devices().await?;
-            let pid = machine.vmm.pid();
-            if let Some(hooks) = hooks.poststop(&id) {
-                self.host.owe_hooks(&id, hooks)?;
-            }
-            hooks.before_create(pid).await.map_err(|source| Error::hook(&id, source))?;
+            self.run_first_hooks(&id, hooks, &machine).await?;
             let network = self.network(&machine).await?;
             let begun = Moment::now();
             let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
@@ -178,21 +174,34 @@ impl Site {
             self.create_in_guest(prepared, reach, queue).await
         })
         .await;
-        if made.is_err()
-            && let Err(error) = self.detach(&id).await
-        {
-            // The creation's error is the one to tell; the intent log still knows what is left.
-            tracing::warn!(container = %id, error = chain(&error), "Files of a failed container are left");
+        if made.is_err() {
+            self.give_up(&id).await;
         }
         made
     }
 
-    async fn create_in_guest(
+    /// The hooks that come before a container is made; those that come after it is gone are owed from here on.
+    pub(crate) async fn run_first_hooks(
         &self,
-        container: Prepared<'_>,
-        reach: Reach,
-        queue: &Queue,
-    ) -> Result<(Pumps, Agent)> {
+        id: &ContainerId,
+        hooks: &Hooks,
+        machine: &Machine,
+    ) -> Result<()> {
+        if let Some(hooks) = hooks.poststop(id) {
+            self.host.owe_hooks(id, hooks)?;
+        }
+        hooks.before_create(machine.vmm.pid()).await.map_err(|source| Error::hook(id, source))
+    }
+
+    /// Removes what there is of a container that could not be made.
+    pub(crate) async fn give_up(&self, id: &ContainerId) {
+        if let Err(error) = self.detach(id).await {
+            // The creation's error is the one to tell; the intent log still knows what is left.
+            tracing::warn!(container = %id, error = chain(&error), "Files of a failed container are left");
+        }
+    }
+
+    async fn create_in_guest(&self, container: Prepared<'_>, reach: Reach, queue: &Queue) -> Result<Made> {
         let Prepared { id, files, network, stdio } = container;
         if let Some(part) = oci_convert::unsupported(&files.spec) {
             return Err(Error::Specification { id: id.to_string(), part });
@@ -210,6 +219,7 @@ impl Site {
             hostname: files.spec.hostname().clone(),
             network: &network.guest,
             container: &mut request,
+            pod: None,
         };
         self.start_sandbox_once(&reach, first, queue).await?;
         if let Some(request) = request {
@@ -222,20 +232,25 @@ impl Site {
             true => Pumps::poll(stdio, &reach.agent, &Key::new(id, None)),
             false => Pumps::start(stdio, streams),
         };
-        Ok((pumps, reach.agent))
+        Ok(Some((pumps, reach.agent)))
     }
 
     /// Has the guest configured as soon as it is up, without any container; the VM's process.
     pub(crate) async fn configure(self, hostname: Option<String>, queue: &Queue) -> Result<u32> {
         let reach = self.reach().await?;
         let network = self.network(&reach.machine).await?;
-        let first = First { hostname, network: &network.guest, container: &mut None };
+        let first = First { hostname, network: &network.guest, container: &mut None, pod: None };
         self.start_sandbox_once(&reach, first, queue).await?;
         Ok(reach.machine.vmm.pid())
     }
 
     /// Starts the sandbox unless it is, and then takes the container along.
-    async fn start_sandbox_once(&self, reach: &Reach, first: First<'_>, queue: &Queue) -> Result<()> {
+    pub(crate) async fn start_sandbox_once(
+        &self,
+        reach: &Reach,
+        first: First<'_>,
+        queue: &Queue,
+    ) -> Result<()> {
         let start = async || {
             self.start_sandbox(reach, first).await?;
             if let Some(cards) = &reach.machine.cards {
@@ -249,12 +264,13 @@ impl Site {
 
     /// The one batched request.
     async fn start_sandbox(&self, reach: &Reach, first: First<'_>) -> Result<()> {
-        let First { hostname: name, network, container } = first;
+        let First { hostname: name, network, container, pod } = first;
+        let Pod { spec: pod, memory } = pod.unwrap_or_default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let sandbox = grpc::CreateSandboxRequest {
             hostname: hostname(name),
             sandbox_id: self.id.to_string(),
-            storages: self.host.sandbox_storages(),
+            storages: self.host.sandbox_storages().into_iter().chain(memory).collect(),
             guest_hook_path: self.host.guest_hook_path(),
             ..Default::default()
         };
@@ -271,6 +287,7 @@ impl Site {
             now_sec: i64::try_from(now.as_secs()).unwrap_or(0),
             now_nsec: i64::from(now.subsec_nanos()),
             entropy: entropy(),
+            pod: pod.into(),
             ..Default::default()
         };
         let sent = Moment::now();
@@ -283,7 +300,7 @@ impl Site {
     }
 
     /// The pod's network as it is now: cards for what has come are plugged in.
-    async fn network(&self, machine: &Arc<Machine>) -> Result<Current> {
+    pub(crate) async fn network(&self, machine: &Arc<Machine>) -> Result<Current> {
         match &machine.cards {
             None => Ok(Current { guest: machine.network.clone(), changed: false }),
             Some(cards) => {
@@ -293,13 +310,19 @@ impl Site {
         }
     }
 
+    /// Has the guest configured by what has changed of the pod's network.
+    pub(crate) async fn follow_network(&self, reach: &Reach) -> Result<()> {
+        let network = self.network(&reach.machine).await?;
+        match network.changed {
+            true => reach.agent.configure_network(&network.guest).await,
+            false => Ok(()),
+        }
+    }
+
     /// Starts a container's first process. Docker gives a container its network between its creation and this.
     pub(crate) async fn start(self, key: &Key, reach: &Reach, hooks: &Hooks) -> Result<()> {
         let begun = Moment::now();
-        let network = self.network(&reach.machine).await?;
-        if network.changed {
-            reach.agent.configure_network(&network.guest).await?;
-        }
+        self.follow_network(reach).await?;
         reach.agent.start(key.container.as_str()).await?;
         self.recorder.since(phase::STARTED, begun);
         self.recorder.save();

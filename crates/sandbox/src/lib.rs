@@ -6,6 +6,7 @@
 //!   from one queue. It never waits: what takes long is a job (`jobs.rs`, `boot.rs`) that reports back.
 //! - `state.rs`: the table of what is allowed when.
 //! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
+//! - `pause.rs`: a pod's pause container, which is only told of.
 //! - `stats.rs`: what a container uses, as numbers.
 //! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams.
 //! - `intent_log.rs`, `cleanup.rs`, `sweep.rs`: what is made on the host is written down before, so that it can be undone
@@ -33,6 +34,7 @@ mod labels;
 mod launch;
 mod local;
 mod network;
+mod pause;
 mod plan;
 mod poststop;
 mod process;

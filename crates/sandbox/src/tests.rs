@@ -4,6 +4,7 @@ mod death;
 mod fake_agent;
 mod fake_host;
 mod life;
+mod pause;
 mod start;
 mod streams;
 
@@ -99,6 +100,7 @@ fn with_stdio(id: &str, stdio: Stdio) -> CreateContainer {
         rootfs: Vec::new(),
         spec: oci_spec::runtime::Spec::default(),
         stdio,
+        is_pause: false,
     }
 }
 

@@ -194,6 +194,11 @@ impl Host for FakeHost {
         vec![Storage { driver: "virtio-fs".to_owned(), ..Default::default() }]
     }
 
+    async fn pod_memory(&self, pause: &ContainerId, _: Sources) -> Result<Vec<Storage>> {
+        self.note(format!("memory {pause}"));
+        Ok(vec![Storage { driver: "ephemeral".to_owned(), ..Default::default() }])
+    }
+
     async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
         self.note(format!("attach {container}"));
         if self.has(Flaw::NoFiles) {
