@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `KATA_E2E_RUNTIME` | containerd's name of the runtime under test; a test that fails with `io.containerd.runc.v2` is a wrong test | `io.containerd.kata.v2` |
 //! | `KATA_TEST_STAGE` | prefix the runtime is installed in; when it is set, nothing may be skipped | `target/stage` |
-//! | `KATA_TEST_CACHE` | directory with `images/busybox.tar`, `images/debian.tar` and `images/pause.tar` | as `cargo xtask`'s |
+//! | `KATA_TEST_CACHE` | directory with `images/busybox.tar`, `images/debian.tar` and `images/pause-2.tar` | as `cargo xtask`'s |
 //! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
 
 mod action;
