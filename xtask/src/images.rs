@@ -26,21 +26,23 @@ pub(crate) fn busybox(workspace: &Workspace) -> Result<Image> {
     let image = Image { name: "localhost/kata/busybox:1", file: directory(workspace)?.join("busybox.tar") };
     if !image.file.is_file() {
         let layer = image.file.with_extension("layer");
-        busybox_layer(Path::new("/bin/busybox"), &layer)?;
+        busybox_layer(Path::new("/bin/busybox"), None, &layer)?;
         oci_image::write(image.name, &["/bin/sh"], &layer, &image.file)?;
         fs::remove_file(&layer)?;
     }
     Ok(image)
 }
 
+/// What `/pause` is here.
+const PAUSE: &str = "#!/bin/sh\ntrap 'exit 0' INT TERM\nwhile :; do sleep 1000000 & wait; done\n";
+
 /// What each pod of the Container Runtime Interface begins with: a program that waits, and reaps what nobody waits for.
 pub(crate) fn pause(workspace: &Workspace) -> Result<Image> {
-    let image = Image { name: "localhost/kata/pause:1", file: directory(workspace)?.join("pause.tar") };
+    let image = Image { name: "localhost/kata/pause:2", file: directory(workspace)?.join("pause-2.tar") };
     if !image.file.is_file() {
         let layer = image.file.with_extension("layer");
-        busybox_layer(Path::new("/bin/busybox"), &layer)?;
-        let line = "trap 'exit 0' INT TERM; while :; do sleep 1000000 & wait; done";
-        oci_image::write(image.name, &["/bin/sh", "-c", line], &layer, &image.file)?;
+        busybox_layer(Path::new("/bin/busybox"), Some(("pause", PAUSE)), &layer)?;
+        oci_image::write(image.name, &["/pause"], &layer, &image.file)?;
         fs::remove_file(&layer)?;
     }
     Ok(image)
@@ -133,7 +135,8 @@ fn directory(workspace: &Workspace) -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn busybox_layer(busybox: &Path, to: &Path) -> Result<()> {
+/// With this script beside it, if any: its name and its text.
+fn busybox_layer(busybox: &Path, script: Option<(&str, &str)>, to: &Path) -> Result<()> {
     let binary = fs::read(busybox).with_context(|| format!("Cannot read {}", busybox.display()))?;
     let applets = process::text(Command::new(busybox).arg("--list"))?;
     let mut layer = Archive::create(to)?;
@@ -148,6 +151,9 @@ fn busybox_layer(busybox: &Path, to: &Path) -> Result<()> {
     layer.file("bin/busybox", 0o755, binary.as_slice(), binary.len() as u64)?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         layer.link(&format!("bin/{applet}"), "busybox")?;
+    }
+    if let Some((name, text)) = script {
+        layer.file(name, 0o755, text.as_bytes(), text.len() as u64)?;
     }
     layer.finish()
 }

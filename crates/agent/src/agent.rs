@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kata_protocol::agent::{CreateSandboxRequest, Storage};
@@ -131,9 +130,9 @@ pub(crate) struct Agent {
     stale: Mutex<BTreeSet<PathBuf>>,
     /// Whose namespaces the others share.
     first: Mutex<Option<First>>,
-    /// The sandbox was started without a container: no container is the first.
-    stands_alone: AtomicBool,
-    /// What then keeps the namespaces; none until a container shares any.
+    /// What the containers share of a sandbox that was started without one: none of them is the first then.
+    pod: OnceLock<Spec>,
+    /// What then keeps the namespaces; none until a container shares any, or the pod says which.
     holder: tokio::sync::Mutex<Option<Container>>,
     power_off: Notify,
 }
@@ -161,7 +160,7 @@ impl Agent {
             volumes: Volumes::default(),
             stale: Mutex::default(),
             first: Mutex::default(),
-            stands_alone: AtomicBool::new(false),
+            pod: OnceLock::new(),
             holder: tokio::sync::Mutex::default(),
             power_off: Notify::new(),
         }
@@ -247,20 +246,37 @@ impl Agent {
     }
 
     /// The sandbox has been started without a container: those that come are equal, and any may end before the others.
-    pub(crate) fn stand_alone(&self) {
-        self.stands_alone.store(true, Ordering::Relaxed);
+    /// `pod` is what they share; if it is empty, the first one that shares anything says what.
+    pub(crate) fn stand_alone(&self, pod: Spec) {
+        // A sandbox is started once.
+        let _ = self.pod.set(pod);
+    }
+
+    /// Makes the holder of what the pod has said that its containers share, unless there is one.
+    pub(crate) async fn hold_for_pod(&self, watch: &mut Stopwatch) -> Result<()> {
+        let Some(spec) = self.pod.get().and_then(holder::of_pod) else { return Ok(()) };
+        let mut there = self.holder.lock().await;
+        match there.is_some() {
+            true => Ok(()),
+            false => self.hold(spec, &mut there, watch).await,
+        }
     }
 
     /// Makes the holder, if this is the first container that shares anything and no other holds it.
     async fn hold_namespaces(&self, new: &NewContainer, watch: &mut Stopwatch) -> Result<()> {
-        if !self.stands_alone.load(Ordering::Relaxed) {
-            return Ok(());
-        }
+        let Some(pod) = self.pod.get() else { return Ok(()) };
         let mut there = self.holder.lock().await;
         if there.is_some() {
             return Ok(());
         }
-        let Some(spec) = holder::spec(&new.spec, new.shares_pids) else { return Ok(()) };
+        let spec = holder::of_pod(pod).or_else(|| holder::of_first(&new.spec, new.shares_pids));
+        match spec {
+            Some(spec) => self.hold(spec, &mut there, watch).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn hold(&self, spec: Spec, there: &mut Option<Container>, watch: &mut Stopwatch) -> Result<()> {
         holder::make_root().map_err(|source| SandboxError::Setting {
             what: "the root of the namespaces' holder".into(),
             source,
@@ -382,7 +398,7 @@ impl Agent {
         self.oom.watch(&new.id, &cgroup);
         let launcher = Arc::clone(&self.launcher);
         let common = Arc::new(spec::of_all_processes(new.spec));
-        if !self.stands_alone.load(Ordering::Relaxed) {
+        if self.pod.get().is_none() {
             let first = || First { id: new.id.clone(), pid, spec: Arc::clone(&common) };
             locked(&self.first).get_or_insert_with(first);
         }

@@ -58,6 +58,8 @@ pub struct CreateContainer {
     pub spec: Spec,
     /// Its first process's streams.
     pub stdio: Stdio,
+    /// It is the pod's pause container: a sandbox that begins with it has no process for it, and no files.
+    pub is_pause: bool,
 }
 
 /// A process to add to a container.

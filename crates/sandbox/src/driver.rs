@@ -10,7 +10,7 @@ use crate::error::{Result, SandboxError as Error};
 use crate::event::Event;
 use crate::gone::Announcer;
 use crate::host::Machine;
-use crate::jobs::{Happening, Queue, Reach, SIGKILL, Site};
+use crate::jobs::{Happening, Made, Queue, Reach, SIGKILL, Site};
 use crate::process::Containers;
 use crate::state::Phase;
 use crate::stdio::Pumps;
@@ -127,7 +127,7 @@ impl Driver {
                 }
             }
             Happening::Created { id, result, reply } => match result {
-                Ok((pumps, agent)) => self.on_created(Key::new(&id, None), pumps, agent, reply),
+                Ok(made) => self.on_created(Key::new(&id, None), made, reply),
                 Err(error) => {
                     if let Some(mut container) = self.containers.0.remove(&id) {
                         container.init.end(Exit::now(Exit::KILLED));
@@ -156,11 +156,14 @@ impl Driver {
         }
     }
 
-    fn on_created(&mut self, key: Key, pumps: Pumps, agent: crate::agent::Agent, reply: Reply<Created>) {
+    fn on_created(&mut self, key: Key, made: Made, reply: Reply<Created>) {
         let pid = self.pid();
         let Ok(process) = self.containers.process(&key) else { return };
-        let drain = pumps.drain();
-        process.pumps = pumps;
+        let watched = made.map(|(pumps, agent)| {
+            let drain = pumps.drain();
+            process.pumps = pumps;
+            (agent, drain)
+        });
         process.phase = Phase::Created;
         let killers = std::mem::take(&mut process.killers);
         if let Stage::Stopped(stopped) = &self.stage {
@@ -175,6 +178,7 @@ impl Driver {
         for killer in killers {
             self.kill(&key, SIGKILL, true, killer);
         }
+        let Some((agent, drain)) = watched else { return };
         self.spawn(async move |_, queue| {
             if let Some(exit) = Site::watch(&key, &agent, drain).await {
                 queue.report(Happening::Exited { key, exit }).await;
@@ -250,7 +254,7 @@ impl Driver {
     }
 
     /// The answer to a start and the news of an end travel apart; the end is told after the start.
-    fn on_exit(&mut self, key: &Key, exit: Exit) {
+    pub(crate) fn on_exit(&mut self, key: &Key, exit: Exit) {
         match self.containers.process(key) {
             Ok(process) if process.phase == Phase::Starting => process.early_exit = Some(exit),
             Ok(_) => self.finish(key, exit, true),

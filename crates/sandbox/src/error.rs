@@ -77,6 +77,16 @@ pub enum SandboxError {
         /// Its state.
         phase: Phase,
     },
+    /// There is nothing in the guest to ask it of.
+    #[error(
+        "Cannot {verb} {id}: the pod's sandbox has no processes in the guest; choose one of the pod's containers"
+    )]
+    Pause {
+        /// The request.
+        verb: Verb,
+        /// The sandbox's pause container.
+        id: String,
+    },
     /// A signal came after the end.
     #[error("The process {id} has already finished")]
     Finished {
@@ -204,7 +214,7 @@ impl SandboxError {
             Self::Gone { .. } | Self::Closed | Self::Starting | Self::Stream(_) => ErrorKind::Unavailable,
             Self::NoContainer { .. } | Self::NoProcess { .. } | Self::Finished { .. } => ErrorKind::NotFound,
             Self::Exists { .. } | Self::InUse { .. } => ErrorKind::AlreadyExists,
-            Self::NotAllowed { .. } => ErrorKind::FailedPrecondition,
+            Self::NotAllowed { .. } | Self::Pause { .. } => ErrorKind::FailedPrecondition,
             Self::Agent { kind, .. } | Self::Network { kind, .. } => *kind,
             Self::Seccomp { .. } => ErrorKind::InvalidArgument,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,

@@ -97,6 +97,9 @@ pub(crate) trait Host: Send + Sync {
     /// Prepares a container's files. What a failure leaves is undone by [`Host::detach`].
     async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files>;
 
+    /// The memory that a pod's containers share, as its pause container names it.
+    async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>>;
+
     /// Takes from an added process those security labels that are not for the guest.
     fn confine(&self, process: &mut Process);
 

@@ -21,6 +21,7 @@ use crate::hooks::Hooks;
 use crate::host::{Files, Host, Machine, Sources};
 use crate::network::json::Interface;
 use crate::network::{Change, NetworkFailure};
+use crate::pause::Shared;
 use crate::state::Phase;
 use crate::stdio::{Drain, Pumps, Streams};
 use crate::timeline::{Moment, Recorder, phase};
@@ -43,7 +44,7 @@ pub(crate) enum Boot {
     /// The VMM's process runs.
     Spawned(Arc<Machine>),
     /// The agent can be spoken to, even if it only hears it later.
-    Reachable(Reach),
+    Reachable(Box<Reach>),
     /// It did not start; what may run of it is being killed.
     Failed(Option<Arc<Machine>>),
 }
@@ -65,7 +66,7 @@ pub(crate) enum Happening {
     /// The guest is configured.
     SandboxStarted(Reach),
     /// A container was made, or could not be.
-    Created { id: ContainerId, result: Result<(Pumps, Agent)>, reply: Reply<Created> },
+    Created { id: ContainerId, result: Result<Made>, reply: Reply<Created> },
     /// A process was started, or could not be.
     Started { key: Key, result: Result<Option<Pumps>>, reply: Reply<u32> },
     /// A process ended, and its output is delivered.
@@ -79,6 +80,9 @@ pub(crate) enum Happening {
     /// Everything is undone, or something is left.
     TornDown(Result<()>),
 }
+
+/// A container that was made: its first process's streams, and where that is; `None` if nothing of it is in the guest.
+pub(crate) type Made = Option<(Pumps, Agent)>;
 
 /// What jobs work with. Cheap to clone.
 #[derive(Clone)]
@@ -103,10 +107,11 @@ struct Prepared<'a> {
 }
 
 /// What a sandbox is started with.
-struct First<'a> {
-    hostname: Option<String>,
-    network: &'a GuestNetwork,
-    container: &'a mut Option<kata::ContainerRequest>,
+pub(crate) struct First<'a> {
+    pub(crate) hostname: Option<String>,
+    pub(crate) network: &'a GuestNetwork,
+    pub(crate) container: &'a mut Option<kata::ContainerRequest>,
+    pub(crate) pod: Option<Shared>,
 }
 
 /// The queue of the owning task, as jobs see it: only handles on the sandbox keep that task alive.
@@ -124,18 +129,18 @@ impl Queue {
 
 impl Site {
     /// The way into the guest, as soon as there is one.
-    async fn reach(&self) -> Result<Reach> {
+    pub(crate) async fn reach(&self) -> Result<Reach> {
         let mut boot = self.boot.subscribe();
         let reached = self.gone.unless(boot.wait_for(|boot| matches!(boot, Boot::Reachable(_)))).await?;
         match reached.as_deref() {
-            Ok(Boot::Reachable(reach)) => Ok(reach.clone()),
+            Ok(Boot::Reachable(reach)) => Ok(Reach::clone(reach)),
             _ => Err(Error::Closed),
         }
     }
 
     /// Waits until the VM has its devices. Its daemons have set themselves up then: virtiofsd copies the mounts of
     /// the share into its own namespace in two steps, and what is mounted between them never reaches it.
-    async fn devices(&self) -> Result<Arc<Machine>> {
+    pub(crate) async fn devices(&self) -> Result<Arc<Machine>> {
         let mut boot = self.boot.subscribe();
         let ready = async {
             let boot = boot.wait_for(|boot| matches!(boot, Boot::Spawned(_) | Boot::Reachable(_))).await;
@@ -155,20 +160,11 @@ impl Site {
     }
 
     /// Makes a container; the first one with everything else that the guest needs.
-    pub(crate) async fn create(
-        self,
-        request: CreateContainer,
-        hooks: &Hooks,
-        queue: &Queue,
-    ) -> Result<(Pumps, Agent)> {
+    pub(crate) async fn create(self, request: CreateContainer, hooks: &Hooks, queue: &Queue) -> Result<Made> {
         let id = request.id.clone();
         let made = Box::pin(async {
             let machine = self.devices().await?;
-            let pid = machine.vmm.pid();
-            if let Some(hooks) = hooks.poststop(&id) {
-                self.host.owe_hooks(&id, hooks)?;
-            }
-            hooks.before_create(pid).await.map_err(|source| Error::hook(&id, source))?;
+            self.run_first_hooks(&id, hooks, &machine).await?;
             let network = self.network(&machine).await?;
             let begun = Moment::now();
             let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
@@ -179,21 +175,34 @@ impl Site {
             self.create_in_guest(prepared, reach, queue).await
         })
         .await;
-        if made.is_err()
-            && let Err(error) = self.detach(&id).await
-        {
-            // The creation's error is the one to tell; the intent log still knows what is left.
-            tracing::warn!(container = %id, error = chain(&error), "Files of a failed container are left");
+        if made.is_err() {
+            self.give_up(&id).await;
         }
         made
     }
 
-    async fn create_in_guest(
+    /// The hooks that come before a container is made; those that come after it is gone are owed from here on.
+    pub(crate) async fn run_first_hooks(
         &self,
-        container: Prepared<'_>,
-        reach: Reach,
-        queue: &Queue,
-    ) -> Result<(Pumps, Agent)> {
+        id: &ContainerId,
+        hooks: &Hooks,
+        machine: &Machine,
+    ) -> Result<()> {
+        if let Some(hooks) = hooks.poststop(id) {
+            self.host.owe_hooks(id, hooks)?;
+        }
+        hooks.before_create(machine.vmm.pid()).await.map_err(|source| Error::hook(id, source))
+    }
+
+    /// Removes what there is of a container that could not be made.
+    pub(crate) async fn give_up(&self, id: &ContainerId) {
+        if let Err(error) = self.detach(id).await {
+            // The creation's error is the one to tell; the intent log still knows what is left.
+            tracing::warn!(container = %id, error = chain(&error), "Files of a failed container are left");
+        }
+    }
+
+    async fn create_in_guest(&self, container: Prepared<'_>, reach: Reach, queue: &Queue) -> Result<Made> {
         let Prepared { id, files, network, stdio } = container;
         if let Some(part) = oci_convert::unsupported(&files.spec) {
             return Err(Error::Specification { id: id.to_string(), part });
@@ -207,8 +216,12 @@ impl Site {
             ..Default::default()
         };
         let mut request = Some(request);
-        let first =
-            First { hostname: files.spec.hostname().clone(), network: &network, container: &mut request };
+        let first = First {
+            hostname: files.spec.hostname().clone(),
+            network: &network,
+            container: &mut request,
+            pod: None,
+        };
         self.start_sandbox_once(&reach, first, queue).await?;
         if let Some(request) = request {
             self.update_network(&reach).await?;
@@ -218,20 +231,25 @@ impl Site {
             true => Pumps::poll(stdio, &reach.agent, &Key::new(id, None)),
             false => Pumps::start(stdio, streams),
         };
-        Ok((pumps, reach.agent))
+        Ok(Some((pumps, reach.agent)))
     }
 
     /// Has the guest configured as soon as it is up, without any container; the VM's process.
     pub(crate) async fn configure(self, hostname: Option<String>, queue: &Queue) -> Result<u32> {
         let reach = self.reach().await?;
         let network = self.network(&reach.machine).await?;
-        let first = First { hostname, network: &network, container: &mut None };
+        let first = First { hostname, network: &network, container: &mut None, pod: None };
         self.start_sandbox_once(&reach, first, queue).await?;
         Ok(reach.machine.vmm.pid())
     }
 
     /// Starts the sandbox unless it is, and then takes the container along.
-    async fn start_sandbox_once(&self, reach: &Reach, first: First<'_>, queue: &Queue) -> Result<()> {
+    pub(crate) async fn start_sandbox_once(
+        &self,
+        reach: &Reach,
+        first: First<'_>,
+        queue: &Queue,
+    ) -> Result<()> {
         let start = async || {
             let network = first.network.clone();
             self.start_sandbox(reach, first).await?;
@@ -246,12 +264,13 @@ impl Site {
 
     /// The one batched request.
     async fn start_sandbox(&self, reach: &Reach, first: First<'_>) -> Result<()> {
-        let First { hostname: name, network, container } = first;
+        let First { hostname: name, network, container, pod } = first;
+        let Shared { spec: pod, memory } = pod.unwrap_or_default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let sandbox = grpc::CreateSandboxRequest {
             hostname: hostname(name),
             sandbox_id: self.id.to_string(),
-            storages: self.host.sandbox_storages(),
+            storages: self.host.sandbox_storages().into_iter().chain(memory).collect(),
             guest_hook_path: self.host.guest_hook_path(),
             ..Default::default()
         };
@@ -268,6 +287,7 @@ impl Site {
             now_sec: i64::try_from(now.as_secs()).unwrap_or(0),
             now_nsec: i64::from(now.subsec_nanos()),
             entropy: entropy(),
+            pod: pod.into(),
             ..Default::default()
         };
         let sent = Moment::now();
@@ -280,7 +300,7 @@ impl Site {
     }
 
     /// The pod's network as it is now: cards for what has come are plugged in.
-    async fn network(&self, machine: &Arc<Machine>) -> Result<GuestNetwork> {
+    pub(crate) async fn network(&self, machine: &Arc<Machine>) -> Result<GuestNetwork> {
         match &machine.cards {
             None => Ok(machine.network.clone()),
             Some(cards) => Ok(self.gone.unless(cards.refresh(Arc::clone(machine))).await??),
@@ -288,7 +308,7 @@ impl Site {
     }
 
     /// The same for a guest that has been told of it before: it is told what has changed.
-    async fn update_network(&self, reach: &Reach) -> Result<()> {
+    pub(crate) async fn update_network(&self, reach: &Reach) -> Result<()> {
         match &reach.machine.cards {
             None => Ok(()),
             Some(cards) => self.gone.unless(cards.update()).await?,

@@ -6,6 +6,7 @@
 //!   from one queue. It never waits: what takes long is a job (`jobs.rs`, `boot.rs`) that reports back.
 //! - `state.rs`: the table of what is allowed when; `pod.rs`: what the containers of a pod have in common.
 //! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
+//! - `pause.rs`: a pod's pause container, which is only told of.
 //! - `stats.rs`: what a container uses, as numbers.
 //! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams; `forward.rs`: connections to the
 //!   pod's ports.
@@ -35,6 +36,7 @@ mod labels;
 mod launch;
 mod local;
 mod network;
+mod pause;
 mod plan;
 mod pod;
 mod poststop;

@@ -194,6 +194,14 @@ impl Host for LocalHost {
         .await
     }
 
+    async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>> {
+        let failed = |source| Error::Files { action: "prepare the files", id: pause.to_string(), source };
+        let share = self.share().await.map_err(failed)?;
+        let mounts = sources.spec.mounts().as_deref().unwrap_or_default();
+        let memories = share.memories(mounts, &sources.bundle).map_err(|error| failed(error.into()))?;
+        Ok(memories.iter().map(memory).collect())
+    }
+
     fn confine(&self, process: &mut Process) {
         Labels::of(&self.spec.config).confine(process);
     }

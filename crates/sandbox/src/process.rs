@@ -37,6 +37,8 @@ pub(crate) struct Container {
     pub(crate) init: Process,
     pub(crate) execs: HashMap<ExecId, Process>,
     pub(crate) hooks: Arc<Hooks>,
+    /// It is the pod's pause container, of which nothing is in the guest (`pause.rs`).
+    pub(crate) is_pause: bool,
 }
 
 impl Process {
@@ -71,8 +73,8 @@ impl Process {
 }
 
 impl Container {
-    pub(crate) fn new(terminal: bool, hooks: Arc<Hooks>) -> Self {
-        Self { init: Process::new(Phase::Creating, terminal), execs: HashMap::new(), hooks }
+    pub(crate) fn new(terminal: bool, hooks: Arc<Hooks>, is_pause: bool) -> Self {
+        Self { init: Process::new(Phase::Creating, terminal), execs: HashMap::new(), hooks, is_pause }
     }
 }
 
@@ -94,6 +96,11 @@ impl Containers {
                 .get_mut(exec)
                 .ok_or_else(|| Error::NoProcess { id: key.container.to_string(), exec: exec.to_string() }),
         }
+    }
+
+    /// Whether nothing of this container is in the guest.
+    pub(crate) fn is_pause(&self, id: &ContainerId) -> bool {
+        self.0.get(id).is_some_and(|container| container.is_pause)
     }
 
     /// The process, if `verb` may be asked of it now.

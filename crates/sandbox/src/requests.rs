@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use oci_spec::runtime::LinuxResources;
+
 use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, Reply};
 use crate::driver::{Driver, Stage, Undone};
 use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Hooks;
 use crate::jobs::{Happening, Queue, Reach, SIGKILL, Site};
+use crate::pause::no_processes;
 use crate::process::{Container, Process};
 use crate::state::{Phase, Verb};
+use crate::stats::Stats;
 use crate::{ContainerId, ExecId};
 
 /// A process that is being started.
@@ -39,18 +43,8 @@ impl Driver {
             Command::Pause { container, reply } => self.freeze(container, true, reply),
             Command::Resume { container, reply } => self.freeze(container, false, reply),
             Command::Pids { container, reply } => self.pids(&container, reply),
-            Command::Stats { container, reply } => {
-                let key = Key::new(&container, None);
-                self.ask(&key, Verb::Stats, reply, async |key, reach| {
-                    reach.agent.stats(key.container.as_str()).await
-                });
-            }
-            Command::Update { container, resources, reply } => {
-                let key = Key::new(&container, None);
-                self.ask(&key, Verb::Update, reply, async move |key, reach| {
-                    reach.agent.update(key.container.as_str(), &resources).await
-                });
-            }
+            Command::Stats { container, reply } => self.stats(&container, reply),
+            Command::Update { container, resources, reply } => self.update(&container, resources, reply),
             Command::Resize { key, width, height, reply } => self.resize(&key, width, height, reply),
             Command::CloseIo { key, reply } => {
                 let process = self.containers.allowing(&key, Verb::CloseIo);
@@ -93,6 +87,9 @@ impl Driver {
             }
             return;
         }
+        if self.is_pause(key) {
+            return self.kill_pause(key, signal, reply);
+        }
         let site = self.site.clone();
         self.ask(key, Verb::Kill, reply, async move |key, reach| {
             let result = reach.agent.signal(&key, signal, all).await;
@@ -130,9 +127,13 @@ impl Driver {
             return;
         }
         let hooks = Hooks::of(&id, &request.bundle, &request.spec);
-        self.containers.0.insert(id.clone(), Container::new(request.stdio.terminal, Arc::clone(&hooks)));
+        let container = Container::new(request.stdio.terminal, Arc::clone(&hooks), request.is_pause);
+        self.containers.0.insert(id.clone(), container);
         self.spawn(async move |site: Site, queue: Queue| {
-            let result = Box::pin(site.create(request, &hooks, &queue)).await;
+            let result = match request.is_pause {
+                true => site.create_pause(request, &hooks, &queue).await.map(|()| None),
+                false => Box::pin(site.create(request, &hooks, &queue)).await,
+            };
             queue.report(Happening::Created { id, result, reply }).await;
         });
     }
@@ -154,10 +155,12 @@ impl Driver {
                 return;
             }
         };
+        let is_pause = self.is_pause(&key);
         self.spawn(async move |site: Site, queue: Queue| {
             let Begun { reach, to_start, hooks } = begun;
             let result = match to_start {
                 Some(spec) => Box::pin(site.exec(&key, *spec, &reach)).await.map(Some),
+                None if is_pause => site.start_pause(&key, &reach, &hooks, &queue).await.map(|()| None),
                 None => site.start(&key, &reach, &hooks).await.map(|()| None),
             };
             queue.report(Happening::Started { key, result, reply }).await;
@@ -177,7 +180,11 @@ impl Driver {
     }
 
     fn exec(&mut self, container: &ContainerId, request: Box<ExecSpec>) -> Result<()> {
-        self.containers.allowing(&Key::new(container, None), Verb::Exec)?;
+        let key = Key::new(container, None);
+        self.containers.allowing(&key, Verb::Exec)?;
+        if self.is_pause(&key) {
+            return Err(no_processes(Verb::Exec, &key));
+        }
         let execs = &mut self.containers.container(container)?.execs;
         if execs.contains_key(&request.id) {
             return Err(Error::Exists { what: "process", id: request.id.to_string() });
@@ -205,6 +212,7 @@ impl Driver {
         }
         process.phase = Phase::Deleting;
         let drain = process.pumps.drain();
+        let reach = reach.filter(|_| !self.is_pause(&key));
         self.spawn(async move |site: Site, queue: Queue| {
             let result = if key.exec.is_some() {
                 drain.finish(&key).await;
@@ -230,7 +238,11 @@ impl Driver {
     fn freeze(&mut self, container: ContainerId, freeze: bool, reply: Reply<()>) {
         let (verb, phase) =
             if freeze { (Verb::Pause, Phase::Paused) } else { (Verb::Resume, Phase::Running) };
-        let allowed = self.containers.allowing(&Key::new(&container, None), verb).map(drop);
+        let key = Key::new(&container, None);
+        if self.is_pause(&key) {
+            return self.freeze_pause(&key, (verb, phase), reply);
+        }
+        let allowed = self.containers.allowing(&key, verb).map(drop);
         let reach = match allowed.and_then(|()| self.running()) {
             Ok(reach) => reach,
             Err(error) => {
@@ -249,10 +261,37 @@ impl Driver {
 
     fn pids(&mut self, container: &ContainerId, reply: Reply<Vec<PidInfo>>) {
         let key = Key::new(container, None);
+        if self.is_pause(&key) {
+            return self.pids_of_pause(&key, reply);
+        }
         self.ask(&key, Verb::Pids, reply, async |key, reach| reach.agent.pids(key.container.as_str()).await);
     }
 
+    fn stats(&mut self, container: &ContainerId, reply: Reply<Stats>) {
+        let key = Key::new(container, None);
+        if self.is_pause(&key) {
+            return self.stats_of_pause(&key, reply);
+        }
+        self.ask(&key, Verb::Stats, reply, async |key, reach| {
+            reach.agent.stats(key.container.as_str()).await
+        });
+    }
+
+    fn update(&mut self, container: &ContainerId, resources: Box<LinuxResources>, reply: Reply<()>) {
+        let key = Key::new(container, None);
+        if self.is_pause(&key) {
+            return self.update_pause(&key, reply);
+        }
+        self.ask(&key, Verb::Update, reply, async move |key, reach| {
+            reach.agent.update(key.container.as_str(), &resources).await
+        });
+    }
+
     fn resize(&mut self, key: &Key, width: u32, height: u32, reply: Reply<()>) {
+        if self.is_pause(key) {
+            reply.send(Err(no_processes(Verb::Resize, key))).ok();
+            return;
+        }
         if let Ok(process) = self.containers.allowing(key, Verb::Resize) {
             let is_later = key.exec.is_some() && matches!(process.phase, Phase::Created | Phase::Starting);
             if is_later {

@@ -5,6 +5,7 @@ mod fake_agent;
 mod fake_host;
 mod life;
 mod network;
+mod pause;
 mod start;
 mod streams;
 
@@ -113,6 +114,7 @@ fn with_stdio(id: &str, stdio: Stdio) -> CreateContainer {
         rootfs: Vec::new(),
         spec: oci_spec::runtime::Spec::default(),
         stdio,
+        is_pause: false,
     }
 }
 

@@ -84,6 +84,8 @@ pub(crate) struct NewContainer {
     pub(crate) spec: Spec,
     /// Its first process's streams.
     pub(crate) stdio: Stdio,
+    /// It is a pod's pause container, of which nothing need be in the guest.
+    pub(crate) is_pause: bool,
 }
 
 /// Where in its life a process is.

@@ -5,10 +5,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{Hooks, Process, Spec};
 use serde::Deserialize;
 
 const TYPE_KEYS: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 const SANDBOX_KEYS: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
+
+/// The program that does nothing but wait and reap. With arguments it does something else.
+const PAUSE: &str = "pause";
 
 /// A container's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,11 +110,39 @@ pub(crate) fn role(annotations: &BTreeMap<String, String>) -> Result<Role, PodEr
     }
 }
 
+/// Whether this is a pod's pause container, of which nothing need be in the guest: annotations say that it is the pod's
+/// sandbox, and nothing is asked of it but to wait. Whatever else is configured as a sandbox's image is a container like
+/// any other.
+pub(crate) fn is_pause(spec: &Spec) -> bool {
+    let of_sandbox = |key: &str| {
+        spec.annotations().as_ref().is_some_and(|all| all.get(key).is_some_and(|kind| kind == "sandbox"))
+    };
+    TYPE_KEYS.into_iter().any(of_sandbox)
+        && spec.process().as_ref().is_some_and(only_waits)
+        && !spec.hooks().as_ref().is_some_and(has_hooks_inside)
+}
+
+fn only_waits(process: &Process) -> bool {
+    let program = match process.args().as_deref() {
+        Some([program]) => Path::new(program).file_name(),
+        _ => None,
+    };
+    program.is_some_and(|name| name == PAUSE) && !process.terminal().unwrap_or(false)
+}
+
+/// Hooks that run in the container's namespaces.
+fn has_hooks_inside(hooks: &Hooks) -> bool {
+    let lists = [hooks.create_container(), hooks.start_container()];
+    lists.into_iter().flatten().any(|list| !list.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{PodError, Role, annotations, role};
+    use serde_json::{Value, json};
+
+    use super::{PodError, Role, annotations, is_pause, role};
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -154,5 +186,40 @@ mod tests {
         assert_eq!(annotations(bundle.path()).unwrap(), map(&[("a", "b")]));
         std::fs::write(bundle.path().join("config.json"), "{").unwrap();
         assert!(matches!(annotations(bundle.path()), Err(PodError::Parse { .. })));
+    }
+
+    fn is_pause_with(change: impl FnOnce(&mut Value)) -> bool {
+        let mut spec = json!({
+            "ociVersion": "1.1.0",
+            "process": { "args": ["/pause"], "cwd": "/", "user": { "uid": 0, "gid": 0 } },
+            "annotations": { "io.kubernetes.cri.container-type": "sandbox" },
+            "hooks": { "createRuntime": [{ "path": "/bin/true" }], "createContainer": [] },
+        });
+        change(&mut spec);
+        is_pause(&serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn a_sandbox_that_only_waits_is_a_pause_container() {
+        assert!(is_pause_with(|_| {}));
+        assert!(is_pause_with(|spec| spec["process"]["args"] = json!(["/usr/bin/pause"])));
+        assert!(is_pause_with(|spec| {
+            spec["annotations"] = json!({ "io.kubernetes.cri-o.ContainerType": "sandbox" });
+        }));
+    }
+
+    #[test]
+    fn whatever_does_more_is_a_container_like_any_other() {
+        let odd: [fn(&mut Value); 6] = [
+            |spec| spec["annotations"] = json!({}),
+            |spec| spec["annotations"] = json!({ "io.kubernetes.cri.container-type": "container" }),
+            |spec| spec["process"]["args"] = json!(["/pause", "-v"]),
+            |spec| spec["process"]["args"] = json!(["/bin/sh"]),
+            |spec| spec["process"]["terminal"] = json!(true),
+            |spec| spec["hooks"]["createContainer"] = json!([{ "path": "/bin/true" }]),
+        ];
+        for (number, change) in odd.into_iter().enumerate() {
+            assert!(!is_pause_with(change), "{number}");
+        }
     }
 }

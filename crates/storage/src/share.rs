@@ -49,7 +49,7 @@ pub enum ShareError {
 pub struct SharedDirectory {
     root: PathBuf,
     trail: Trail,
-    memories: Arc<Memories>,
+    pub(crate) memories: Arc<Memories>,
 }
 
 impl SharedDirectory {

@@ -27,7 +27,7 @@ use oci_spec::runtime::Mount;
 use crate::idmap::{self, IdMap, NoIds, Wanted};
 use crate::memory::Memory;
 use crate::mount::{DetachedMount, Propagation, open_path};
-use crate::share::ContainerFiles;
+use crate::share::{ContainerFiles, SharedDirectory};
 use crate::trail::StepError;
 
 #[cfg(test)]
@@ -117,6 +117,27 @@ pub enum VolumeError {
         #[source]
         source: Box<StepError>,
     },
+}
+
+impl SharedDirectory {
+    /// The memory that must be in the guest in place of those of `mounts` that share the host's. Nothing else of them is
+    /// looked at. Relative sources are in `bundle`.
+    ///
+    /// # Errors
+    /// A source cannot be opened.
+    pub fn memories(&self, mounts: &[Mount], bundle: &Path) -> Result<Vec<Memory>, VolumeError> {
+        let mut memories = Vec::new();
+        for mount in mounts.iter().filter(|mount| mount.destination() == Path::new(SHARED_MEMORY)) {
+            let Some(source) = bind_source(mount)?.map(|source| bundle.join(source)) else { continue };
+            let fd = open_path(&source).map_err(|error| VolumeError::Source {
+                from: source.clone(),
+                destination: SHARED_MEMORY.into(),
+                source: error,
+            })?;
+            memories.extend(self.memories.of(&source, &fd));
+        }
+        Ok(memories)
+    }
 }
 
 impl ContainerFiles {

@@ -48,8 +48,8 @@ pub(crate) const NAMESPACE: &str = "k8s.io";
 /// The bridge of the pods' network.
 pub(crate) const BRIDGE: &str = "kata0";
 /// The image of each pod's first container, in the cache.
-pub(crate) const PAUSE_FILE: &str = "pause.tar";
-const PAUSE: &str = "localhost/kata/pause:1";
+pub(crate) const PAUSE_FILE: &str = "pause-2.tar";
+const PAUSE: &str = "localhost/kata/pause:2";
 /// The library behind containerd's networks keeps its results here, wherever the plugins are.
 const RESULTS: &str = "/var/lib/cni";
 

@@ -8,6 +8,7 @@ use kata_protocol::kata::{
     StartSandboxRequest, StartSandboxResponse, StatsRequest, StatsResponse, Stdio,
 };
 use kata_protocol::kata_ttrpc::Sandbox;
+use kata_protocol::oci::Spec;
 use protobuf::MessageField;
 use ttrpc::asynchronous::TtrpcContext;
 
@@ -31,7 +32,7 @@ impl Sandbox for Service {
         request: StartSandboxRequest,
     ) -> ttrpc::Result<StartSandboxResponse> {
         let agent = Arc::clone(&self.agent);
-        finish(async move { start_sandbox(&agent, request).await }).await
+        finish(async move { start_sandbox(agent, request).await }).await
     }
 
     async fn create_container(
@@ -72,7 +73,10 @@ pub(super) async fn finish<T: Send + 'static>(
     }
 }
 
-async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<StartSandboxResponse, Failure> {
+async fn start_sandbox(
+    agent: Arc<Agent>,
+    request: StartSandboxRequest,
+) -> Result<StartSandboxResponse, Failure> {
     let mut watch = Stopwatch::start();
     if agent.owns_guest && request.now_sec > 0 {
         agent.set_clock(request.now_sec, request.now_nsec)?;
@@ -91,9 +95,9 @@ async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<St
         watch.lap("configure network");
     }
     let container = match request.container.into_option() {
-        Some(container) => MessageField::some(create(agent, container).await?),
+        Some(container) => MessageField::some(create(&agent, container).await?),
         None => {
-            agent.stand_alone();
+            stand_alone(&agent, request.pod.unwrap_or_default(), &mut watch).await?;
             MessageField::none()
         }
     };
@@ -103,6 +107,24 @@ async fn start_sandbox(agent: &Agent, request: StartSandboxRequest) -> Result<St
         agent_version: super::VERSION.to_owned(),
         ..Default::default()
     })
+}
+
+/// What the pod's containers share is made by the agent. The answer waits for it only if the kernel may refuse it, as it
+/// may the pod's settings; the rest is made while the host prepares the first container.
+async fn stand_alone(agent: &Arc<Agent>, pod: Spec, watch: &mut Stopwatch) -> Result<(), Failure> {
+    let may_fail = !pod.Linux.get_or_default().Sysctl.is_empty();
+    agent.stand_alone(pod);
+    if may_fail {
+        return Ok(agent.hold_for_pod(watch).await?);
+    }
+    let agent = Arc::clone(agent);
+    tokio::spawn(async move {
+        if let Err(error) = agent.hold_for_pod(&mut Stopwatch::start()).await {
+            // The first container that needs them tries again, and is told.
+            tracing::warn!(error = crate::report::chain(&error), "The pod's namespaces are not made yet");
+        }
+    });
+    Ok(())
 }
 
 pub(super) fn seed(entropy: &[u8]) -> Result<(), Failure> {

@@ -2,20 +2,33 @@
 
 use kata_network::GuestNetwork;
 use kata_protocol::agent as grpc;
-use kata_protocol::kata;
+use kata_protocol::{kata, oci};
 
 use super::{Agent, Started, exec_id, measured, within};
 use crate::command::Key;
-use crate::error::Result;
+use crate::error::{Result, SandboxError as Error};
 use crate::stats::Stats;
 
 /// Bytes of a polled stream per request; ttRPC messages end at 4 MiB.
 const CHUNK: u32 = 128 * 1024;
 
+/// What a pod asks for that upstream's requests have no place for: there it would be the pause container's.
+fn asked_of_ours(pod: &oci::Spec) -> Option<&'static str> {
+    let has_users = pod.Linux.Namespaces.iter().any(|namespace| namespace.Type == "user");
+    match () {
+        () if !pod.Linux.Sysctl.is_empty() => Some("set the pod's sysctls"),
+        () if has_users => Some("make the pod's user namespace"),
+        () => None,
+    }
+}
+
 impl Agent {
     /// What `StartSandbox` does, by upstream's requests.
     pub(super) async fn start_one_by_one(&self, request: &kata::StartSandboxRequest) -> Result<Started> {
         let deadline = self.deadlines.request;
+        if let Some(asked) = request.pod.as_ref().and_then(asked_of_ours) {
+            return Err(Error::Unsupported { action: asked });
+        }
         if request.now_sec != 0 {
             let time = grpc::SetGuestDateTimeRequest {
                 Sec: request.now_sec,

@@ -38,6 +38,8 @@ pub(super) struct FakeAgent {
     polled_input: Mutex<Vec<u8>>,
     /// How many changes of an interface are refused.
     pub(super) refusals: Mutex<u32>,
+    /// What the sandbox was started with.
+    pub(super) sandbox: Mutex<kata::StartSandboxRequest>,
     /// A test may answer a start itself.
     pub(super) starts: Mutex<Option<mpsc::UnboundedReceiver<()>>>,
 }
@@ -155,6 +157,7 @@ impl Sandbox for Service {
         let container = request.container.clone().unwrap_or_default();
         let storages = &request.sandbox.storages;
         self.0.note(format!("StartSandbox {} {}", container.container_id, storages[0].driver));
+        *self.0.sandbox.lock().unwrap() = request.clone();
         assert!(request.now_sec > 0 && !request.entropy.is_empty());
         assert!(!request.sandbox.hostname.is_empty(), "the guest is named as the host if nobody names it");
         if request.container.is_some() {

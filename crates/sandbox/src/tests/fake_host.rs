@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kata_intent::Intents;
-use kata_network::{Model, Request};
+use kata_network::{Model, Rates, Request};
 use kata_protocol::agent::Storage;
 use kata_transport::Dialer;
 use kata_vmm::{Capabilities, Nic, NicHotplug, VmEvent, VmExit, VmStatus, Vmm};
@@ -208,6 +208,11 @@ impl Host for FakeHost {
         vec![Storage { driver: "virtio-fs".to_owned(), ..Default::default() }]
     }
 
+    async fn pod_memory(&self, pause: &ContainerId, _: Sources) -> Result<Vec<Storage>> {
+        self.note(format!("memory {pause}"));
+        Ok(vec![Storage { driver: "ephemeral".to_owned(), ..Default::default() }])
+    }
+
     async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
         self.note(format!("attach {container}"));
         if self.has(Flaw::NoFiles) {
@@ -248,7 +253,8 @@ impl Host for FakeHost {
 }
 
 async fn cards(netns: PathBuf, intents: Arc<dyn Intents>) -> std::result::Result<Cards, NetworkFailure> {
-    let request = Request { netns, model: Model::TcFilter, queues: 1, vhost: false, intents };
+    let request =
+        Request { netns, model: Model::TcFilter, queues: 1, vhost: false, rates: Rates::default(), intents };
     Cards::start(request, Vec::new()).await
 }
 

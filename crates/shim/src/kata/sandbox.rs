@@ -162,9 +162,10 @@ impl Backend for Kata {
     }
 
     async fn create(&self, new: NewContainer) -> Result<u32, Failure> {
-        let NewContainer { id, bundle, rootfs, spec, stdio: streams } = new;
+        let NewContainer { id, bundle, rootfs, spec, stdio: streams, is_pause } = new;
         let rootfs = rootfs.into_iter().map(mount).collect();
-        let request = CreateContainer { id: container(&id)?, bundle, rootfs, spec, stdio: stdio(streams) };
+        let (id, stdio) = (container(&id)?, stdio(streams));
+        let request = CreateContainer { id, bundle, rootfs, spec, stdio, is_pause };
         Ok(self.handle()?.create(request).await.map_err(|error| failure(&error))?.pid)
     }
 

@@ -33,6 +33,7 @@ use crate::backend::{Backend, Failure, Kind, NewContainer, Stdio};
 use crate::events::{self, timestamp};
 use crate::ledger::{Facts, Key, Ledger, Slots};
 use crate::options::Options;
+use crate::pod;
 use crate::publisher::Publisher;
 use crate::stdio::{self, Names, Outputs, Slot, late_input, late_output};
 
@@ -111,7 +112,10 @@ impl Service {
             let Outputs { stdout, stderr } = outputs;
             let stdio = Stdio { terminal: names.terminal, stdin, stdout, stderr };
             let rootfs = request.rootfs.clone();
-            sandbox.create(NewContainer { id: request.id.clone(), bundle, rootfs, spec, stdio }).await
+            // A sandbox that was started by itself has heard nothing of this one.
+            let is_pause = pod::is_pause(&spec) && !self.life.stands_alone();
+            let id = request.id.clone();
+            sandbox.create(NewContainer { id, bundle, rootfs, spec, stdio, is_pause }).await
         };
         match made.await {
             Ok(pid) => {
