@@ -69,7 +69,8 @@ impl Site {
         let connection = timeout_at(deadline, dialer.connect(ports::AGENT)).await.map_err(silent)??;
         let (up, is_up) = watch::channel(false);
         let agent = Agent::new(connection.stream, is_up, self.deadlines, self.gone.clone(), &self.console);
-        self.boot.send_replace(Boot::Reachable(Reach { machine: Arc::clone(machine), agent, dialer }));
+        let reach = Reach { machine: Arc::clone(machine), agent, dialer };
+        self.boot.send_replace(Boot::Reachable(Box::new(reach)));
         timeout_at(deadline, way.announced()).await.map_err(silent)??;
         up.send_replace(true);
         Ok(())

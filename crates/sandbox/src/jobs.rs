@@ -42,7 +42,7 @@ pub(crate) enum Boot {
     /// The VMM's process runs.
     Spawned(Arc<Machine>),
     /// The agent can be spoken to, even if it only hears it later.
-    Reachable(Reach),
+    Reachable(Box<Reach>),
     /// It did not start; what may run of it is being killed.
     Failed(Option<Arc<Machine>>),
 }
@@ -127,7 +127,7 @@ impl Site {
         let mut boot = self.boot.subscribe();
         let reached = self.gone.unless(boot.wait_for(|boot| matches!(boot, Boot::Reachable(_)))).await?;
         match reached.as_deref() {
-            Ok(Boot::Reachable(reach)) => Ok(reach.clone()),
+            Ok(Boot::Reachable(reach)) => Ok(Reach::clone(reach)),
             _ => Err(Error::Closed),
         }
     }
