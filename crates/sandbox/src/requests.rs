@@ -100,6 +100,8 @@ impl Driver {
                     machine.vmm.kill().await;
                     Ok(())
                 }
+                // Who kills what has just died has what was wanted.
+                (Err(Error::Gone { .. }), _) => Err(Error::Finished { id: key.to_string() }),
                 (result, _) => result,
             }
         });

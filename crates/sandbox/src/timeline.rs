@@ -121,6 +121,8 @@ impl Moment {
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     timeline: Arc<Mutex<Timeline>>,
+    /// Held while the file is written.
+    turn: Arc<Mutex<()>>,
     path: Arc<Path>,
 }
 
@@ -139,7 +141,8 @@ impl Recorder {
             spans: Vec::new(),
         };
         let path: PathBuf = state_dir.join(TIMELINE_FILE);
-        let recorder = Self { timeline: Arc::new(Mutex::new(timeline)), path: path.into() };
+        let timeline = Arc::new(Mutex::new(timeline));
+        let recorder = Self { timeline, turn: Arc::default(), path: path.into() };
         recorder.span(phase::PREPARE, origin, now);
         recorder
     }
@@ -188,13 +191,14 @@ impl Recorder {
         self.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes the file anew, in the background: no start waits for it.
+    /// Writes the file anew, in the background: no start waits for it. Of two that write at once the last one has all.
     pub(crate) fn save(&self) {
-        let (timeline, path) = (self.snapshot(), Arc::clone(&self.path));
+        let recorder = self.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = write(&timeline, &path) {
+            let _turn = recorder.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = write(&recorder.snapshot(), &recorder.path) {
                 // The directory goes away with the sandbox.
-                tracing::debug!(%error, path = %path.display(), "The timeline could not be written");
+                tracing::debug!(%error, path = %recorder.path.display(), "The timeline could not be written");
             }
         });
     }
@@ -207,8 +211,7 @@ fn since(timeline: &Timeline, micros: u64) -> u64 {
 /// Never leaves half a file: readers see the old or the new one.
 fn write(timeline: &Timeline, path: &Path) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(timeline)?;
-    // A later snapshot has more spans: its name sorts it apart from a concurrent earlier one.
-    let new = path.with_extension(format!("json.{}", timeline.spans.len()));
+    let new = path.with_extension("json.new");
     std::fs::write(&new, text)?;
     std::fs::rename(&new, path)
 }

@@ -30,9 +30,11 @@ use crate::service::{Lifecycle, Parts, Service};
 
 /// The descriptor of the socket that `start` passes.
 const BIND_FD: &str = "0";
-/// containerd makes the first container as soon as it has the address, and shuts the server down after the last one. A
-/// containerd that is killed in between knows of the server when it comes back, and never uses it (1.6 to 2.x).
+/// containerd makes the first container as soon as it has the address. One that is killed before that knows of the server
+/// when it comes back, and never uses it (1.6 to 2.x).
 const UNUSED: Duration = Duration::from_secs(20);
+/// After the last container containerd shuts the server down at once, unless it is killed before that.
+const USED_UP: Duration = Duration::from_secs(5);
 /// The last answer needs a moment to leave, if its reader is slow.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 /// Threads for what blocks (waiting for a FIFO's reader, a container's root file system) end soon after.
@@ -198,8 +200,8 @@ async fn abandoned(mut taker: Taker, service: &Service) {
         tracing::warn!(error = &error as &dyn std::error::Error, "abandoned");
         return;
     }
-    service.unused_for(UNUSED).await;
-    tracing::warn!(seconds = UNUSED.as_secs(), "abandoned: it has no container, and containerd makes none");
+    service.unused(UNUSED, USED_UP).await;
+    tracing::warn!("abandoned: it has no container, and containerd neither makes one nor shuts it down");
 }
 
 fn remove(socket: Option<PathBuf>) {

@@ -1,7 +1,9 @@
-//! Processes of a test: all that have its mark in their environment, command line or cgroup, or share its mount namespace.
+//! Processes of a test: all that have its mark in their environment, command line or cgroup, or share its mount namespace,
+//! or have their root directory in its `/run`, as virtiofsd does.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -43,6 +45,8 @@ impl Process {
 /// All processes of the test with this mark, but for the test itself.
 pub(crate) fn marked(mark: &str) -> Vec<Process> {
     let own = fs::read_link("/proc/thread-self/ns/mnt").ok();
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    let run = device(Path::new("/run"));
     let belongs = |directory: &PathBuf| {
         let holds = |file: &str| {
             let bytes = fs::read(directory.join(file)).unwrap_or_default();
@@ -55,6 +59,7 @@ pub(crate) fn marked(mark: &str) -> Vec<Process> {
             || holds("cmdline")
             || holds("cgroup")
             || fs::read_link(directory.join("ns/mnt")).ok().is_some_and(|other| Some(other) == own)
+            || (run.is_some() && device(&directory.join("root")) == run)
     };
     all_that(belongs)
 }
@@ -77,7 +82,7 @@ fn all_that(belongs: impl Fn(&PathBuf) -> bool) -> Vec<Process> {
     found
 }
 
-fn command_line(directory: &std::path::Path) -> String {
+fn command_line(directory: &Path) -> String {
     let bytes = fs::read(directory.join("cmdline")).unwrap_or_default();
     let words = String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ");
     if !words.is_empty() {

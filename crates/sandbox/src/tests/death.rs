@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::fake_host::Flaw;
 use super::{PATIENCE, Scene, cid, container, eid, exec};
+use crate::agent::Deadlines;
 use crate::command::{ProcessStatus, Stdio};
 use crate::error::ErrorKind;
 use crate::event::Event;
@@ -145,4 +146,21 @@ async fn a_sigkill_of_a_further_container_waits_until_it_is_made() {
     scene.sandbox.kill(&cid("c"), None, 9, true).await.unwrap();
     assert_eq!(creation.await.unwrap().unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     assert!(!scene.host.levers.is_dead(), "others may be in it");
+}
+
+/// `StopPodSandbox` failed when the VM died while it was killing.
+#[tokio::test]
+async fn who_kills_what_dies_meanwhile_is_told_that_it_has_ended() {
+    let deadlines = Deadlines { dial: PATIENCE, request: PATIENCE, create: PATIENCE };
+    let scene = Scene::with_deadlines(&[Flaw::Deaf], deadlines);
+    scene.sandbox.create(container("c")).await.unwrap();
+    scene.sandbox.start(&cid("c")).await.unwrap();
+    let sandbox = scene.sandbox.clone();
+    let kill = tokio::spawn(async move { sandbox.kill(&cid("c"), None, 9, true).await });
+    while !scene.agent.asked().iter().any(|asked| asked.starts_with("Signal ")) {
+        tokio::task::yield_now().await;
+    }
+    scene.host.levers.die(9);
+    let error = timeout(PATIENCE, kill).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 }

@@ -215,12 +215,15 @@ impl Service {
         }
     }
 
-    /// Returns when there has been no container for so long, and no sandbox that lives by itself.
-    pub(crate) async fn unused_for(&self, time: Duration) {
+    /// Returns when nobody uses this server: there has been no container for so long, first `before` there was any, then
+    /// `after` the last one; and no sandbox that lives by itself.
+    pub(crate) async fn unused(&self, before: Duration, after: Duration) {
         let mut used = self.ledger.used();
+        let mut patience = before;
         // The ledger, which tells it, is ours: this goes on as long as we do.
         while used.wait_for(|used| !used).await.is_ok() {
-            if timeout(time, used.wait_for(|used| *used)).await.is_ok() {
+            if timeout(patience, used.wait_for(|used| *used)).await.is_ok() {
+                patience = after;
                 continue;
             }
             match self.life.stands_alone() {

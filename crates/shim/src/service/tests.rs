@@ -300,11 +300,11 @@ async fn a_container_from_create_to_shutdown() {
 async fn a_server_is_unused_before_its_first_container_and_after_its_last() {
     let bench = Bench::ready().await;
     let short = Duration::from_millis(20);
-    bench.service.unused_for(short).await;
+    bench.service.unused(short, short).await;
     bench.create().await.unwrap();
-    assert!(tokio::time::timeout(5 * short, bench.service.unused_for(short)).await.is_err());
+    assert!(tokio::time::timeout(5 * short, bench.service.unused(short, short)).await.is_err());
     bench.delete("").await.unwrap();
-    bench.service.unused_for(short).await;
+    bench.service.unused(short, short).await;
 }
 
 #[tokio::test]

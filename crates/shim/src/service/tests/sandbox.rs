@@ -288,5 +288,5 @@ async fn a_server_with_containers_takes_no_sandbox() {
 async fn a_sandbox_without_containers_is_in_use() {
     let pod = Pod::created().await;
     let short = Duration::from_millis(20);
-    assert!(timeout(5 * short, pod.bench.service.unused_for(short)).await.is_err());
+    assert!(timeout(5 * short, pod.bench.service.unused(short, short)).await.is_err());
 }
