@@ -23,8 +23,8 @@ const PACKAGES: &[&str] = &[
     "flex",                        // kernel build
     "g++",                         // fuzz targets: libFuzzer
     "gcc",                         // kernel build, virtiofsd
-    "iproute2",                    // tests: links and rules left behind
     "iperf3",                      // measurements of the pods' network
+    "iproute2",                    // tests: links and rules left behind
     "iptables",                    // tests: ports of pods' networks
     "kmod",                        // kernel build, check
     "libc6-dev",                   // everything compiled
