@@ -87,6 +87,17 @@ struct Attach {
     flags: u32,
 }
 
+fn load_program(load: &Load) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads a structure of this size, and what it points to, which its makers keep.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const *load, size_of::<Load>()) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was just opened, and nothing else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Lets a program decide which devices the processes of a cgroup may use, besides those of the cgroups above and below.
 pub(crate) fn guard_devices(cgroup: &OwnedFd, program: &[u64]) -> io::Result<()> {
     let load = Load {
@@ -95,14 +106,13 @@ pub(crate) fn guard_devices(cgroup: &OwnedFd, program: &[u64]) -> io::Result<()>
         instructions: program.as_ptr().addr() as u64,
         license: c"Apache-2.0".as_ptr().addr() as u64,
     };
-    // SAFETY: the kernel reads a structure of this size, and what it points to, which outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<Load>()) };
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it was just opened, and nothing else has it.
-    let program = unsafe { OwnedFd::from_raw_fd(fd) };
+    // A signal that arrives meanwhile makes the verifier give up (EAGAIN).
+    let program = loop {
+        match load_program(&load) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            loaded => break loaded?,
+        }
+    };
     let attach = Attach {
         target: cgroup.as_raw_fd().cast_unsigned(),
         program: program.as_raw_fd().cast_unsigned(),

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
@@ -140,12 +141,46 @@ pub(crate) fn remove(path: &Path) -> Result<(), AddressError> {
     }
 }
 
+/// Removes the sockets in `dir`, older than `age`, on which nobody listens: servers that died between their `start` and
+/// containerd's first connection, after which containerd calls nobody. Others' sockets have other names.
+pub(crate) fn sweep(dir: &Path, age: Duration) {
+    // Most live: they are not to be woken.
+    let known = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_old =
+            || entry.metadata().and_then(|data| data.modified()).is_ok_and(|time| is_past(time, age));
+        let is_named = entry.file_name().to_str().is_some_and(is_hash);
+        let refuses = || {
+            UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        if is_named
+            && !known.contains(&*path.to_string_lossy())
+            && is_old()
+            && refuses()
+            && let Err(error) = remove(&path)
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the socket of a dead server is left");
+        }
+    }
+}
+
+/// As [`socket_path`] makes it.
+fn is_hash(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
+}
+
+fn is_past(time: SystemTime, age: Duration) -> bool {
+    time.elapsed().is_ok_and(|elapsed| elapsed >= age)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
+    use std::time::Duration;
 
-    use super::{Bound, alive, listen, path_of, remove, socket_path, unbound, url};
+    use super::{Bound, alive, listen, path_of, remove, socket_path, sweep, unbound, url};
     use crate::args::Identity;
 
     #[test]
@@ -164,6 +199,23 @@ mod tests {
         assert_eq!(path_of(&format!("{}\n", url(&path))), path);
         assert_eq!(path_of("/plain"), PathBuf::from("/plain"));
         assert_ne!(socket_path(Path::new("/run/containerd/s"), &identity, "db"), path);
+    }
+
+    /// A server that was killed as soon as `start` had answered left its socket for ever.
+    #[test]
+    fn only_sockets_of_dead_servers_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let [living, dead, foreign] =
+            ["A".repeat(64), "B".repeat(64), "c".repeat(64)].map(|name| dir.path().join(name));
+        let listener = unbound().unwrap();
+        listen(&listener, &living).unwrap();
+        for path in [&dead, &foreign] {
+            listen(&unbound().unwrap(), path).unwrap();
+        }
+        sweep(dir.path(), Duration::from_secs(60));
+        assert!(dead.exists(), "it may be about to listen");
+        sweep(dir.path(), Duration::ZERO);
+        assert!(living.exists() && foreign.exists() && !dead.exists());
     }
 
     #[test]

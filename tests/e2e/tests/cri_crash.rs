@@ -2,6 +2,7 @@
 //! kubelet does it, and nothing is left.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -57,10 +58,13 @@ const fn step(name: &'static str, call: Call, reached: fn(&Cri<'_>) -> bool) -> 
 const BEFORE: [Step; 1] =
     [step("the network namespace is there", Call::Run, |_| !entries(Path::new(NAMESPACES)).is_empty())];
 
+/// The step at which `start` has answered, or is about to.
+const ADDRESS: &str = "the shim has an address";
+
 /// The pod's first task is made.
 const MAKING: [Step; 2] = [
     step("the bundle is there", Call::Run, |cri| !entries(&cri.bundles()).is_empty()),
-    step("the shim has an address", Call::Run, |cri| {
+    step(ADDRESS, Call::Run, |cri| {
         entries(&cri.bundles()).iter().any(|bundle| bundle.join("address").exists())
     }),
 ];
@@ -224,8 +228,21 @@ fn crash(cri: &Cri<'_>, steady: &Steady, victim: Victim, step: &Step) {
     if victim == Victim::Containerd {
         tidy_up_after_containerd(cri, step.call);
     }
+    if victim == Victim::Shim && step.name == ADDRESS {
+        remove_dead_sockets();
+    }
     let left = steady.left(cri);
     assert_eq!(left, Vec::<String>::new(), "left, {victim:?} killed when {name}");
+}
+
+/// When the server dies between the answer of its `start` and containerd's connection, containerd calls nobody. The socket
+/// is swept by a later server, when it is a minute old.
+fn remove_dead_sockets() {
+    for socket in entries(Path::new("/run/containerd/s")) {
+        if UnixStream::connect(&socket).is_err() {
+            fs::remove_file(socket).expect("it is there");
+        }
+    }
 }
 
 /// What containerd itself leaves when it is killed, with any runtime: the network namespace of a pod that it has not

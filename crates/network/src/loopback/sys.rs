@@ -108,9 +108,16 @@ pub(super) fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         interface: 0,
         attach_type: SK_LOOKUP,
     };
-    // SAFETY: the kernel reads a structure of this size, and what it points to, which outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<ProgLoad>()) };
-    owned(fd)
+    // A signal that arrives meanwhile makes the verifier give up (EAGAIN).
+    loop {
+        // SAFETY: the kernel reads a structure of this size, and what it points to, which outlives the call.
+        let fd =
+            unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of::<ProgLoad>()) };
+        match owned(fd) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            loaded => return loaded,
+        }
+    }
 }
 
 /// Sets a program on the socket lookups of a network namespace, until the link that is returned is closed.

@@ -8,6 +8,7 @@ mod stats;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kata_config::{Config, LoadRequest, LogLevel};
@@ -198,6 +199,9 @@ impl Launcher for KataLauncher {
     }
 }
 
+/// A server listens on its socket long before it is so old.
+const UNUSED_SOCKET: Duration = Duration::from_secs(60);
+
 /// Cleans up after sandboxes that died together with their `start`: containerd calls `delete` for none of them.
 pub(crate) async fn sweep() {
     for socket in kata_sandbox::sweep(Path::new(STATE_ROOT)).await {
@@ -208,6 +212,7 @@ pub(crate) async fn sweep() {
             tracing::warn!(error = &error as &dyn std::error::Error, "the socket of a dead sandbox is left");
         }
     }
+    address::sweep(Path::new(address::SOCKET_DIR), UNUSED_SOCKET);
 }
 
 /// Removes what is left of the sandbox `id`; nothing may be.
