@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kata_intent::{Intent, Intents};
+use kata_network::Request;
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::idmap::IdMap;
@@ -15,15 +16,17 @@ use kata_storage::virtiofsd;
 use kata_vmm::{Share, VmPlan, Vmm};
 use oci_spec::runtime::{Process, RootBuilder, Spec};
 use tokio::sync::{Mutex, OnceCell};
+use tokio::time::timeout;
 
 use crate::cleanup::{blocking, replay};
 use crate::error::{Result, SandboxError as Error};
+use crate::gone::NEWS_PATIENCE;
 use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
 use crate::intent_log::IntentLog;
 use crate::labels::Labels;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
-use crate::network::{self, Cards, Connected, Place};
+use crate::network::{self, Card, Cards, Connected, NetworkFailure, Place};
 use crate::plan::{Parts, choose_accelerator, vm_plan};
 use crate::poststop::OwedHooks;
 use crate::timeline::{Moment, Recorder, phase};
@@ -143,7 +146,7 @@ impl Host for LocalHost {
         recorder.since(phase::VMM, begun);
         let request = request.or_else(|| network::of_own(&place, vmm.pid(), &self.spec.config, log));
         let cards = match request {
-            Some(request) => Some(Cards::start(request, cards).await?),
+            Some(request) => follow(request, cards, &*vmm).await?,
             None => None,
         };
         let way = prepared.into_way(&*vmm)?;
@@ -285,6 +288,18 @@ fn set_root(spec: &mut Spec, path: PathBuf) -> std::result::Result<(), BootError
 }
 
 /// What an error of the VMM may be about.
+/// A VMM that has ended takes its namespace along: that is told by its own end, which says more.
+async fn follow(
+    request: Request,
+    cards: Vec<Card>,
+    vmm: &dyn Vmm,
+) -> std::result::Result<Option<Cards>, NetworkFailure> {
+    match Cards::start(request, cards).await {
+        Err(_) if timeout(NEWS_PATIENCE, vmm.wait()).await.is_ok() => Ok(None),
+        started => started.map(Some),
+    }
+}
+
 fn boot_parts(vm: &kata_config::Hypervisor) -> String {
     let initrd = vm.initrd.as_deref().unwrap_or(Path::new("none"));
     format!("{} with kernel {} and initrd {}", vm.path.display(), vm.kernel.display(), initrd.display())
