@@ -122,8 +122,9 @@ fn throughput(cri: &Cri<'_>) -> Value {
 fn vmm(cri: &Cri<'_>) -> Vec<String> {
     let pod = cri.pod().run();
     let vmm = cri.containerd.processes_of("qemu-system-x86_64").pop().expect("a pod has a VMM");
+    let line = fs::read(format!("/proc/{}/cmdline", vmm.pid)).expect("the VMM runs");
     pod.remove();
-    vmm.command.split(' ').map(str::to_owned).collect()
+    String::from_utf8_lossy(&line).trim_end_matches('\0').split('\0').map(str::to_owned).collect()
 }
 
 fn memory(cri: &Cri<'_>) -> Value {
