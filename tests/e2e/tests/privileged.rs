@@ -46,6 +46,7 @@ fn a_privileged_container_has_a_terminal() {
             .terminal(80, 24);
         terminal.expect("/dev/pts/0");
         terminal.expect("/dev/console");
+        assert_eq!(terminal.finish().0, 0);
     });
 }
 
