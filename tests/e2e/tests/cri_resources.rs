@@ -84,3 +84,31 @@ fn figures_of_a_pod_hold_those_of_its_containers() {
         assert!(memory > 10_000, "{memory} bytes");
     });
 }
+
+/// Nothing ran in the cgroup that the container manager makes for a pod, and so it counted nothing.
+#[test]
+fn figures_of_a_pod_count_all_that_it_costs() {
+    cri_test(|cri| {
+        let pod = cri.pod().run();
+        let container = pod.container("main").idle().start();
+        container.wait_for_line("ready");
+        container.shell("ping -c 1 10.88.0.1");
+        let stats = pod.stats();
+        let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).unwrap().value;
+        let memory = stats.memory.unwrap();
+        let memory = (memory.usage_bytes.unwrap().value, memory.working_set_bytes.unwrap().value);
+        let interface = stats.network.and_then(|network| network.default_interface).unwrap();
+        let (received, sent) = (interface.rx_bytes.unwrap().value, interface.tx_bytes.unwrap().value);
+        println!("{cpu} ns, {memory:?} bytes, {received} and {sent} bytes, {:?}", stats.process);
+        // The least is what a VM takes to boot.
+        let (least_cpu, least_memory) =
+            if cri.containerd.stage.is_kata() { (100_000_000, 20 << 20) } else { (1_000_000, 10_000) };
+        assert!(cpu > least_cpu && cpu < 600_000_000_000, "{cpu} ns");
+        assert!(memory.0 > least_memory && memory.0 < 4 << 30, "{memory:?} bytes");
+        assert!(memory.1 > least_memory / 2 && memory.1 <= memory.0, "{memory:?} bytes");
+        assert_eq!(interface.name, "eth0");
+        assert!(received > 0 && sent > 0, "{received} and {sent} bytes");
+        let processes = stats.process.and_then(|process| process.process_count).unwrap().value;
+        assert!(processes > 0 && processes < 100, "{processes} processes");
+    });
+}
