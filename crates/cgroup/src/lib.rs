@@ -32,14 +32,21 @@ impl Cgroup {
     }
 
     /// Makes `kata_<id>` below the parent of the specification's `linux.cgroupsPath`, in each hierarchy where the
-    /// container manager has made that parent. What cannot be made is told in the log, and is no error.
+    /// container manager has made that parent, and not where it is limited to less than `memory` bytes: the kernel would
+    /// kill the VM. What cannot be made is told in the log, and is no error.
     ///
     /// # Errors
     /// The intent log could not be written.
-    pub fn make(cgroups_path: &Path, id: &str, intents: &dyn Intents) -> io::Result<Self> {
+    pub fn make(cgroups_path: &Path, id: &str, memory: u64, intents: &dyn Intents) -> io::Result<Self> {
         let Some(parent) = path::parent(cgroups_path) else { return Ok(Self::none()) };
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        Self::make_below(&parents(&mountinfo, &parent), id, intents)
+        let (fit, small): (Vec<_>, Vec<_>) =
+            parents(&mountinfo, &parent).into_iter().partition(|parent| has_room(parent, memory));
+        for parent in small {
+            let parent = parent.display();
+            tracing::warn!(%parent, memory, "The VM is not counted here: the pod's limit is less than its memory");
+        }
+        Self::make_below(&fit, id, intents)
     }
 
     fn make_below(parents: &[PathBuf], id: &str, intents: &dyn Intents) -> io::Result<Self> {
@@ -81,6 +88,15 @@ fn parents(mountinfo: &str, cgroup: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, directory)| directory).collect()
 }
 
+/// Whether processes in a cgroup may have so many bytes; where memory is not its matter, they may.
+fn has_room(cgroup: &Path, memory: u64) -> bool {
+    ["memory.limit_in_bytes", "memory.max"].iter().all(|name| {
+        let limit = fs::read_to_string(cgroup.join(name)).ok();
+        // Without a limit version 2 says `max`.
+        limit.and_then(|limit| limit.trim().parse::<u64>().ok()).is_none_or(|limit| limit >= memory)
+    })
+}
+
 /// Makes one cgroup; the file by which processes join it. One that a sandbox of the same name has left is as good.
 fn make(path: &Path) -> io::Result<File> {
     match DirBuilder::new().mode(0o755).create(path) {
@@ -100,7 +116,7 @@ mod tests {
     use kata_intent::{Intent, IntentId, Intents};
     use tokio::process::Command;
 
-    use super::{Cgroup, parents};
+    use super::{Cgroup, has_room, parents};
 
     #[derive(Default)]
     struct Log(Mutex<Vec<Intent>>);
@@ -119,7 +135,7 @@ mod tests {
     #[test]
     fn nothing_is_made_where_the_manager_has_made_nothing() {
         let log = Log::default();
-        let made = Cgroup::make(Path::new("/no-such-cgroup-5b1/x"), "x", &log).unwrap();
+        let made = Cgroup::make(Path::new("/no-such-cgroup-5b1/x"), "x", 0, &log).unwrap();
         assert!(made.procs.is_empty() && log.0.lock().unwrap().is_empty());
     }
 
@@ -133,6 +149,22 @@ mod tests {
         };
         let mountinfo = line("one") + &line("two");
         assert_eq!(parents(&mountinfo, Path::new("/pod")), [temp.path().join("one/pod")]);
+    }
+
+    #[test]
+    fn limits_are_read_in_the_words_of_both_versions() {
+        let temp = tempfile::tempdir().unwrap();
+        assert!(has_room(temp.path(), 7));
+        for name in ["memory.max", "memory.limit_in_bytes"] {
+            let file = temp.path().join(name);
+            for (limit, room) in
+                [("6\n", false), ("7\n", true), ("max\n", true), ("9223372036854771712\n", true)]
+            {
+                fs::write(&file, limit).unwrap();
+                assert_eq!(has_room(temp.path(), 7), room, "{name} {limit}");
+            }
+            fs::remove_file(&file).unwrap();
+        }
     }
 
     #[test]

@@ -33,6 +33,9 @@ use crate::{ContainerId, pod, way};
 /// Where shared directories are, below it.
 const RUN: &str = "/run";
 
+/// What the VMM and virtiofsd may need beyond the guest's memory, as in the usual RuntimeClass.
+const OVERHEAD_MIB: u64 = 160;
+
 /// Makes what one sandbox needs on this machine.
 pub(crate) struct LocalHost {
     spec: LaunchSpec,
@@ -66,8 +69,9 @@ impl LocalHost {
     /// Makes the host's cgroup for what it starts: before that, as it can only go after it.
     fn make_cgroup(&self) -> std::io::Result<Cgroup> {
         let linux = self.spec.spec.linux().as_ref();
+        let memory = u64::from(self.spec.config.hypervisor.default_memory_mib) + OVERHEAD_MIB;
         match linux.and_then(|linux| linux.cgroups_path().as_ref()) {
-            Some(path) => Cgroup::make(path, self.spec.id.as_str(), &*self.log),
+            Some(path) => Cgroup::make(path, self.spec.id.as_str(), memory << 20, &*self.log),
             None => Ok(Cgroup::none()),
         }
     }

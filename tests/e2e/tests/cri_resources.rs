@@ -1,5 +1,8 @@
 //! Limits and figures of a pod's containers.
 
+use std::fs;
+use std::path::Path;
+
 use kata_e2e::proto::LinuxContainerResources;
 use kata_e2e::{cri_test, kata_cri_test};
 
@@ -110,5 +113,29 @@ fn figures_of_a_pod_count_all_that_it_costs() {
         assert!(received > 0 && sent > 0, "{received} and {sent} bytes");
         let processes = stats.process.and_then(|process| process.process_count).unwrap().value;
         assert!(processes > 0 && processes < 100, "{processes} processes");
+    });
+}
+
+/// The kernel killed QEMU when it was in the cgroup of a pod whose containers need little.
+#[test]
+fn a_pod_with_less_memory_than_its_vm_runs() {
+    kata_cri_test(|cri| {
+        let recipe = cri.pod().with(|config| {
+            let parent = &config.linux.as_ref().unwrap().cgroup_parent;
+            let at = |file: &str| format!("/sys/fs/cgroup{file}");
+            let v1 = at(&format!("/memory{parent}/memory.limit_in_bytes"));
+            let v2 = at(&format!("{parent}/memory.max"));
+            let limit = if Path::new(&v1).exists() { v1 } else { v2 };
+            fs::write(limit, "67108864").unwrap();
+        });
+        let pod = recipe.run();
+        let container = pod.container("main").idle().start();
+        container.wait_for_line("ready");
+        assert_eq!(
+            container.shell("head -c 80000000 /dev/zero > /dev/shm/x; wc -c < /dev/shm/x"),
+            "67108864"
+        );
+        let memory = pod.stats().memory.and_then(|memory| memory.usage_bytes).map_or(0, |usage| usage.value);
+        assert!(memory < 64 << 20, "{memory} bytes");
     });
 }
