@@ -32,6 +32,11 @@ pub enum Intent {
         /// Absolute path of the file.
         path: PathBuf,
     },
+    /// A cgroup of the host; undone with `rmdir`, once the processes in it have gone.
+    Cgroup {
+        /// Absolute path of its directory.
+        path: PathBuf,
+    },
     /// A mount; undone with a lazy unmount that does not follow symbolic links.
     Mount {
         /// Absolute path of the mount point.
@@ -82,9 +87,11 @@ impl Intent {
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::Dir { path } | Self::File { path } | Self::Socket { path } | Self::Link { path } => {
-                Some(path)
-            }
+            Self::Dir { path }
+            | Self::File { path }
+            | Self::Socket { path }
+            | Self::Link { path }
+            | Self::Cgroup { path } => Some(path),
             Self::Mount { target } => Some(target),
             Self::Process { .. } | Self::Interface { .. } | Self::Ingress { .. } | Self::Limit { .. } => None,
         }
@@ -149,6 +156,10 @@ mod tests {
     fn the_format_in_the_log_is_stable() {
         let cases = [
             (Intent::Dir { path: "/run/a".into() }, r#"{"kind":"dir","path":"/run/a"}"#),
+            (
+                Intent::Cgroup { path: "/sys/fs/cgroup/p/kata_x".into() },
+                r#"{"kind":"cgroup","path":"/sys/fs/cgroup/p/kata_x"}"#,
+            ),
             (Intent::Mount { target: "/run/a/b".into() }, r#"{"kind":"mount","target":"/run/a/b"}"#),
             (
                 Intent::Ingress { netns: "/run/netns/n".into(), interface: "eth0".into() },

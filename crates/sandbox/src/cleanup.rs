@@ -117,6 +117,7 @@ fn name(intent: &Intent) -> String {
         Intent::Process { argv_token, exe } => format!("process {} with {argv_token}", exe.display()),
         Intent::Mount { target } => format!("mount {}", target.display()),
         Intent::Dir { path } => format!("directory {}", path.display()),
+        Intent::Cgroup { path } => format!("cgroup {}", path.display()),
         Intent::File { path } => format!("file {}", path.display()),
         Intent::Socket { path } => format!("socket {}", path.display()),
         Intent::Link { path } => format!("link {}", path.display()),

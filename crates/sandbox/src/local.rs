@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kata_cgroup::Cgroup;
 use kata_intent::{Intent, Intents};
 use kata_network::Request;
 use kata_protocol::agent::Storage;
@@ -34,6 +35,9 @@ use crate::{ContainerId, pod, way};
 
 /// Where shared directories are, below it.
 const RUN: &str = "/run";
+
+/// What the VMM and virtiofsd may need beyond the guest's memory, as in the usual RuntimeClass.
+const OVERHEAD_MIB: u64 = 160;
 
 /// Makes what one sandbox needs on this machine.
 pub(crate) struct LocalHost {
@@ -65,8 +69,21 @@ impl LocalHost {
 }
 
 impl LocalHost {
+    /// Makes the host's cgroup for what it starts: before that, as it can only go after it.
+    fn make_cgroup(&self) -> std::io::Result<Cgroup> {
+        let linux = self.spec.spec.linux().as_ref();
+        let memory = u64::from(self.spec.config.hypervisor.default_memory_mib) + OVERHEAD_MIB;
+        match linux.and_then(|linux| linux.cgroups_path().as_ref()) {
+            Some(path) => Cgroup::make(path, self.spec.id.as_str(), memory << 20, &*self.log),
+            None => Ok(Cgroup::none()),
+        }
+    }
+
     /// Starts virtiofsd. The VMM's end of its socket is connected before it listens.
-    async fn start_daemon(&self) -> std::result::Result<(virtiofsd::Daemon, Share), BootError> {
+    async fn start_daemon(
+        &self,
+        cgroup: Cgroup,
+    ) -> std::result::Result<(virtiofsd::Daemon, Share), BootError> {
         let share = self.share().await?;
         let vm = &self.spec.config.hypervisor;
         let plan = virtiofsd::DaemonPlan {
@@ -77,6 +94,7 @@ impl LocalHost {
             seccomp: !vm.disable_seccomp,
             debug: vm.enable_debug,
             extra_args: vm.virtio_fs_extra_args.clone(),
+            cgroup,
         };
         let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
         let (daemon, socket) = virtiofsd::Daemon::spawn(&plan, log)?;
@@ -122,7 +140,8 @@ impl Host for LocalHost {
             timeline.accelerator = Some(choice.accelerator.to_string());
             timeline.accelerator_reason = Some(choice.reason.clone());
         });
-        let (daemon, share) = self.start_daemon().await?;
+        let cgroup = self.make_cgroup()?;
+        let (daemon, share) = self.start_daemon(cgroup.clone()).await?;
         let begun = recorder.since(phase::SHARE, begun);
         let place = Place::of(&self.spec.spec);
         let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
@@ -135,6 +154,7 @@ impl Host for LocalHost {
             agent,
             doorbell_port: prepared.doorbell_port(),
             shares: vec![share],
+            cgroup,
             hotplug_ports: place.ports(nics.len()),
             nics,
             netns: place.of_vmm(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kata_cgroup::Cgroup;
 use kata_config::{Config, LogLevel};
 use kata_vmm::accelerator::{Choice, KvmUnusable, Preference};
 use kata_vmm::{Accelerator, AgentChannel, NetworkNamespace, Nic, Share, VmPlan, accelerator};
@@ -15,6 +16,7 @@ pub(crate) struct Parts {
     pub(crate) agent: AgentChannel,
     pub(crate) doorbell_port: Option<u32>,
     pub(crate) shares: Vec<Share>,
+    pub(crate) cgroup: Cgroup,
     pub(crate) nics: Vec<Nic>,
     pub(crate) hotplug_ports: u8,
     pub(crate) netns: NetworkNamespace,
@@ -46,6 +48,7 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
     kernel_params.extend(agent_params(config, parts.doorbell_port));
     kernel_params.extend(vm.kernel_params.to_words());
     Ok(VmPlan {
+        cgroup: parts.cgroup,
         id: id.to_string(),
         binary: vm.path.clone(),
         machine_type: vm.machine_type.clone(),
@@ -101,6 +104,7 @@ mod tests {
             agent: AgentChannel::Serial,
             doorbell_port,
             shares: Vec::new(),
+            cgroup: kata_cgroup::Cgroup::none(),
             nics: Vec::new(),
             hotplug_ports: 0,
             netns: NetworkNamespace::Callers,

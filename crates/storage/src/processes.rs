@@ -103,6 +103,25 @@ fn kill(pid: Pid, still: impl FnOnce() -> bool) -> io::Result<()> {
     }
 }
 
+/// Waits until the processes that are in a cgroup now have ended, a moment for each. They are not killed.
+///
+/// # Errors
+/// Its processes cannot be listed or waited for.
+pub(crate) fn wait_for_members(cgroup: &Path) -> io::Result<()> {
+    let listed = match fs::read_to_string(cgroup.join("cgroup.procs")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        listed => listed?,
+    };
+    for pid in listed.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => drop(ends_within(&handle, GOING)?),
+            Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Waits for the end of a process.
 fn ends_within(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
     let timeout = Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };

@@ -30,6 +30,7 @@ pub fn undo(intent: &Intent) -> io::Result<()> {
         Intent::Process { argv_token, exe } => processes::kill_all(argv_token, exe),
         Intent::Mount { target } => undo_mount(target),
         Intent::Dir { path } => remove(path, AtFlags::REMOVEDIR),
+        Intent::Cgroup { path } => remove_cgroup(path),
         Intent::File { path } | Intent::Socket { path } | Intent::Link { path } => {
             remove(path, AtFlags::empty())
         }
@@ -49,6 +50,17 @@ fn remove(path: &Path, flags: AtFlags) -> io::Result<()> {
         // Another sandbox still uses it; or what is in it could not be undone, which was reported then.
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes a cgroup. Its processes were killed before: the last of them may still be on their way out.
+fn remove_cgroup(path: &Path) -> io::Result<()> {
+    match remove(path, AtFlags::REMOVEDIR) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            processes::wait_for_members(path)?;
+            remove(path, AtFlags::REMOVEDIR)
+        }
+        removed => removed,
     }
 }
 
@@ -90,6 +102,8 @@ fn parent(path: &Path) -> io::Result<Option<(OwnedFd, &OsStr)>> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
+    use std::process::Command;
 
     use rustix::mount::{MountFlags, mount};
 
@@ -106,6 +120,7 @@ mod tests {
             Intent::File { path: path.clone() },
             Intent::Socket { path: path.clone() },
             Intent::Link { path: path.clone() },
+            Intent::Cgroup { path: path.clone() },
             Intent::Mount { target: path.clone() },
             Intent::Mount { target: temp.path().to_owned() },
             Intent::Process { argv_token: "no-such-token-1f8".to_owned(), exe: "/bin/true".into() },
@@ -125,6 +140,22 @@ mod tests {
         fs::write(temp.path().join("precious"), "").unwrap();
         undo(&Intent::Dir { path: temp.path().to_owned() }).unwrap();
         assert!(temp.path().join("precious").exists());
+    }
+
+    /// A killed process is reported gone a moment before its cgroup is free of its children.
+    #[test]
+    fn a_cgroup_goes_when_the_last_process_in_it_has() {
+        let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        let root = roots.into_iter().find(|root| root.join("cgroup.procs").exists());
+        let path = root.unwrap_or(Path::new("/nowhere")).join(format!("kata-test-{}", std::process::id()));
+        if let Err(error) = fs::create_dir(&path) {
+            return eprintln!("skipped: no cgroup can be made: {error}");
+        }
+        let mut member = Command::new("sleep").arg("0.3").spawn().unwrap();
+        fs::write(path.join("cgroup.procs"), member.id().to_string()).unwrap();
+        undo(&Intent::Cgroup { path: path.clone() }).unwrap();
+        assert!(!path.exists());
+        assert!(member.wait().unwrap().success(), "it was not killed");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use crate::mount::open_path;
 use crate::undo::undo;
+use kata_cgroup::Cgroup;
 use kata_intent::{Intent, IntentId, Intents};
 
 #[cfg(test)]
@@ -56,6 +57,8 @@ pub struct DaemonPlan {
     pub debug: bool,
     /// More arguments, from the configuration's `virtio_fs_extra_args`. They replace ours of the same name.
     pub extra_args: Vec<String>,
+    /// Where it is counted.
+    pub cgroup: Cgroup,
 }
 
 /// Why virtiofsd could not be started.
@@ -216,6 +219,7 @@ fn start(plan: &DaemonPlan, listener: UnixListener) -> Result<Child, DaemonError
     // Not in our process group: a Ctrl-C in a terminal is for us to handle.
     command.process_group(0).kill_on_drop(true);
     command.preserved_fds(vec![listener.into()]);
+    plan.cgroup.enter(&mut command);
     command.spawn().map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => DaemonError::Missing { path: plan.binary.clone() },
         _ => DaemonError::Spawn { path: plan.binary.clone(), source },

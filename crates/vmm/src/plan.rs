@@ -4,6 +4,8 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use kata_cgroup::Cgroup;
+
 /// How the guest's instructions are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
@@ -132,6 +134,8 @@ pub struct VmPlan {
     pub seccomp: bool,
     /// Where the VMM runs.
     pub netns: NetworkNamespace,
+    /// Where the VMM is counted.
+    pub cgroup: Cgroup,
     /// Ports for devices that can be plugged in and out while the VM runs; at most 8.
     pub hotplug_ports: u8,
     /// Louder: the guest's kernel is not told to be quiet.

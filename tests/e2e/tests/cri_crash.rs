@@ -70,8 +70,9 @@ const MAKING: [Step; 2] = [
 ];
 
 /// The VM is made, as its intent log tells.
-const MAKING_VM: [Step; 4] = [
+const MAKING_VM: [Step; 5] = [
     step("the intent log is there", Call::Run, |_| log_has("owner")),
+    step("the cgroup is announced", Call::Run, |_| log_has("kata_")),
     step("the share is announced", Call::Run, |_| log_has("virtiofsd.sock")),
     step("virtiofsd is announced", Call::Run, |_| log_has("libexec/virtiofsd")),
     step("the network is announced", Call::Run, |_| log_has("ingress")),
@@ -295,7 +296,7 @@ fn a_pod_whose_qemu_is_killed_is_removed() {
 
 #[test]
 fn a_pod_whose_virtiofsd_is_killed_is_removed() {
-    let steps = || MAKING_VM[2..].iter().chain(&BOOTING).chain(&LIVING).chain(&LIVING_VM).chain(&ENDING);
+    let steps = || MAKING_VM[3..].iter().chain(&BOOTING).chain(&LIVING).chain(&LIVING_VM).chain(&ENDING);
     kata_cri_test(|cri| crash_at_each(cri, Victim::Virtiofsd, steps()));
 }
 

@@ -1,5 +1,8 @@
 //! Limits and figures of a pod's containers.
 
+use std::fs;
+use std::path::Path;
+
 use kata_e2e::proto::LinuxContainerResources;
 use kata_e2e::{cri_test, kata_cri_test};
 
@@ -82,5 +85,57 @@ fn figures_of_a_pod_hold_those_of_its_containers() {
         assert_eq!(ids, [container.id()]);
         let memory = stats.containers[0].memory.and_then(|memory| memory.working_set_bytes).unwrap().value;
         assert!(memory > 10_000, "{memory} bytes");
+    });
+}
+
+/// Nothing ran in the cgroup that the container manager makes for a pod, and so it counted nothing.
+#[test]
+fn figures_of_a_pod_count_all_that_it_costs() {
+    cri_test(|cri| {
+        let pod = cri.pod().run();
+        let container = pod.container("main").idle().start();
+        container.wait_for_line("ready");
+        container.shell("ping -c 1 10.88.0.1");
+        let stats = pod.stats();
+        let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).unwrap().value;
+        let memory = stats.memory.unwrap();
+        let memory = (memory.usage_bytes.unwrap().value, memory.working_set_bytes.unwrap().value);
+        let interface = stats.network.and_then(|network| network.default_interface).unwrap();
+        let (received, sent) = (interface.rx_bytes.unwrap().value, interface.tx_bytes.unwrap().value);
+        println!("{cpu} ns, {memory:?} bytes, {received} and {sent} bytes, {:?}", stats.process);
+        // The least is what a VM takes to boot.
+        let (least_cpu, least_memory) =
+            if cri.containerd.stage.is_kata() { (100_000_000, 20 << 20) } else { (1_000_000, 10_000) };
+        assert!(cpu > least_cpu && cpu < 600_000_000_000, "{cpu} ns");
+        assert!(memory.0 > least_memory && memory.0 < 4 << 30, "{memory:?} bytes");
+        assert!(memory.1 > least_memory / 2 && memory.1 <= memory.0, "{memory:?} bytes");
+        assert_eq!(interface.name, "eth0");
+        assert!(received > 0 && sent > 0, "{received} and {sent} bytes");
+        let processes = stats.process.and_then(|process| process.process_count).unwrap().value;
+        assert!(processes > 0 && processes < 100, "{processes} processes");
+    });
+}
+
+/// The kernel killed QEMU when it was in the cgroup of a pod whose containers need little.
+#[test]
+fn a_pod_with_less_memory_than_its_vm_runs() {
+    kata_cri_test(|cri| {
+        let recipe = cri.pod().with(|config| {
+            let parent = &config.linux.as_ref().unwrap().cgroup_parent;
+            let at = |file: &str| format!("/sys/fs/cgroup{file}");
+            let v1 = at(&format!("/memory{parent}/memory.limit_in_bytes"));
+            let v2 = at(&format!("{parent}/memory.max"));
+            let limit = if Path::new(&v1).exists() { v1 } else { v2 };
+            fs::write(limit, "67108864").unwrap();
+        });
+        let pod = recipe.run();
+        let container = pod.container("main").idle().start();
+        container.wait_for_line("ready");
+        assert_eq!(
+            container.shell("head -c 80000000 /dev/zero > /dev/shm/x; wc -c < /dev/shm/x"),
+            "67108864"
+        );
+        let memory = pod.stats().memory.and_then(|memory| memory.usage_bytes).map_or(0, |usage| usage.value);
+        assert!(memory < 64 << 20, "{memory} bytes");
     });
 }

@@ -7,18 +7,20 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// A crate, and those of ours it may use. Tests (dev-dependencies) may use any.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("kata-transport", &[]),
     ("kata-protocol", &[]),
     ("kata-seccomp", &["kata-protocol"]),
     ("kata-config", &[]),
-    ("kata-vmm", &[]),
     ("kata-intent", &[]),
+    ("kata-cgroup", &["kata-intent"]),
+    ("kata-vmm", &["kata-cgroup"]),
     ("kata-network", &["kata-intent", "kata-protocol"]),
-    ("kata-storage", &["kata-intent", "kata-protocol"]),
+    ("kata-storage", &["kata-cgroup", "kata-intent", "kata-protocol"]),
     (
         "kata-sandbox",
         &[
+            "kata-cgroup",
             "kata-config",
             "kata-intent",
             "kata-network",

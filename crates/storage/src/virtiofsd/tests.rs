@@ -24,6 +24,7 @@ fn plan(binary: &Path, root: &Path) -> DaemonPlan {
         seccomp: true,
         debug: false,
         extra_args: Vec::new(),
+        cgroup: kata_cgroup::Cgroup::none(),
     }
 }
 

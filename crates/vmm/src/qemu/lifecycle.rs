@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use command_fds::CommandFdExt;
+use kata_cgroup::Cgroup;
 use tokio::process::{Child, Command};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -71,11 +72,11 @@ pub async fn launch(mut plan: VmPlan) -> Result<Qemu, VmmError> {
         AgentChannel::Vsock { .. } => (None, None),
     };
     let endpoints = Endpoints { qmp, console: open_console(&plan.console_log)?, agent };
-    let (binary, netns) = (plan.binary.clone(), plan.netns.clone());
+    let (binary, place) = (plan.binary.clone(), (plan.netns.clone(), plan.cgroup.clone()));
     let ports = Ports::of(plan.hotplug_ports, &plan.nics);
     let line = build(plan, endpoints)?;
     tracing::debug!(?binary, arguments = ?line.arguments, "starting QEMU");
-    let child = spawn(&binary, &netns, line)?;
+    let child = spawn(&binary, &place, line)?;
     Ok(Qemu::watch(child, ours, agent_socket, ports))
 }
 
@@ -119,7 +120,11 @@ fn open_console(path: &Path) -> Result<OwnedFd, VmmError> {
     opened.map(Into::into).map_err(|source| VmmError::ConsoleLog { path: path.to_owned(), source })
 }
 
-fn spawn(binary: &Path, netns: &NetworkNamespace, line: CommandLine) -> Result<Child, VmmError> {
+fn spawn(
+    binary: &Path,
+    (netns, cgroup): &(NetworkNamespace, Cgroup),
+    line: CommandLine,
+) -> Result<Child, VmmError> {
     let mut command = Command::new(binary);
     command.args(line.arguments).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -128,6 +133,7 @@ fn spawn(binary: &Path, netns: &NetworkNamespace, line: CommandLine) -> Result<C
     // The numbers stay as they are. Mapping to chosen ones could hit the pipe by which the standard library
     // learns that `exec` failed.
     command.preserved_fds(line.descriptors.into_iter().map(|(_, fd)| fd).collect());
+    cgroup.enter(&mut command);
     let spawned = match netns {
         NetworkNamespace::Callers => command.spawn().map_err(Failure::Spawn),
         other => netns::spawn_in(other, command),

@@ -41,6 +41,7 @@ fn plan(accelerator: Accelerator) -> VmPlan {
         console_log: "/dev/null".into(),
         seccomp: true,
         netns: NetworkNamespace::Callers,
+        cgroup: kata_cgroup::Cgroup::none(),
         hotplug_ports: 0,
         debug: false,
         entropy_source: "/dev/urandom".into(),
