@@ -5,11 +5,23 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use kata_e2e::{Forward, Pattern, Pod, PodContainer, cri_test, eventually, fail, kata_cri_test, sha256};
+use kata_e2e::{
+    Forward, Image, Pattern, Pod, PodContainer, cri_test, eventually, fail, kata_cri_test, sha256,
+};
 use nix::sched::{CloneFlags, setns};
 
 /// Answers every connection with what it says.
 const ECHO: &str = "nc -ll -p 8080 -e cat";
+
+/// The same for many at once: busybox's nc has room for two that wait, and the kernel resets others after seconds.
+const ECHO_TO_MANY: &str = "import os, socket
+server = socket.create_server(('', 8080), backlog=64)
+while True:
+    client = server.accept()[0]
+    if os.fork() == 0:
+        while data := client.recv(65536): client.sendall(data)
+        os._exit(0)
+    client.close()";
 
 /// Longer than a server needs to come up.
 const READY: Duration = Duration::from_secs(60);
@@ -58,7 +70,8 @@ fn a_hundred_megabytes_go_into_a_pod_and_come_back_unharmed() {
 fn ten_connections_at_once_are_kept_apart() {
     cri_test(|cri| {
         let pod = cri.pod().run();
-        let server = pod.container("server").shell(ECHO).start();
+        let server = pod.container("server").image(Image::Debian);
+        let server = server.command(["/usr/bin/python3", "-c", ECHO_TO_MANY]).start();
         wait_for_server(&server, 8080);
         let mut connections: Vec<Forward> = (0..10).map(|_| pod.forward(8080)).collect();
         let said = |number: u64| Pattern::new(number, 50_000).bytes();
