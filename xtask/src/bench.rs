@@ -103,17 +103,8 @@ impl Bench<'_> {
         let debian = debian::kernel(self.workspace, self.progress)?;
         self.say("boots: ours, Debian's, and `ctr run`, in turn");
         let (ours, reference) = (BareGuest::of(containers)?, BareGuest::plain(&debian));
-        let (mut boots, mut references, mut runs) = (Vec::new(), Vec::new(), Vec::new());
-        // The first of each warms the caches.
-        for round in 0..=self.args.runs {
-            let times = [ours.boot()?, reference.boot()?, containers.run()?];
-            if round > 0 {
-                boots.push(times[0]);
-                references.push(times[1]);
-                runs.push(times[2]);
-            }
-        }
-        let [boot, reference, run] = [boots, references, runs].map(figure::median);
+        let [boot, reference, run] =
+            self.in_turn(|| Ok([ours.boot()?, reference.boot()?, containers.run()?]))?;
         figures.add("boot_ours", boot, "s", Bar::None);
         figures.add("boot_debian", reference, "s", Bar::None);
         figures.add("run", run, "s", Bar::None);
@@ -246,17 +237,8 @@ impl Bench<'_> {
     fn pod_starts(&self, bare: &BareGuest, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
         self.say("bare boots, pods, and eight pods at once, in turn");
         let cores = std::thread::available_parallelism()?.get();
-        let (mut boots, mut starts, mut at_once) = (Vec::new(), Vec::new(), Vec::new());
-        // The first of each warms the caches.
-        for round in 0..=self.args.runs {
-            let times = [bare.boot()?, ours.start()?, ours.start_at_once(PODS_AT_ONCE)?];
-            if round > 0 {
-                boots.push(times[0]);
-                starts.push(times[1]);
-                at_once.push(times[2]);
-            }
-        }
-        let [boot, start, at_once] = [boots, starts, at_once].map(figure::median);
+        let [boot, start, at_once] =
+            self.in_turn(|| Ok([bare.boot()?, ours.start()?, ours.start_at_once(PODS_AT_ONCE)?]))?;
         figures.add("pod", start, "s", Bar::None);
         figures.add("pod_ratio", start / boot, "", Bar::AtMost(1.6));
         figures.add("parallel", at_once, "s", Bar::None);
@@ -268,20 +250,20 @@ impl Bench<'_> {
     fn second_containers(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
         self.say("second containers, ours and runc's in turn");
         let mut runc = Pods::of_runc(self.workspace, self.prefix)?;
-        let (mut our_times, mut runc_times) = (Vec::new(), Vec::new());
-        for round in 0..=self.args.runs {
-            let times = [ours.second_container()?, runc.second_container()?];
-            if round > 0 {
-                our_times.push(times[0]);
-                runc_times.push(times[1]);
-            }
-        }
+        let times = self.in_turn(|| Ok([ours.second_container()?, runc.second_container()?]))?;
         runc.stop()?;
-        let [ours, runc] = [our_times, runc_times].map(figure::median);
+        let [ours, runc] = times;
         figures.add("second_container", ours * 1000.0, "ms", Bar::None);
         figures.add("second_container_runc", runc * 1000.0, "ms", Bar::None);
         figures.add("second_ratio", ours / runc, "", Bar::AtMost(3.0));
         Ok(())
+    }
+
+    /// The medians of what is measured one after the other; the first of each only warms the caches.
+    fn in_turn<const N: usize>(&self, mut measure: impl FnMut() -> Result<[f64; N]>) -> Result<[f64; N]> {
+        measure()?;
+        let rounds = (0..self.args.runs).map(|_| measure()).collect::<Result<Vec<_>>>()?;
+        Ok(std::array::from_fn(|which| figure::median(rounds.iter().map(|round| round[which]).collect())))
     }
 
     /// Whether one of these figures was asked for.

@@ -111,7 +111,7 @@ impl<'a> Work<'a> {
         let tap = step(link, "find the TAP device of", self.find(&name))?;
         step(link, "set up the TAP device of", self.set_up(&tap, link.mtu))?;
         let ingress = Intent::Ingress { netns: self.request.netns.clone(), interface: link.name.clone() };
-        self.make(link, ingress, |socket| socket.add_ingress(link.index))?;
+        self.make(link, ingress, "connect", |socket| socket.add_ingress(link.index))?;
         step(link, "add filters to", filter::connect(&mut self.socket, link, &tap))?;
         self.limit(link, &tap)?;
         Ok(queues)
@@ -132,9 +132,7 @@ impl<'a> Work<'a> {
             return Err(NetworkError::Shaped { interface: link.name.clone() });
         }
         let limit = Intent::Limit { netns: self.request.netns.clone(), interface: link.name.clone() };
-        let announced = self.request.intents.will(limit.clone());
-        self.announced.push((announced.map_err(|source| NetworkError::Announce { source })?, limit));
-        step(link, STEP, self.socket.limit(link.index, send))
+        self.make(link, limit, STEP, |socket| socket.limit(link.index, send))
     }
 
     /// What `link` receives must be nobody's, or a VM's that is gone. Returns the interfaces that there are.
@@ -159,7 +157,7 @@ impl<'a> Work<'a> {
         }
         let name = names::free(&self.claim(link)?);
         let interface = Intent::Interface { netns: self.request.netns.clone(), name: name.clone() };
-        self.make(link, interface, |socket| socket.make_macvtap(&name, link.index, link.mtu))?;
+        self.make(link, interface, "connect", |socket| socket.make_macvtap(&name, link.index, link.mtu))?;
         let tap = step(link, "find the macvtap device of", self.find(&name))?;
         step(link, "set up the macvtap device of", self.set_up(&tap, link.mtu))?;
         step(link, "open the macvtap device of", macvtap::open(&tap, self.request.queues))
@@ -180,6 +178,7 @@ impl<'a> Work<'a> {
         &mut self,
         link: &Link,
         intent: Intent,
+        name: &'static str,
         make: impl FnOnce(&mut Socket) -> io::Result<()>,
     ) -> Result<(), NetworkError> {
         let id =
@@ -191,7 +190,7 @@ impl<'a> Work<'a> {
             }
             made => {
                 self.announced.push((id, intent));
-                step(link, "connect", made)
+                step(link, name, made)
             }
         }
     }

@@ -307,7 +307,6 @@ fn set_root(spec: &mut Spec, path: PathBuf) -> std::result::Result<(), BootError
     Ok(())
 }
 
-/// What an error of the VMM may be about.
 /// A VMM that has ended takes its namespace along: that is told by its own end, which says more.
 async fn follow(
     request: Request,
@@ -320,6 +319,7 @@ async fn follow(
     }
 }
 
+/// What an error of the VMM may be about.
 fn boot_parts(vm: &kata_config::Hypervisor) -> String {
     let initrd = vm.initrd.as_deref().unwrap_or(Path::new("none"));
     format!("{} with kernel {} and initrd {}", vm.path.display(), vm.kernel.display(), initrd.display())

@@ -37,17 +37,7 @@ pub(crate) enum Sending {
 impl Socket {
     /// What stands at the sending side of the interface with this index.
     pub(crate) fn sending(&mut self, index: u32) -> io::Result<Sending> {
-        let disciplines = self.dump(&RouteNetlinkMessage::GetQueueDiscipline(to(index)?))?;
-        let wanted = to(index)?.header.index;
-        let root = disciplines.iter().find_map(|object| match object {
-            RouteNetlinkMessage::NewQueueDiscipline(message)
-                if message.header.index == wanted && message.header.parent == TcHandle::ROOT =>
-            {
-                Some(message)
-            }
-            _ => None,
-        });
-        Ok(match root {
+        Ok(match self.discipline(index, TcHandle::ROOT)? {
             Some(message) if message.header.handle == OURS => Sending::Limited,
             // The kernel's own have no number.
             Some(message) if message.header.handle.major != 0 => Sending::Other,

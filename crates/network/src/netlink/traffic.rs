@@ -38,18 +38,12 @@ pub(crate) enum Filter {
 impl Socket {
     /// What is hooked to the receiving side of the interface with this index.
     pub(crate) fn ingress(&mut self, index: u32) -> io::Result<Option<Ingress>> {
-        let disciplines = self.dump(&RouteNetlinkMessage::GetQueueDiscipline(to(index)?))?;
-        let wanted = to(index)?.header.index;
-        let kind = disciplines.iter().find_map(|object| match object {
-            RouteNetlinkMessage::NewQueueDiscipline(message)
-                if message.header.index == wanted && message.header.parent == TcHandle::INGRESS =>
-            {
-                message.attributes.iter().find_map(|attribute| match attribute {
-                    TcAttribute::Kind(kind) => Some(kind.clone()),
-                    _ => None,
-                })
-            }
-            _ => None,
+        let discipline = self.discipline(index, TcHandle::INGRESS)?;
+        let kind = discipline.and_then(|message| {
+            message.attributes.into_iter().find_map(|attribute| match attribute {
+                TcAttribute::Kind(kind) => Some(kind),
+                _ => None,
+            })
         });
         let Some(kind) = kind else { return Ok(None) };
         let mut request = to(index)?;
@@ -60,6 +54,21 @@ impl Socket {
             _ => None,
         });
         Ok(Some(Ingress { kind, filters: filters.collect() }))
+    }
+
+    /// The queueing discipline at this place of the interface with this index.
+    pub(super) fn discipline(&mut self, index: u32, parent: TcHandle) -> io::Result<Option<TcMessage>> {
+        let request = to(index)?;
+        let wanted = request.header.index;
+        let disciplines = self.dump(&RouteNetlinkMessage::GetQueueDiscipline(request))?;
+        Ok(disciplines.into_iter().find_map(|object| match object {
+            RouteNetlinkMessage::NewQueueDiscipline(message)
+                if message.header.index == wanted && message.header.parent == parent =>
+            {
+                Some(message)
+            }
+            _ => None,
+        }))
     }
 
     /// Makes an ingress discipline; an error of the kind "already exists" if there is one.
