@@ -10,16 +10,11 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use kata_sandbox::{MANAGEMENT_BODY, MANAGEMENT_SOCKET};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::net::UnixStream;
 
 use crate::sandboxes;
-
-/// The socket's name in the sandbox's state directory.
-const SOCKET: &str = "shim-monitor.sock";
-
-/// The largest body that a sandbox takes, in bytes.
-const LARGEST: usize = 1 << 20;
 
 /// The request was not answered as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +46,7 @@ pub(crate) enum CallError {
         source: hyper::Error,
     },
     /// The request is more than it takes.
-    #[error("What is to be sent has {0} bytes, and a sandbox takes {LARGEST} at most")]
+    #[error("What is to be sent has {0} bytes, and a sandbox takes {MANAGEMENT_BODY} at most")]
     TooLarge(usize),
     /// It says no.
     #[error("{words}")]
@@ -71,12 +66,12 @@ impl Sandbox {
     /// The sandbox whose id is, or alone begins with, `id`.
     pub(crate) fn find(root: &Path, id: &str) -> anyhow::Result<Self> {
         let id = sandboxes::full_id(root, id)?;
-        Ok(Self { socket: root.join(&id).join(SOCKET), id })
+        Ok(Self { socket: root.join(&id).join(MANAGEMENT_SOCKET), id })
     }
 
     /// The answer of an endpoint.
     pub(crate) fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
-        if body.len() > LARGEST {
+        if body.len() > MANAGEMENT_BODY {
             return Err(CallError::TooLarge(body.len()).into());
         }
         let request = Request::builder().method(method).uri(path).header(HOST, "sandbox");

@@ -36,6 +36,10 @@ const PARENT_ATTEMPTS: usize = 10;
 
 /// The guest's console log, in the state directory.
 pub const CONSOLE_FILE: &str = "console.log";
+/// The socket in a sandbox's state directory by which it is managed (upstream's `shim-monitor.sock`).
+pub const MANAGEMENT_SOCKET: &str = "shim-monitor.sock";
+/// The largest body of a request that is taken there, in bytes.
+pub const MANAGEMENT_BODY: usize = 1 << 20;
 
 /// Messages that may wait in a sandbox's queue; more wait with their senders.
 const QUEUE: usize = 128;

@@ -61,7 +61,7 @@ pub use command::{
 pub use error::{ErrorKind, Result, SandboxError as Error};
 pub use event::{Event, EventReceiver};
 pub use id::{ContainerId, ExecId, IdError, SandboxId};
-pub use launch::{CONSOLE_FILE, LaunchSpec, STATE_ROOT, launch};
+pub use launch::{CONSOLE_FILE, LaunchSpec, MANAGEMENT_BODY, MANAGEMENT_SOCKET, STATE_ROOT, launch};
 pub use network::json::{Family, Interface, IpAddress, Route, TextError};
 pub use pod::{Dns, Pod};
 pub use sandbox::{Sandbox, WeakSandbox};

@@ -11,15 +11,13 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use kata_sandbox::{MANAGEMENT_BODY, MANAGEMENT_SOCKET};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::Managed;
 use super::routes::{self, BodyLimits};
-
-/// The socket's name, which upstream's tools know.
-const SOCKET: &str = "shim-monitor.sock";
 
 /// What a client can cost.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +35,7 @@ pub(super) struct Limits {
 const LIMITS: Limits = Limits {
     connections: 8,
     head: Duration::from_secs(5),
-    body: BodyLimits { bytes: 1 << 20, time: Duration::from_secs(10) },
+    body: BodyLimits { bytes: MANAGEMENT_BODY, time: Duration::from_secs(10) },
     // Longer than an ordinary request to the agent may take.
     connection: Duration::from_secs(300),
 };
@@ -51,7 +49,7 @@ const BREAK: Duration = Duration::from_secs(1);
 
 /// Serves `sandbox` on the management socket in its state directory, from now on. Must be called inside a tokio runtime.
 pub(crate) fn start(state_dir: &Path, sandbox: Arc<dyn Managed>) {
-    let path = state_dir.join(SOCKET);
+    let path = state_dir.join(MANAGEMENT_SOCKET);
     match bind(&path) {
         Ok(listener) => drop(tokio::spawn(serve(listener, sandbox, LIMITS))),
         Err(error) => {
