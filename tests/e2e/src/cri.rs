@@ -46,7 +46,7 @@ pub mod proto {
 /// The namespace in which containerd keeps what the interface makes.
 pub(crate) const NAMESPACE: &str = "k8s.io";
 /// The bridge of the pods' network.
-pub(crate) const BRIDGE: &str = "kata0";
+pub const BRIDGE: &str = "kata0";
 /// The image of each pod's first container, in the cache.
 pub(crate) const PAUSE_FILE: &str = "pause-2.tar";
 const PAUSE: &str = "localhost/kata/pause:2";

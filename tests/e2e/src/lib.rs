@@ -43,7 +43,8 @@ pub use command::{Finished, Live};
 pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs, compare_made_up};
 pub use containerd::Containerd;
 pub use cri::{
-    ContainerRecipe, Cri, Ended, Forward, LogLine, Pod, PodContainer, PodRecipe, Steady, Stream, proto,
+    BRIDGE, ContainerRecipe, Cri, Ended, Forward, LogLine, Pod, PodContainer, PodRecipe, Steady, Stream,
+    proto,
 };
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
 pub use events::{Event, Events};

@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use tempfile::TempDir;
 
 use super::containers::Containers;
@@ -20,10 +19,6 @@ use crate::process;
 /// What reaches `init` when nobody else's boot is measured against it.
 const PLAIN_MEMORY: &str = "2048M";
 const DEADLINE: &str = "120";
-/// The host's end of a bare guest's network card, in a network namespace of its own, and both addresses.
-const TAP: &str = "bench0";
-pub(crate) const HOST_ADDRESS: &str = "10.9.0.1";
-pub(crate) const GUEST_ADDRESS: &str = "10.9.0.2";
 
 /// QEMU's command line without initrd.
 pub(crate) struct BareGuest {
@@ -35,12 +30,7 @@ impl BareGuest {
     /// Our kernel, memory, CPU and devices, but for the shared directory and the control channel, which need somebody
     /// at their other end.
     pub(crate) fn of(containers: &Containers<'_>) -> Result<Self> {
-        Self::like(containers.qemu_command_line()?)
-    }
-
-    /// As [`BareGuest::of`], from the words of a QEMU; a network card becomes one with the TAP device [`TAP`].
-    pub(crate) fn like(words: Vec<String>) -> Result<Self> {
-        let mut words = words.into_iter();
+        let mut words = containers.qemu_command_line()?.into_iter();
         let program = words.next().context("A process has a program")?;
         Ok(Self { program, arguments: without_peers(words.collect()) })
     }
@@ -81,21 +71,6 @@ impl BareGuest {
         rate
     }
 
-    /// Bits per second that iperf3 sends from the guest to the other end of its TAP device, which nothing else stands on.
-    pub(crate) fn network_throughput(&self) -> Result<f64> {
-        let directory = tempfile::tempdir()?;
-        let initrd = initrd(&directory, &payload::network_client()?)?;
-        let guest = self.command(&initrd, "null,id=agent");
-        let script = format!(
-            "set -e; ip tuntap add {TAP} mode tap; ip addr add {HOST_ADDRESS}/24 dev {TAP}; ip link set {TAP} up; \
-             timeout {DEADLINE} iperf3 --server --one-off --json --bind {HOST_ADDRESS} & \
-             \"$@\" >/dev/null 2>&1; wait $!"
-        );
-        let mut host = Command::new("unshare");
-        host.args(["--net", "sh", "-c", &script, "sh"]).arg(guest.get_program()).args(guest.get_args());
-        received(&process::output(&mut host)?)
-    }
-
     fn command(&self, initrd: &Path, agent: &str) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=1", DEADLINE, &self.program]).args(&self.arguments);
@@ -111,13 +86,6 @@ fn initrd(directory: &TempDir, bytes: &[u8]) -> Result<PathBuf> {
     let path = directory.path().join("initrd");
     fs::write(&path, bytes)?;
     Ok(path)
-}
-
-/// Bits per second, as an iperf3 server reports them.
-fn received(report: &[u8]) -> Result<f64> {
-    let report: Value = serde_json::from_slice(report).context("iperf3 reports no JSON")?;
-    let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
-    rate.with_context(|| format!("iperf3 was given nothing: {}", report["error"]))
 }
 
 /// MB/s between the first and the last byte of a stream that must have exactly this length.
@@ -155,10 +123,7 @@ fn without_peers(words: Vec<String>) -> Vec<String> {
             "-mon" | "-add-fd" | "-initrd" | "-name" => true,
             _ => false,
         };
-        if option == "-netdev" {
-            let id = shown.split(',').find(|word| word.starts_with("id=")).unwrap_or_default();
-            kept.extend([option, format!("tap,{id},ifname={TAP},script=no,downscript=no")]);
-        } else if option == "-chardev" && shown.contains("id=console") {
+        if option == "-chardev" && shown.contains("id=console") {
             kept.extend([option, "null,id=console".to_owned()]);
         } else if !has_peer {
             kept.push(option);
@@ -178,13 +143,10 @@ mod tests {
                     -add-fd fd=27,set=1 -chardev file,id=console,path=/dev/fdset/1 \
                     -device virtconsole,chardev=console -chardev socket,id=agent,fd=20 \
                     -device virtserialport,chardev=agent -chardev socket,id=fs4,fd=15 \
-                    -device vhost-user-fs-pci,chardev=fs4 -netdev tap,id=net8,fd=18 \
-                    -device virtio-net-pci,netdev=net8 -sandbox on";
+                    -device vhost-user-fs-pci,chardev=fs4 -sandbox on";
         let words = line.split_whitespace().map(str::to_owned).collect();
         let expected = "-no-reboot -m 2048M -chardev null,id=console -device virtconsole,chardev=console \
-                        -device virtserialport,chardev=agent \
-                        -netdev tap,id=net8,ifname=bench0,script=no,downscript=no \
-                        -device virtio-net-pci,netdev=net8 -sandbox on";
+                        -device virtserialport,chardev=agent -sandbox on";
         assert_eq!(without_peers(words), expected.split_whitespace().collect::<Vec<_>>());
     }
 }

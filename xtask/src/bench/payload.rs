@@ -1,20 +1,14 @@
 //! Guests that do one thing and power off: initrds for bare boots and bare ports.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::bare::{GUEST_ADDRESS, HOST_ADDRESS};
 use crate::guest::cpio::Archive;
-use crate::process;
 
 /// Bytes that [`writer`] sends.
 pub(crate) const PORT_BYTES: u64 = 256 << 20;
-const IPERF3: &str = "/usr/bin/iperf3";
-const THROUGHPUT_SECONDS: u32 = 4;
 
 /// An initrd whose `/init` powers off in its first instructions.
 pub(crate) fn power_off() -> Vec<u8> {
@@ -39,36 +33,6 @@ pub(crate) fn writer() -> Result<Vec<u8>> {
         init.into_bytes(),
     );
     Ok(archive.to_bytes())
-}
-
-/// An initrd whose `/init` sends for some seconds as fast as it can over its first network card, then powers off.
-pub(crate) fn network_client() -> Result<Vec<u8>> {
-    let init = format!(
-        "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\n/bin/busybox mount -t proc proc /proc\n\
-         /bin/busybox ip addr add {GUEST_ADDRESS}/24 dev eth0\n/bin/busybox ip link set eth0 up\n\
-         /bin/iperf3 --client {HOST_ADDRESS} --time {THROUGHPUT_SECONDS}\n/bin/busybox poweroff -f\n"
-    );
-    let mut archive = skeleton();
-    archive.directory("proc", 0o755).directory("tmp", 0o777).directory("bin", 0o755);
-    archive.directory("lib", 0o755).directory("lib64", 0o755);
-    for (place, file) in [("bin/busybox", "/bin/busybox"), ("bin/iperf3", IPERF3)] {
-        archive.file(place, 0o755, fs::read(file).with_context(|| format!("Cannot read {file}"))?);
-    }
-    for file in libraries(IPERF3)? {
-        let name = file.file_name().and_then(OsStr::to_str).context("A library has a name")?;
-        let place = if file.starts_with("/lib64") { "lib64" } else { "lib" };
-        let bytes = fs::read(&file).with_context(|| format!("Cannot read {}", file.display()))?;
-        archive.file(&format!("{place}/{name}"), 0o755, bytes);
-    }
-    archive.file("init", 0o755, init.into_bytes());
-    Ok(archive.to_bytes())
-}
-
-/// What a program is linked with, the loader included.
-fn libraries(program: &str) -> Result<Vec<PathBuf>> {
-    let text = process::text(Command::new("ldd").arg(program))?;
-    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
-    Ok(paths.map(PathBuf::from).collect())
 }
 
 fn skeleton() -> Archive {

@@ -28,6 +28,15 @@ pub(crate) struct Footprint {
     pub(crate) guest: u64,
 }
 
+/// Bits per second that a container sends to the host.
+#[derive(Deserialize)]
+pub(crate) struct Throughput {
+    /// Through the pod's network.
+    pub(crate) network: f64,
+    /// Over the same pod's TAP device alone.
+    pub(crate) tap: f64,
+}
+
 /// A containerd with pods of one runtime.
 pub(crate) struct Pods {
     child: Child,
@@ -72,14 +81,9 @@ impl Pods {
         self.ask(&format!("parallel {count}"))
     }
 
-    /// Bits per second from a pod to the host.
-    pub(crate) fn network_throughput(&mut self) -> Result<f64> {
+    /// From a pod to the host.
+    pub(crate) fn network_throughput(&mut self) -> Result<Throughput> {
         self.ask("throughput")
-    }
-
-    /// The words of a pod's VMM.
-    pub(crate) fn vmm_command_line(&mut self) -> Result<Vec<String>> {
-        self.ask("vmm")
     }
 
     /// What one more idle pod takes.

@@ -5,8 +5,7 @@
 //! | `pod` | seconds that RunPodSandbox, CreateContainer and StartContainer take together |
 //! | `second` | seconds that CreateContainer and StartContainer take in a pod with a running container |
 //! | `parallel N` | seconds until N pods run, each with a container, all asked for at once |
-//! | `throughput` | bits per second that iperf3 sends from a pod to the host |
-//! | `vmm` | the words of a pod's VMM |
+//! | `throughput` | bits per second that iperf3 sends from a pod to the host: through its `network`, over its `tap` alone |
 //! | `memory` | bytes that a second idle pod takes: `shim`, `virtiofsd`, `vmm` (proportional set sizes without the guest's memory), `guest` |
 //!
 //! The runtime is that of `KATA_E2E_RUNTIME`, as in the tests.
@@ -18,13 +17,15 @@ use std::thread;
 use std::time::Instant;
 
 use kata_e2e::proto::Mount;
-use kata_e2e::{Cri, Footprint, Pod, PodContainer, cri_test, fail};
+use kata_e2e::{BRIDGE, Cri, Footprint, Network, Pod, PodContainer, cri_test, fail, ip};
 use serde_json::{Value, json};
 
 /// The host's address in the pods' network.
 const HOST: &str = "10.88.0.1";
-/// As long as the bare guest sends that it is compared with.
 const SECONDS: u32 = 4;
+/// The TAP device of a pod's first interface, and the namespace that it is put into.
+const TAP: &str = "tap0_kata";
+const ALONE: &str = "alone";
 
 fn main() -> ExitCode {
     let mut served = false;
@@ -46,7 +47,6 @@ fn answer(cri: &Cri<'_>, request: &str) -> Value {
         ["parallel", count] => json!(parallel(cri, count.parse().expect("a number of pods"))),
         ["memory"] => memory(cri),
         ["throughput"] => throughput(cri),
-        ["vmm"] => json!(vmm(cri)),
         _ => fail(format_args!(
             "Unknown request {request:?}; the first lines of this program's source tell them"
         )),
@@ -96,13 +96,10 @@ fn container<'p>(pod: &'p Pod<'p>, name: &str) -> PodContainer<'p> {
     pod.container(name).command(["/bin/sleep", "3600"]).start()
 }
 
-/// The pod runs the host's own iperf3.
+/// The pod runs the host's own iperf3: first through its network, then over its TAP device alone, which is taken out of
+/// the pod's namespace and given the address of the host. Guest, container and connection are the same, so what is
+/// between the two figures is what the host does with the packets.
 fn throughput(cri: &Cri<'_>) -> Value {
-    let server = Command::new("iperf3")
-        .args(["--server", "--one-off", "--json", "--bind", HOST])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("iperf3 is installed");
     let pod = cri.pod().run();
     let mounts = ["/usr", "/lib", "/lib64"].map(|directory| Mount {
         host_path: fs::canonicalize(directory).expect("every Debian has it").display().to_string(),
@@ -112,19 +109,41 @@ fn throughput(cri: &Cri<'_>) -> Value {
     });
     let client = pod.container("client").with(|config| config.mounts = mounts.into());
     let client = client.command(["/bin/sleep", "3600"]).start();
-    client.shell(&format!("/usr/bin/iperf3 --client {HOST} --time {SECONDS}"));
-    let report = server.wait_with_output().expect("iperf3 ends after one client").stdout;
+    let network = received(&client, Command::new("iperf3"));
+    let _alone = take_tap_out(&pod);
+    let mut server = Command::new("ip");
+    server.args(["netns", "exec", ALONE, "iperf3"]);
+    let tap = received(&client, server);
     pod.remove();
-    let report: Value = serde_json::from_slice(&report).expect("iperf3 reports as JSON");
-    report["end"]["sum_received"]["bits_per_second"].clone()
+    json!({ "network": network, "tap": tap })
 }
 
-fn vmm(cri: &Cri<'_>) -> Vec<String> {
-    let pod = cri.pod().run();
-    let vmm = cri.containerd.processes_of("qemu-system-x86_64").pop().expect("a pod has a VMM");
-    let line = fs::read(format!("/proc/{}/cmdline", vmm.pid)).expect("the VMM runs");
-    pod.remove();
-    String::from_utf8_lossy(&line).trim_end_matches('\0').split('\0').map(str::to_owned).collect()
+/// Bits per second that the container sends to this server.
+fn received(client: &PodContainer<'_>, mut server: Command) -> f64 {
+    server.args(["--server", "--one-off", "--json", "--bind", HOST]);
+    let server = server.stdout(Stdio::piped()).spawn().expect("iperf3 is installed");
+    client.shell(&format!("/usr/bin/iperf3 --client {HOST} --time {SECONDS}"));
+    let report = server.wait_with_output().expect("iperf3 ends after one client").stdout;
+    let report: Value = serde_json::from_slice(&report).expect("iperf3 reports as JSON");
+    let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    rate.unwrap_or_else(|| fail(format_args!("iperf3 received nothing: {}", report["error"])))
+}
+
+/// The TAP device takes the bridge's place, its MAC included, which the guest has learned.
+fn take_tap_out(pod: &Pod<'_>) -> Network {
+    let alone = Network::new(ALONE);
+    let spec = pod.spec();
+    let namespaces = spec["linux"]["namespaces"].as_array().expect("a pod has namespaces").iter();
+    let path =
+        namespaces.filter(|namespace| namespace["type"] == "network").find_map(|its| its["path"].as_str());
+    let name = path.and_then(|path| path.rsplit('/').next()).expect("a pod has a network");
+    let bridge: Value =
+        serde_json::from_str(&ip(&format!("-json link show {BRIDGE}"))).expect("iproute2 prints JSON");
+    let mac = bridge[0]["address"].as_str().expect("a bridge has an address");
+    ip(&format!("-n {name} link set {TAP} netns {ALONE}"));
+    alone.inside(&format!("link set {TAP} address {mac} up"));
+    alone.inside(&format!("addr add {HOST}/16 dev {TAP}"));
+    alone
 }
 
 fn memory(cri: &Cri<'_>) -> Value {
