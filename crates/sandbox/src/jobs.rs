@@ -341,6 +341,7 @@ impl Site {
         let begun = Moment::now();
         self.update_network(reach).await?;
         reach.agent.start(key.container.as_str()).await?;
+        reach.machine.vmm.guest_works();
         self.recorder.since(phase::STARTED, begun);
         self.recorder.save();
         let started = hooks.after_start(reach.machine.vmm.pid()).await;

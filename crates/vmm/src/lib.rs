@@ -8,6 +8,7 @@ pub mod accelerator;
 mod netns;
 mod plan;
 pub mod qemu;
+mod turns;
 mod vmm;
 
 pub use plan::{Accelerator, AgentChannel, NetworkNamespace, Nic, NicBackend, Share, VmPlan};

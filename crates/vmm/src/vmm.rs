@@ -128,6 +128,10 @@ pub trait Vmm: Send + Sync {
     /// The VMM's process id on the host. It stays the same after the process is gone.
     fn pid(&self) -> u32;
 
+    /// Tells that the guest has begun with what it is there for: its start is over, during which its threads may be
+    /// scheduled for throughput alone.
+    fn guest_works(&self);
+
     /// Network cards while it runs, if the driver can; they need the plan's `hotplug_ports`.
     fn nic_hotplug(&self) -> Option<&dyn NicHotplug> {
         None

@@ -265,6 +265,8 @@ struct FakeVmm {
 
 #[async_trait]
 impl Vmm for FakeVmm {
+    fn guest_works(&self) {}
+
     fn kind(&self) -> &'static str {
         "fake"
     }

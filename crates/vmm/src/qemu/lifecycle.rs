@@ -27,6 +27,7 @@ use super::qmp::{self, Client, Connected, Cont, QmpError, QueryStatus, Quit, Sto
 use super::{config, diagnosis, stderr, tsc};
 use crate::netns::{self, Failure};
 use crate::plan::{Accelerator, AgentChannel, NetworkNamespace, VmPlan};
+use crate::turns::Turns;
 use crate::vmm::{Capabilities, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
 
 /// How long QEMU may take to answer on its control channel. It answers in milliseconds, but a loaded host may
@@ -48,6 +49,7 @@ pub struct Qemu {
     kill: mpsc::Sender<()>,
     ports: Ports,
     deleted: broadcast::Sender<String>,
+    turns: Turns,
 }
 
 /// How far the control channel is.
@@ -155,6 +157,7 @@ impl Qemu {
     /// Starts the tasks that watch a started process.
     fn watch(mut child: Child, qmp: OwnedFd, agent_socket: Option<OwnedFd>, ports: Ports) -> Self {
         let pid = child.id().unwrap_or_default();
+        let turns = Turns::long(pid);
         let (publisher, events) = mpsc::channel(EVENT_BACKLOG);
         let (control_state, control) = watch::channel(Control::Connecting);
         let (exit_state, exit) = watch::channel(None);
@@ -175,6 +178,7 @@ impl Qemu {
             kill,
             ports,
             deleted,
+            turns,
         }
     }
 
@@ -220,6 +224,10 @@ impl Vmm for Qemu {
 
     fn pid(&self) -> u32 {
         self.pid
+    }
+
+    fn guest_works(&self) {
+        self.turns.end();
     }
 
     fn nic_hotplug(&self) -> Option<&dyn NicHotplug> {
