@@ -5,6 +5,7 @@
 //! Every effective value knows where it came from ([`Sources`]).
 
 mod annotations;
+mod build;
 mod derive;
 mod error;
 mod file;
@@ -64,7 +65,7 @@ fn merge(base: PathBuf, layers: Vec<Layer>, request: &LoadRequest) -> Result<Con
     let mut layer = annotations::read(&request.annotations, &settings);
     problems.append(&mut layer.problems);
     settings.overlay(layer);
-    let built = settings.build(base, request.host_cpus);
+    let built = build::build(&settings, base, request.host_cpus);
     match built {
         Ok(config) if problems.is_empty() => return Ok(config),
         Ok(_) => {}
@@ -79,7 +80,7 @@ impl Config {
     #[must_use]
     pub fn built_in(host_cpus: u32) -> Self {
         let path = PathBuf::from("(built in)");
-        Settings::defaults().build(path, host_cpus).expect("a test builds the defaults")
+        build::build(&Settings::defaults(), path, host_cpus).expect("a test builds the defaults")
     }
 }
 

@@ -1,14 +1,10 @@
-//! Layers put over each other, and turned into a [`Config`].
+//! Layers put over each other.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use crate::derive;
-use crate::error::Problem;
 use crate::layer::Layer;
-use crate::model::{Agent, Config, Hypervisor, Runtime};
-use crate::options::{self, Refusal, Row, Table};
-use crate::origin::{Origin, Setting, Sources};
+use crate::options::{self, Row, Table};
+use crate::origin::{Origin, Setting};
 
 /// One setting for every row.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,35 +38,4 @@ impl Settings {
     pub(crate) fn named(&self, table: Table, key: &'static str) -> &Setting {
         self.0.get(&(table, key)).expect("defaults() made a setting for every row")
     }
-
-    /// Applies every setting, then derives what depends on several of them or on the host.
-    pub(crate) fn build(&self, path: PathBuf, host_cpus: u32) -> Result<Config, Vec<Problem>> {
-        let mut config = Config {
-            hypervisor: Hypervisor::default(),
-            agent: Agent::default(),
-            runtime: Runtime::default(),
-            sources: Sources::default(),
-            path,
-        };
-        let mut problems = Vec::new();
-        for row in options::rows() {
-            let setting = self.get(row);
-            if let Err(refusal) = (row.apply)(&mut config, &setting.value) {
-                problems.push(problem(row, setting, refusal));
-            }
-            config.sources.0.insert(row.full_name(), setting.clone());
-        }
-        problems.extend(derive::complete(&mut config, self, host_cpus));
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
-    }
-}
-
-fn problem(row: &Row, setting: &Setting, refusal: Refusal) -> Problem {
-    let text = match refusal {
-        Refusal::Invalid(reason) => format!("`{}` {reason}", row.key),
-        Refusal::NotYet(what) => {
-            format!("`{}` asks for what is known but not supported yet: {what}", row.key)
-        }
-    };
-    Problem { place: setting.origin.clone(), text }
 }
