@@ -1,6 +1,7 @@
 //! The sandbox inside the guest: its containers, mounts and settings.
 
 mod oom;
+mod parts;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -68,6 +69,9 @@ pub(crate) enum SandboxError {
     /// A mount.
     #[error(transparent)]
     Storage(#[from] storage::StorageError),
+    /// A directory in shared memory.
+    #[error(transparent)]
+    Part(#[from] parts::PartError),
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -126,6 +130,8 @@ pub(crate) struct Agent {
     containers: Mutex<HashMap<ContainerId, Option<Container>>>,
     mounts: Mutex<Mounts>,
     volumes: Volumes,
+    /// Mount points of containers' storages that the sandbox holds, too.
+    kept: Mutex<BTreeSet<String>>,
     /// Folders of removed containers.
     stale: Mutex<BTreeSet<PathBuf>>,
     /// Whose namespaces the others share.
@@ -158,6 +164,7 @@ impl Agent {
             containers: Mutex::default(),
             mounts: Mutex::default(),
             volumes: Volumes::default(),
+            kept: Mutex::default(),
             stale: Mutex::default(),
             first: Mutex::default(),
             pod: OnceLock::new(),
@@ -380,9 +387,28 @@ impl Agent {
         Ok(prepared.map_err(ContainerError::from)?)
     }
 
+    /// Mounts a container's storages. What is shared stays until the sandbox ends: it is for containers yet to come.
+    async fn mount(&self, storages: Vec<Storage>) -> Result<Mounts> {
+        let is_new =
+            |storage: &&Storage| storage.shared && !locked(&self.kept).contains(&storage.mount_point);
+        let shared: Vec<Storage> = storages.iter().filter(is_new).cloned().collect();
+        for storage in shared {
+            let mount_point = storage.mount_point.clone();
+            let mounted = self.volumes.mount(vec![storage]).await?;
+            locked(&self.mounts).extend(mounted);
+            locked(&self.kept).insert(mount_point);
+        }
+        let mut mounts = self.volumes.mount(storages.clone()).await?;
+        if let Err(error) = parts::make(&storages) {
+            mounts.undo().await;
+            return Err(error.into());
+        }
+        Ok(mounts)
+    }
+
     async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
         let hierarchy = self.hierarchy.as_ref().ok_or(SandboxError::NoCgroups)?;
-        let mut mounts = self.volumes.mount(std::mem::take(&mut new.storages)).await?;
+        let mut mounts = self.mount(std::mem::take(&mut new.storages)).await?;
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());
         let device_rules = new.spec.Linux.Resources.Devices.as_slice().into();

@@ -11,7 +11,7 @@ use kata_network::Request;
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::idmap::IdMap;
-use kata_storage::memory::Memory;
+use kata_storage::memory::{Memory, Part};
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
 use kata_vmm::{Share, VmPlan, Vmm};
@@ -280,13 +280,17 @@ fn prepare(
 
 /// A tmpfs; the agent makes it for the first container that names it.
 fn memory(memory: &Memory) -> Storage {
-    let options = ["nosuid", "noexec", "nodev", "mode=1777"].map(str::to_owned);
+    let part = memory.part.as_ref().map(|Part { path, mode, group }| {
+        format!("{}={mode:o}:{group}:{}", guest::MEMORY_DIRECTORY, path.display())
+    });
     Storage {
         driver: "ephemeral".to_owned(),
-        source: "shm".to_owned(),
+        driver_options: part.into_iter().collect(),
+        source: if memory.stays { "tmpfs" } else { "shm" }.to_owned(),
         fstype: "tmpfs".to_owned(),
-        options: options.into_iter().chain([format!("size={}", memory.size)]).collect(),
+        options: memory.options.iter().cloned().chain([format!("size={}", memory.size)]).collect(),
         mount_point: memory.guest_path.to_string_lossy().into_owned(),
+        shared: memory.stays,
         ..Default::default()
     }
 }

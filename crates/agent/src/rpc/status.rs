@@ -49,7 +49,10 @@ impl From<SandboxError> for Failure {
             SandboxError::Spec(_) | SandboxError::Ids(_) => Code::INVALID_ARGUMENT,
             SandboxError::Container(inner) => container_code(inner),
             SandboxError::Network(inner) => network_code(inner),
-            SandboxError::Hook(_) | SandboxError::Storage(_) | SandboxError::Setting { .. } => Code::INTERNAL,
+            SandboxError::Hook(_)
+            | SandboxError::Storage(_)
+            | SandboxError::Part(_)
+            | SandboxError::Setting { .. } => Code::INTERNAL,
         };
         Self { code, message: chain(&error) }
     }
