@@ -3,6 +3,7 @@
 mod command_line;
 mod config;
 mod diagnosis;
+mod disk;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -18,6 +19,7 @@ mod tsc;
 mod version;
 
 pub use command_line::CommandLineError;
+pub use disk::DiskError;
 pub use lifecycle::{Qemu, launch};
 pub use qmp::{QmpError, Version};
 pub use version::{OLDEST_SUPPORTED, probe};
