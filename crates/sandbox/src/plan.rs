@@ -69,7 +69,6 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
         nics: parts.nics,
         disks: Vec::new(),
         scsi_controller: false,
-        pmem_room_mib: 0,
         hotplug_ports: parts.hotplug_ports,
         netns: parts.netns,
         debug: vm.enable_debug,

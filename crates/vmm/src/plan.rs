@@ -82,8 +82,8 @@ pub enum DiskAttachment {
     Blk,
     /// A SCSI disk; all of them are on one virtio-scsi controller.
     Scsi,
-    /// virtio-pmem: the guest maps the host's page cache. Its size must be a multiple of 2 MiB; cache, queues, block sizes
-    /// and limits mean nothing to it.
+    /// virtio-pmem: the guest maps the host's page cache; cache, queues, block sizes and limits mean nothing to it. Only a
+    /// disk of the plan whose size is a multiple of 2 MiB can be one, any other becomes [`DiskAttachment::Blk`].
     Pmem,
 }
 
@@ -210,8 +210,6 @@ pub struct VmPlan {
     pub disks: Vec<Disk>,
     /// A SCSI controller is there from the start: disks on it need no port.
     pub scsi_controller: bool,
-    /// Guest address space in MiB for disks of [`DiskAttachment::Pmem`] that are plugged in later.
-    pub pmem_room_mib: u32,
     /// The way to the agent.
     pub agent: AgentChannel,
     /// Where the guest's console is written; made if missing (mode 0600), appended to otherwise.

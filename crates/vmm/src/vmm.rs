@@ -357,7 +357,7 @@ pub enum VmmError {
         /// How many ports there are.
         ports: usize,
     },
-    /// A disk of the plan in a slot of the root bus.
+    /// A disk of the plan that is on the root bus.
     #[error("The disk {id:?} was there at the VM's start and stays until its end")]
     DiskStays {
         /// The name.
@@ -389,6 +389,17 @@ pub enum VmmError {
         /// Why not.
         #[source]
         source: DiskError,
+    },
+    /// The VMM refused something about a disk.
+    #[error("The hypervisor did not {what} the disk {id:?}")]
+    DiskRefused {
+        /// What it was to do.
+        what: &'static str,
+        /// The name.
+        id: String,
+        /// Why not.
+        #[source]
+        source: QmpError,
     },
     /// The VMM is gone.
     #[error("{0}")]

@@ -44,22 +44,7 @@ pub enum DiskError {
         /// What is written at once.
         physical: u32,
     },
-    /// Persistent memory has a coarse unit.
-    #[error(
-        "Its {bytes} bytes are no multiple of 2 MiB, as persistent memory needs: attach it as virtio-blk instead"
-    )]
-    PmemSize {
-        /// The file's size.
-        bytes: u64,
-    },
-    /// The guest has no addresses left.
-    #[error(
-        "Its {mib} MiB are more than the {free} MiB that are left for persistent memory: attach it as virtio-blk instead"
-    )]
-    PmemRoom {
-        /// The file's size in MiB.
-        mib: u64,
-        /// What is left.
-        free: u64,
-    },
+    /// Persistent memory has the size that it had at first.
+    #[error("Its size as persistent memory is fixed: attach it as virtio-blk to let it grow")]
+    PmemResize,
 }

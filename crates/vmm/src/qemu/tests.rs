@@ -39,7 +39,6 @@ fn plan(accelerator: Accelerator) -> VmPlan {
         nics: Vec::new(),
         disks: Vec::new(),
         scsi_controller: false,
-        pmem_room_mib: 0,
         agent: AgentChannel::Serial,
         console_log: "/dev/null".into(),
         seccomp: true,
