@@ -67,6 +67,8 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
         console_log: parts.console_log,
         seccomp: !vm.disable_seccomp,
         nics: parts.nics,
+        disks: Vec::new(),
+        scsi_controller: false,
         hotplug_ports: parts.hotplug_ports,
         netns: parts.netns,
         debug: vm.enable_debug,
