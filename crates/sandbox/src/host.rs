@@ -1,6 +1,6 @@
 //! The seam between the sandbox and the host: what it has made there, and what that looks like when made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use kata_vmm::Vmm;
 use oci_spec::runtime::{Process, Spec};
 
 use crate::ContainerId;
+use crate::direct::Assigned;
 use crate::error::Result;
 use crate::hooks::Poststop;
 use crate::network::Cards;
@@ -99,6 +100,9 @@ pub(crate) trait Host: Send + Sync {
 
     /// The memory that a pod's containers share, as its pause container names it.
     async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>>;
+
+    /// The direct-assigned volume that is at `volume` on the host, if the VM has it.
+    fn assigned(&self, volume: &Path) -> Option<Assigned>;
 
     /// Takes from an added process those security labels that are not for the guest.
     fn confine(&self, process: &mut Process);

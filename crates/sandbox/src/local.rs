@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use kata_cgroup::Cgroup;
@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::timeout;
 
 use crate::cleanup::{blocking, replay};
+use crate::direct::Assigned;
 use crate::error::{Result, SandboxError as Error};
 use crate::gone::NEWS_PATIENCE;
 use crate::hooks::Poststop;
@@ -48,13 +49,23 @@ pub(crate) struct LocalHost {
     /// The containers' files, each of which only one operation at a time works on.
     files: Mutex<HashMap<ContainerId, Arc<std::sync::Mutex<ContainerFiles>>>>,
     hooks: OwedHooks,
+    /// Direct-assigned volumes, by their paths on the host.
+    volumes: std::sync::Mutex<HashMap<PathBuf, Assigned>>,
 }
 
 impl LocalHost {
     /// `dir` is the sandbox's state directory, with `log` in it.
     pub(crate) fn new(spec: LaunchSpec, dir: PathBuf, log: Arc<IntentLog>) -> Self {
         let hooks = OwedHooks::new(Arc::clone(&log));
-        Self { spec, dir, log, share: OnceCell::new(), files: Mutex::default(), hooks }
+        Self {
+            spec,
+            dir,
+            log,
+            share: OnceCell::new(),
+            files: Mutex::default(),
+            hooks,
+            volumes: std::sync::Mutex::default(),
+        }
     }
 
     /// The shared directory, made by whoever needs it first.
@@ -205,7 +216,7 @@ impl Host for LocalHost {
         let files = Arc::new(std::sync::Mutex::new(files));
         self.files.lock().await.insert(container.clone(), Arc::clone(&files));
         blocking(move || {
-            let mut files = files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             let prepared = prepare(&mut files, sources, seccomp).and_then(|mut prepared| {
                 if of_pod {
                     pod::share_memory(&mut prepared.spec)?;
@@ -225,6 +236,11 @@ impl Host for LocalHost {
         Ok(memories.iter().map(memory).collect())
     }
 
+    fn assigned(&self, volume: &Path) -> Option<Assigned> {
+        let volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        volumes.get(volume).cloned()
+    }
+
     fn confine(&self, process: &mut Process) {
         Labels::of(&self.spec.config).confine(process);
     }
@@ -233,7 +249,7 @@ impl Host for LocalHost {
         let Some(files) = self.files.lock().await.get(container).cloned() else { return Ok(()) };
         let id = container.to_string();
         blocking(move || {
-            let mut files = files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             files.remove().map_err(|error| Error::Files {
                 action: "remove the files",
                 id,
