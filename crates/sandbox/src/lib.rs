@@ -19,6 +19,7 @@ mod boot;
 mod cleanup;
 mod command;
 mod console;
+mod disks;
 mod driver;
 mod error;
 mod event;

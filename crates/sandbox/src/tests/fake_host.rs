@@ -213,13 +213,13 @@ impl Host for FakeHost {
         Ok(vec![Storage { driver: "ephemeral".to_owned(), ..Default::default() }])
     }
 
-    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
+    async fn attach(&self, container: &ContainerId, sources: Sources, _: &Arc<Machine>) -> Result<Files> {
         self.note(format!("attach {container}"));
         if self.has(Flaw::NoFiles) {
             let source = "there is no such layer".into();
             return Err(Error::Files { action: "prepare the files", id: container.to_string(), source });
         }
-        Ok(Files { spec: sources.spec, storages: Vec::new() })
+        Ok(Files { spec: sources.spec, ..Files::default() })
     }
 
     fn confine(&self, _: &mut oci_spec::runtime::Process) {}

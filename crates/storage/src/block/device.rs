@@ -58,7 +58,7 @@ pub fn take_devices(spec: &mut Spec, bundle: &Path) -> Result<Vec<BlockDevice>, 
     binds_become_devices(spec, bundle)?;
     let Some(linux) = spec.linux() else { return Ok(Vec::new()) };
     let rules = rules(linux);
-    let privileged = rules.iter().any(|rule| allows_all(rule));
+    let privileged = rules.iter().any(allows_all);
     let mut found = Vec::new();
     for device in linux.devices().iter().flatten().filter(|device| device.typ() == LinuxDeviceType::B) {
         let (Ok(major), Ok(minor)) = (u32::try_from(device.major()), u32::try_from(device.minor())) else {

@@ -17,8 +17,6 @@ const TRANSFORMERS: [&str; 3] = ["format", "mkdir", "mkfs"];
 const MKDIR: &str = "X-containerd.mkdir.path=";
 /// The directory below the container's in the guest where its root is mounted.
 const ROOT: &str = "rootfs";
-/// Where its layers are.
-const LAYERS: &str = "layers";
 /// Memory for what it writes.
 const WRITABLE: &str = "writable";
 
@@ -138,20 +136,21 @@ pub enum BlockRootfsError {
 type Result<T> = std::result::Result<T, BlockRootfsError>;
 
 impl BlockRootfs {
-    /// What `mounts` is in the guest, with `guest_dir` for the container there; `None` if no disk is among them.
+    /// What `mounts` is in the guest, with `guest_dir` for the container there and `layers` for its layers, a short path
+    /// of its own: all of them must fit into the options of one mount. `None` if no disk is among them.
     ///
     /// # Errors
     /// There are disks, but how they make a root is not understood.
-    pub fn of(mounts: &[RootfsMount], guest_dir: &Path) -> Result<Option<Self>> {
+    pub fn of(mounts: &[RootfsMount], guest_dir: &Path, layers: &Path) -> Result<Option<Self>> {
         let parsed: Vec<Part<'_>> = mounts.iter().map(Part::new).collect();
         if !parsed.iter().any(Part::is_disk) {
             return Ok(None);
         }
-        let Some((last, layers)) = parsed.split_last() else { return Ok(None) };
+        let Some((last, below)) = parsed.split_last() else { return Ok(None) };
         let mut made = Self { mounts: Vec::new(), root: guest_dir.join(ROOT) };
         let mut points = Vec::new();
-        for layer in layers {
-            let point = guest_dir.join(LAYERS).join(points.len().to_string());
+        for layer in below {
+            let point = layers.join(points.len().to_string());
             made.mounts.push(layer.on_disk(&points, point.clone())?);
             points.push(point);
         }
@@ -160,9 +159,9 @@ impl BlockRootfs {
             "overlay" => made.overlay(last.expanded(&points)?, &points, guest_dir)?,
             "bind" => made.part_of_layer(last, &points)?,
             // It would hide the others.
-            _ if !layers.is_empty() => return Err(last.shape()),
+            _ if !below.is_empty() => return Err(last.shape()),
             "erofs" => {
-                let layer = guest_dir.join(LAYERS).join("0");
+                let layer = layers.join("0");
                 made.mounts.push(last.on_disk(&[], layer.clone())?);
                 let options = vec![format!("lowerdir={}", layer.display())];
                 made.overlay(options, &[layer], guest_dir)?;

@@ -12,7 +12,7 @@ fn mount(fs_type: &str, source: impl Into<PathBuf>, options: &[&str]) -> RootfsM
 }
 
 fn of(mounts: &[RootfsMount]) -> Result<Option<BlockRootfs>, BlockRootfsError> {
-    BlockRootfs::of(mounts, Path::new(GUEST))
+    BlockRootfs::of(mounts, Path::new(GUEST), &Path::new(GUEST).join("layers"))
 }
 
 /// One line for each mount.
