@@ -4,12 +4,15 @@ mod command_line;
 mod config;
 mod diagnosis;
 mod disk;
+mod disk_hotplug;
+mod disks;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hotplug;
 mod lifecycle;
 mod nic;
+mod ports;
 pub mod qmp;
 mod stderr;
 mod sys;
