@@ -111,6 +111,8 @@ pub struct Disks {
     pub queues: u16,
     /// Requests in each queue; 0 for the VMM's own choice.
     pub queue_size: u16,
+    /// Ports for devices that are plugged in later, beyond those for network cards.
+    pub ports: u8,
     /// Bits per second that each disk transfers at most; 0 for no limit.
     pub bandwidth: u64,
     /// Requests per second that each disk serves at most; 0 for no limit.

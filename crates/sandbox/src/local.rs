@@ -38,6 +38,9 @@ use crate::{ContainerId, pod, way};
 /// Where shared directories are, below it.
 const RUN: &str = "/run";
 
+/// The most ports that a VM has.
+const MOST_PORTS: u8 = 8;
+
 /// What the VMM and virtiofsd may need beyond the guest's memory, as in the usual RuntimeClass.
 const OVERHEAD_MIB: u64 = 160;
 
@@ -70,6 +73,12 @@ impl LocalHost {
             disks,
             machine: std::sync::Mutex::default(),
         }
+    }
+
+    /// Ports for network cards and disks. Whatever the network, there is one for a controller of disks.
+    fn ports(&self, place: &Place, cards: usize) -> u8 {
+        let more = self.spec.config.hypervisor.disks.ports;
+        place.ports(cards).max(1).saturating_add(more).min(MOST_PORTS)
     }
 
     /// The disks that the VM is started with: the block devices that the first container is given.
@@ -189,7 +198,7 @@ impl Host for LocalHost {
             doorbell_port: prepared.doorbell_port(),
             shares: vec![share],
             cgroup,
-            hotplug_ports: place.ports(nics.len()),
+            hotplug_ports: self.ports(&place, nics.len()),
             disks: self.first_disks(),
             nics,
             netns: place.of_vmm(),

@@ -81,6 +81,11 @@ pub(super) static ROWS: &[Row] = &[
             set(&mut c.hypervisor.disks.queue_size, short(v))
         })
         .annotation("hypervisor.block_device_queue_size"),
+    row("pcie_root_port", Kind::Integer { min: 0, max: 8 }, Fixed::Int(0))
+        .does("Ports for devices that are plugged in later, beyond those for network cards.", |c, v| {
+            set(&mut c.hypervisor.disks.ports, u8::try_from(v.unsigned()).unwrap_or(u8::MAX))
+        })
+        .annotation("hypervisor.pcie_root_port"),
     row("disk_rate_limiter_bw_max_rate", ANY, Fixed::Int(0))
         .does("Bits per second that each disk transfers at most; 0 for no limit.", |c, v| {
             set(&mut c.hypervisor.disks.bandwidth, v.integer().unsigned_abs())
