@@ -28,10 +28,7 @@ use std::path::PathBuf;
 
 pub use error::{ConfigError as Error, Problem};
 pub use kernel_params::{KernelParam, KernelParams};
-pub use model::{
-    Accelerator, Agent, BlockAio, BlockDriver, Config, Disks, Hypervisor, LogLevel, NetworkModel, Runtime,
-    SharedFs,
-};
+pub use model::{Accelerator, Agent, Config, Hypervisor, LogLevel, NetworkModel, Runtime, SharedFs};
 pub use origin::{Origin, Setting, Sources};
 pub use request::{DEFAULT_PATHS, LoadRequest};
 pub use template::{Placement, TEMPLATE, render_template};

@@ -84,63 +84,6 @@ pub struct Hypervisor {
     pub disable_seccomp: bool,
     /// Leave SELinux off in the guest, and drop the SELinux labels of containers.
     pub disable_guest_selinux: bool,
-    /// The VM's disks.
-    pub disks: Disks,
-}
-
-/// How block devices and images reach the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Disks {
-    /// Root file systems of block devices are mounted on the host and shared.
-    pub disable_block_device_use: bool,
-    /// What a disk is to the guest.
-    pub driver: BlockDriver,
-    /// How the VMM reads and writes.
-    pub aio: BlockAio,
-    /// Whether the next two count.
-    pub cache_set: bool,
-    /// The host's page cache is bypassed.
-    pub cache_direct: bool,
-    /// The guest's flushes are ignored.
-    pub cache_noflush: bool,
-    /// The unit of addresses in bytes; 0 for the VMM's own choice.
-    pub logical_sector_size: u32,
-    /// What is written at once, in bytes; 0 for the VMM's own choice.
-    pub physical_sector_size: u32,
-    /// Queues of each disk; 0 for the VMM's own choice.
-    pub queues: u16,
-    /// Requests in each queue; 0 for the VMM's own choice.
-    pub queue_size: u16,
-    /// Ports for devices that are plugged in later, beyond those for network cards.
-    pub ports: u8,
-    /// Bits per second that each disk transfers at most; 0 for no limit.
-    pub bandwidth: u64,
-    /// Requests per second that each disk serves at most; 0 for no limit.
-    pub operations: u64,
-}
-
-/// What a disk is to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BlockDriver {
-    /// virtio-blk, a PCI device each.
-    #[default]
-    Blk,
-    /// SCSI disks on a virtio-scsi controller.
-    Scsi,
-    /// Persistent memory, for what is only read.
-    Pmem,
-}
-
-/// How the VMM reads and writes a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BlockAio {
-    /// By a pool of threads.
-    #[default]
-    Threads,
-    /// By Linux AIO.
-    Native,
-    /// By `io_uring`.
-    IoUring,
 }
 
 /// How the host talks to the agent, and how the agent behaves.

@@ -42,7 +42,7 @@ fn everything_is_reported_at_once() {
          virtio_fs_extra_args = [1, 2]\n\
          enable_annotations = ['kernal']\n\
          enable_debug = 'true'\n\
-         rootfs_type = 'xfs'\n\
+         block_device_driver = 'virtio-scsi'\n\
          enable_hugepages = true\n\
          guest_extension_images = [{ name = 'x' }]\n\
          debug_console_enabled = true\n\
