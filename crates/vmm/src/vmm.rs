@@ -399,7 +399,7 @@ pub enum VmmError {
         id: String,
         /// Why not.
         #[source]
-        source: QmpError,
+        source: Box<QmpError>,
     },
     /// The VMM is gone.
     #[error("{0}")]
