@@ -15,6 +15,8 @@ pub struct BlockDevices {
     pub cache_no_flush: bool,
     /// What the guest is told; `None` leaves it to the VMM.
     pub sector_size: Option<SectorSize>,
+    /// Ports for devices that are plugged in later, beyond those for network cards.
+    pub ports: u8,
     /// Queues of requests; 0 for the VMM's own choice.
     pub queues: u16,
     /// Requests in each queue, a power of two from 4 to 1024; 0 for the VMM's own choice.

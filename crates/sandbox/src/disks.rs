@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kata_config::{BlockAio, BlockDriver};
+use kata_config::{BlockAio, BlockDevices, BlockDriver, SectorSize};
 use kata_protocol::guest;
 use kata_storage::block::{DiskError, DiskImage, DiskKey};
 use kata_vmm::{
@@ -25,9 +25,6 @@ use crate::ContainerId;
 use crate::error::chain;
 
 pub(crate) use wanted::Wanted;
-
-/// The block of a disk that says nothing else, in bytes.
-const SECTOR: u32 = 512;
 
 /// A disk could not be given to the VM.
 #[derive(Debug, thiserror::Error)]
@@ -79,27 +76,21 @@ pub(crate) struct Manner {
 
 impl Manner {
     /// As the configuration says.
-    pub(crate) fn of(config: &kata_config::Disks) -> Self {
+    pub(crate) fn of(config: &BlockDevices) -> Self {
         let attachment = match config.driver {
-            BlockDriver::Blk => DiskAttachment::Blk,
-            BlockDriver::Scsi => DiskAttachment::Scsi,
-            BlockDriver::Pmem => DiskAttachment::Pmem,
+            BlockDriver::VirtioBlk => DiskAttachment::Blk,
+            BlockDriver::VirtioScsi => DiskAttachment::Scsi,
+            BlockDriver::VirtioPmem => DiskAttachment::Pmem,
         };
         let aio = match config.aio {
             BlockAio::Threads => DiskAio::Threads,
             BlockAio::Native => DiskAio::Native,
             BlockAio::IoUring => DiskAio::IoUring,
         };
-        let cache = DiskCache {
-            direct: config.cache_set && config.cache_direct,
-            no_flush: config.cache_set && config.cache_noflush,
-        };
-        let limits = DiskLimits { bytes: config.bandwidth.div_ceil(8), ops: config.operations };
-        let (logical, physical) = (config.logical_sector_size, config.physical_sector_size);
-        let block_size = (logical.max(physical) > 0).then(|| {
-            let logical = if logical == 0 { SECTOR } else { logical };
-            BlockSize { logical, physical: physical.max(logical) }
-        });
+        let cache = DiskCache { direct: config.cache_direct, no_flush: config.cache_no_flush };
+        let limits = DiskLimits { bytes: config.bytes_per_second, ops: config.ops_per_second };
+        let size = |size: SectorSize| BlockSize { logical: size.logical, physical: size.physical };
+        let block_size = config.sector_size.map(size);
         let (queues, queue_size) = (config.queues, config.queue_size);
         Self { attachment, cache, aio, limits, block_size, queues, queue_size }
     }

@@ -62,7 +62,7 @@ impl LocalHost {
     /// `dir` is the sandbox's state directory, with `log` in it.
     pub(crate) fn new(spec: LaunchSpec, dir: PathBuf, log: Arc<IntentLog>) -> Self {
         let hooks = OwedHooks::new(Arc::clone(&log));
-        let disks = Disks::new(Manner::of(&spec.config.hypervisor.disks));
+        let disks = Disks::new(Manner::of(&spec.config.hypervisor.block_devices));
         Self {
             spec,
             dir,
@@ -77,7 +77,7 @@ impl LocalHost {
 
     /// Ports for network cards and disks. Whatever the network, there is one for a controller of disks.
     fn ports(&self, place: &Place, cards: usize) -> u8 {
-        let more = self.spec.config.hypervisor.disks.ports;
+        let more = self.spec.config.hypervisor.block_devices.ports;
         place.ports(cards).max(1).saturating_add(more).min(MOST_PORTS)
     }
 
@@ -90,8 +90,8 @@ impl LocalHost {
 
     /// What of a container is on disks.
     async fn wanted(&self, container: &ContainerId, mut sources: Sources) -> Result<(Sources, Wanted)> {
-        let shared = &self.spec.config.hypervisor.disks;
-        let layers = (!shared.disable_block_device_use).then(|| self.disks.layers());
+        let shared = self.spec.config.hypervisor.block_devices.disabled;
+        let layers = (!shared).then(|| self.disks.layers());
         let container = container.clone();
         blocking(move || match Wanted::of(&container, &mut sources, layers.as_deref()) {
             Ok(wanted) => Ok((sources, wanted)),

@@ -69,7 +69,7 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
         seccomp: !vm.disable_seccomp,
         nics: parts.nics,
         disks: parts.disks,
-        scsi_controller: vm.disks.driver == kata_config::BlockDriver::Scsi,
+        scsi_controller: vm.block_devices.driver == kata_config::BlockDriver::VirtioScsi,
         hotplug_ports: parts.hotplug_ports,
         netns: parts.netns,
         debug: vm.enable_debug,

@@ -5,9 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
-use kata_e2e::{
-    Containerd, LoopDevice, Recipe, RootMount, eventually, fail, kata_test, read_ext4, test,
-};
+use kata_e2e::{Containerd, LoopDevice, Recipe, RootMount, eventually, fail, kata_test, read_ext4, test};
 use serde_json::{Value, json};
 
 const SHIM: &str = "containerd-shim-kata-v2";
@@ -52,7 +50,8 @@ fn layer(path: &Path) -> RootMount {
 
 /// An ext4 file system that can be used by itself: what was written to it was written whole.
 fn check(image: &Path) {
-    let checked = std::process::Command::new("e2fsck").arg("-fp").arg(image).output().expect("e2fsck is there");
+    let checked =
+        std::process::Command::new("e2fsck").arg("-fp").arg(image).output().expect("e2fsck is there");
     // 1: something was put right, as the journal after a crash.
     assert!(checked.status.code() < Some(4), "{}", String::from_utf8_lossy(&checked.stdout));
 }
@@ -97,7 +96,10 @@ fn layers_of_erofs_are_written_over_in_memory() {
         let layers = [layer(&top), layer(&base), RootMount::new("format/overlay", "overlay", options)];
         let container = idle(containerd).start_on(&layers);
         assert_eq!(container.shell("cat /etc/passwd /etc/added"), "changed\nadded");
-        assert_eq!(container.shell("rm /etc/group; echo new > /etc/new; ls /etc; cat /etc/new"), "added\nnew\npasswd\nnew");
+        assert_eq!(
+            container.shell("rm /etc/group; echo new > /etc/new; ls /etc; cat /etc/new"),
+            "added\nnew\npasswd\nnew"
+        );
         container.remove();
         assert!(fs::read(&base).unwrap() == before, "a layer is never written to");
     });

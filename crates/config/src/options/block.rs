@@ -77,6 +77,11 @@ pub(super) static ROWS: &[Row] = &[
     row("queue_size", Kind::Integer { min: 0, max: 1024 }, Fixed::Int(0))
         .does("Requests in each queue of a disk, a power of two; 0 for the VMM's own, 256.", queue_size)
         .annotation("hypervisor.block_device_queue_size"),
+    row("pcie_root_port", Kind::Integer { min: 0, max: 8 }, Fixed::Int(0))
+        .does("Ports for devices that are plugged in later, beyond those for network cards.", |c, v| {
+            set(&mut c.hypervisor.block_devices.ports, u8::try_from(v.unsigned()).unwrap_or(u8::MAX))
+        })
+        .annotation("hypervisor.pcie_root_port"),
     row("disk_rate_limiter_bw_max_rate", RATE, Fixed::Int(0)).does(
         "Bits per second that are read and written on each disk at most; 0 for no limit.",
         |c, v| {

@@ -60,7 +60,7 @@ static KNOWN: &[Known] = &[
         "disk_rate_limiter_ops_one_time_burst", "guest_swap_create_threshold_secs", "guest_swap_size_percent",
         "indep_iothreads", "memory_offset", "memory_slots", "net_rate_limiter_bw_max_rate",
         "net_rate_limiter_bw_one_time_burst", "net_rate_limiter_ops_max_rate", "net_rate_limiter_ops_one_time_burst",
-        "overhead_memory", "overhead_vcpus", "pcie_root_port", "pcie_switch_port",
+        "overhead_memory", "overhead_vcpus", "pcie_switch_port",
         "snp_guest_policy", "vhost_user_reconnect_timeout_sec", "virtio_fs_cache_size",
     ]),
     empty(Table::Hypervisor, &[

@@ -60,6 +60,7 @@ fn keys_about_block_devices_become_settings_of_disks() {
                  disk_rate_limiter_bw_max_rate = 80\ndisk_rate_limiter_ops_max_rate = 9\n";
     let config = Tree::new(given).load().unwrap();
     let expected = BlockDevices {
+        ports: 0,
         disabled: false,
         driver: BlockDriver::VirtioPmem,
         aio: BlockAio::Native,

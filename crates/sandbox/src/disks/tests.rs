@@ -66,7 +66,7 @@ fn cid(id: &str) -> ContainerId {
 }
 
 fn disks() -> Disks {
-    Disks::new(Manner::of(&kata_config::Disks::default()))
+    Disks::new(Manner::of(&kata_config::BlockDevices::default()))
 }
 
 fn image(dir: &Path, name: &str, read_only: bool) -> DiskImage {
