@@ -8,7 +8,7 @@
 //! | bind of `/proc`, `/sys` or below, of `/dev`, `/dev/pts`, `/dev/mqueue`, `/dev/null` and its kind | left as it is: the guest's own |
 //! | bind of a tmpfs onto `/dev/shm` | memory in the guest, of the same size: it cannot be shared with the host, but all containers that bind the same directory share it |
 //! | bind of a directory or regular file | bind-mounted into the share, the source rewritten to the guest's path |
-//! | bind of a socket, FIFO or device | an error: the other end would not be in the guest |
+//! | bind of a socket, FIFO or device | an error: the other end would not be in the guest (a block device has become a disk before, see [`crate::block`]) |
 //! | any other type | an error |
 //!
 //! A volume whose ids are mapped (`idmap`, `ridmap`, `uidMappings`) is an ID-mapped mount on the host.

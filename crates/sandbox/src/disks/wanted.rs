@@ -75,7 +75,8 @@ impl Wanted {
             told.storages.push(storage(mount, address.as_ref()));
         }
         for BlockDevice { disk, container_path } in &self.devices {
-            told.devices.push(device(&attach(disk).await?, container_path));
+            let address = attach(disk).await?;
+            told.devices.push(device(&address, disk.read_only, container_path));
         }
         Ok(told)
     }
@@ -90,7 +91,7 @@ fn driver(address: &DiskAddress) -> &'static str {
     }
 }
 
-fn device(address: &DiskAddress, container_path: &Path) -> Device {
+fn device(address: &DiskAddress, read_only: bool, container_path: &Path) -> Device {
     let vm_path = match address {
         DiskAddress::Pmem { device, .. } => device.clone(),
         DiskAddress::Pci(_) | DiskAddress::Scsi { .. } => String::new(),
@@ -100,6 +101,7 @@ fn device(address: &DiskAddress, container_path: &Path) -> Device {
         type_: driver(address).to_owned(),
         vm_path,
         container_path: container_path.to_string_lossy().into_owned(),
+        options: if read_only { vec!["ro".to_owned()] } else { Vec::new() },
         ..Device::default()
     }
 }
