@@ -1,4 +1,6 @@
-//! The direct-assigned volumes of a sandbox that runs: how full they are, and how they grow.
+//! The direct-assigned volumes of a sandbox that runs: how it gets them, how full they are, and how they grow.
+
+mod assigning;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ErrorKind, Result, SandboxError as Error};
 use crate::intent_log::{INTENTS_FILE, owners};
 use crate::jobs::{Reach, Site};
+
+pub(crate) use assigning::{Assigning, Claimed};
 
 /// Where direct-assigned volumes are written down, below it.
 const RUN: &str = "/run";
@@ -53,8 +57,8 @@ pub struct VolumeCondition {
 /// A direct-assigned volume in the VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Assigned {
-    /// Its disk, as the VMM knows it.
-    pub(crate) disk: String,
+    /// Its disk, as the VMM knows it, once it has it.
+    pub(crate) disk: Option<String>,
     /// Where it is mounted in the guest.
     pub(crate) guest_path: PathBuf,
 }
@@ -93,9 +97,9 @@ impl Site {
         let Assigned { disk, guest_path } = self.assigned(volume)?;
         let failed =
             |source: VmmError| Error::Volume { volume: volume.to_owned(), kind: kind(&source), source };
-        match reach.machine.vmm.disk_hotplug() {
-            Some(vmm) => vmm.resize_disk(&disk, bytes).await.map_err(failed)?,
-            None => return Err(Error::NoResize { volume: volume.to_owned() }),
+        match (reach.machine.vmm.disk_hotplug(), disk) {
+            (Some(vmm), Some(disk)) => vmm.resize_disk(&disk, bytes).await.map_err(failed)?,
+            _ => return Err(Error::NoResize { volume: volume.to_owned() }),
         }
         reach.agent.resize_volume(&guest_path, bytes).await
     }

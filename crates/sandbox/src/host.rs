@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kata_network::GuestNetwork;
-use kata_protocol::agent::Storage;
+use kata_protocol::agent::{Device, Storage};
 use kata_storage::RootfsMount;
 use kata_transport::Dialer;
 use kata_vmm::Vmm;
@@ -73,6 +73,8 @@ pub(crate) struct Files {
     pub(crate) spec: Spec,
     /// What the guest must mount for it.
     pub(crate) storages: Vec<Storage>,
+    /// Disks that it has as devices.
+    pub(crate) devices: Vec<Device>,
 }
 
 /// What a container's files are made of.
@@ -95,8 +97,13 @@ pub(crate) trait Host: Send + Sync {
     /// Where the guest has hooks of its own; empty for none.
     fn guest_hook_path(&self) -> String;
 
-    /// Prepares a container's files. What a failure leaves is undone by [`Host::detach`].
-    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files>;
+    /// Prepares a container's files, disks of `machine` among them. What a failure leaves is undone by [`Host::detach`].
+    async fn attach(
+        &self,
+        container: &ContainerId,
+        sources: Sources,
+        machine: &Arc<Machine>,
+    ) -> Result<Files>;
 
     /// The memory that a pod's containers share, as its pause container names it.
     async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>>;

@@ -21,6 +21,7 @@ mod cleanup;
 mod command;
 mod console;
 mod direct;
+mod disks;
 mod driver;
 mod error;
 mod event;

@@ -14,6 +14,7 @@
 //! dead sandbox left is replaced.
 
 mod mount_info;
+mod mounts;
 
 use std::ffi::OsStr;
 use std::fs::File;

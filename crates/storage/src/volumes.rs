@@ -9,8 +9,9 @@
 //! | bind of a tmpfs onto `/dev/shm` | memory in the guest, of the same size: it cannot be shared with the host, but all containers that bind the same directory share it |
 //! | bind of what the kubelet mounted for an `emptyDir` with `medium: Memory`, or of a directory in it | the same: see [`memory`](crate::memory) |
 //! | `hugetlbfs`, or a bind of one | an error: the VM has no huge pages of its own |
+//! | bind of a direct-assigned volume | a bind of the disk in the guest: see [`direct_volume`](crate::direct_volume) |
 //! | bind of a directory or regular file | bind-mounted into the share, the source rewritten to the guest's path |
-//! | bind of a socket, FIFO or device | an error: the other end would not be in the guest |
+//! | bind of a socket, FIFO or device | an error: the other end would not be in the guest (a block device has become a disk before, see [`crate::block`]) |
 //! | any other type | an error |
 //!
 //! A volume whose ids are mapped (`idmap`, `ridmap`, `uidMappings`) is an ID-mapped mount on the host.
@@ -186,6 +187,11 @@ impl ContainerFiles {
         Ok(memories)
     }
 
+    /// Has the guest mount `guest_path`, which a disk is mounted on, for whatever binds `source` of the host.
+    pub fn assign(&mut self, source: PathBuf, guest_path: PathBuf) {
+        self.assigned.insert(source, guest_path);
+    }
+
     fn share_volume(
         &mut self,
         mount: &mut Mount,
@@ -196,6 +202,10 @@ impl ContainerFiles {
         let source = bundle.join(source);
         let destination = mount.destination().clone();
         if is_guests_own_tree(&source) {
+            return Ok(Shared::Nothing);
+        }
+        if let Some(guest_path) = self.assigned.get(&source) {
+            rewrite(mount, guest_path.clone());
             return Ok(Shared::Nothing);
         }
         let opened = open_path(&source).and_then(|fd| metadata(&fd).map(|metadata| (fd, metadata)));
@@ -275,7 +285,7 @@ enum Shared {
 }
 
 /// The source of a bind mount; `None` for what the guest mounts by itself.
-fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
+pub(crate) fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
     let destination = mount.destination();
     let fs_type = mount.typ().as_deref().unwrap_or_default();
     if fs_type != "bind" && !has_option(mount, "bind") && !has_option(mount, "rbind") {

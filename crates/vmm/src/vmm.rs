@@ -348,8 +348,8 @@ pub enum VmmError {
     },
     /// No port or SCSI unit is free.
     #[error(
-        "The VM has no room for the disk {id:?} ({ports} ports, all in use): remove a device first, raise \
-         `pcie_root_port`, or set `block_device_driver = \"virtio-scsi\"`"
+        "The VM has no room for the disk {id:?} ({ports} ports, all in use): remove a device first, or set \
+         `block_device_driver = \"virtio-scsi\"`"
     )]
     NoRoomForDisk {
         /// The name.
@@ -399,7 +399,7 @@ pub enum VmmError {
         id: String,
         /// Why not.
         #[source]
-        source: QmpError,
+        source: Box<QmpError>,
     },
     /// The VMM is gone.
     #[error("{0}")]

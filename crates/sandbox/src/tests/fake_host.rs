@@ -218,17 +218,17 @@ impl Host for FakeHost {
         Ok(vec![Storage { driver: "ephemeral".to_owned(), ..Default::default() }])
     }
 
-    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
+    async fn attach(&self, container: &ContainerId, sources: Sources, _: &Arc<Machine>) -> Result<Files> {
         self.note(format!("attach {container}"));
         if self.has(Flaw::NoFiles) {
             let source = "there is no such layer".into();
             return Err(Error::Files { action: "prepare the files", id: container.to_string(), source });
         }
-        Ok(Files { spec: sources.spec, storages: Vec::new() })
+        Ok(Files { spec: sources.spec, ..Files::default() })
     }
 
     fn assigned(&self, volume: &Path) -> Option<Assigned> {
-        let assigned = || Assigned { disk: "disk-1".to_owned(), guest_path: "/guest/volume".into() };
+        let assigned = || Assigned { disk: Some("disk-1".to_owned()), guest_path: "/guest/volume".into() };
         (volume == Path::new("/volume")).then(assigned)
     }
 

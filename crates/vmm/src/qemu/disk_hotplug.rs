@@ -120,5 +120,5 @@ async fn dismantle(client: &Client, parts: Parts) -> Result<(), QmpError> {
 }
 
 fn refused(what: &'static str, id: &str) -> impl FnOnce(QmpError) -> VmmError {
-    move |source| VmmError::DiskRefused { what, id: id.to_owned(), source }
+    move |source| VmmError::DiskRefused { what, id: id.to_owned(), source: Box::new(source) }
 }

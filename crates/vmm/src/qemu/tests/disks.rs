@@ -310,9 +310,8 @@ async fn a_writable_image_is_a_disk_of_one_vm_and_a_layer_of_many() {
     two.add_disk(layer("layer")).await.unwrap();
     one.add_disk(Disk { file: image(true), ..blk("data") }).await.unwrap();
     let taken = two.add_disk(Disk { file: image(true), ..blk("data") }).await.unwrap_err();
-    let VmmError::DiskRefused { source: QmpError::Refused { description, .. }, .. } = &taken else {
-        panic!("{taken}");
-    };
+    let VmmError::DiskRefused { source, .. } = &taken else { panic!("{taken}") };
+    let QmpError::Refused { description, .. } = source.as_ref() else { panic!("{source}") };
     assert!(description.contains("\"write\" lock"), "{description}");
     one.kill().await;
     two.kill().await;
