@@ -3,19 +3,19 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use kata_e2e::proto::{ContainerConfig, Mount};
 use kata_e2e::{Cri, PodContainer, cri_test};
 
 /// The kubelet's directory of a volume, and that of a part of it which a container has by `subPath`.
-struct EmptyDir<'c> {
-    cri: &'c Cri,
+struct EmptyDir {
     volume: PathBuf,
     part: PathBuf,
 }
 
-impl<'c> EmptyDir<'c> {
-    fn new(cri: &'c Cri) -> Self {
+impl EmptyDir {
+    fn new(cri: &Cri) -> Self {
         let pod = cri.containerd.directory().join("kubelet/pods/7f");
         let volume = pod.join("volumes/kubernetes.io~empty-dir/cache");
         let part = pod.join("volume-subpaths/cache/second/0");
@@ -23,22 +23,26 @@ impl<'c> EmptyDir<'c> {
             fs::create_dir_all(dir).unwrap();
         }
         let (at, at_part) = (volume.display().to_string(), part.display().to_string());
-        assert_eq!(cri.on_host(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", &at]).code, 0);
+        host(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", &at]);
         chown(&volume, None, Some(5)).unwrap();
         fs::set_permissions(&volume, Permissions::from_mode(0o2777)).unwrap();
         fs::create_dir(volume.join("part")).unwrap();
         fs::set_permissions(volume.join("part"), Permissions::from_mode(0o2770)).unwrap();
-        assert_eq!(cri.on_host(["mount", "--bind", &format!("{at}/part"), &at_part]).code, 0);
-        Self { cri, volume, part }
+        host(["mount", "--bind", &format!("{at}/part"), &at_part]);
+        Self { volume, part }
     }
 }
 
-impl Drop for EmptyDir<'_> {
+impl Drop for EmptyDir {
     fn drop(&mut self) {
         for path in [&self.part, &self.volume] {
-            self.cri.on_host(["umount", &path.display().to_string()]);
+            host(["umount", &path.display().to_string()]);
         }
     }
+}
+
+fn host<const N: usize>(words: [&str; N]) {
+    assert!(Command::new(words[0]).args(&words[1..]).status().expect("is there").success(), "{words:?}");
 }
 
 fn volume(config: &mut ContainerConfig, from: &Path, to: &str) {
