@@ -1,19 +1,23 @@
 //! The sandbox inside the guest: its containers, mounts and settings.
 
 mod oom;
+mod parts;
+mod volumes;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use kata_protocol::agent::{CreateSandboxRequest, Storage};
+use kata_protocol::agent::{CreateSandboxRequest, Device, Storage};
 use kata_protocol::oci::{Process, Spec};
 use tokio::sync::Notify;
 
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::clock::Stopwatch;
+use crate::container::devices::{self, DeviceError};
 use crate::container::holder;
 use crate::container::launch::{Launcher, Start, Verb};
 use crate::container::sharing::{self, First};
@@ -59,6 +63,9 @@ pub(crate) enum SandboxError {
     /// Nor can its user namespace be shared.
     #[error(transparent)]
     Ids(#[from] sharing::OtherIds),
+    /// A device of the container.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The container.
     #[error(transparent)]
     Container(#[from] ContainerError),
@@ -68,6 +75,15 @@ pub(crate) enum SandboxError {
     /// A mount.
     #[error(transparent)]
     Storage(#[from] storage::StorageError),
+    /// A directory in shared memory.
+    #[error(transparent)]
+    Part(#[from] parts::PartError),
+    /// A volume that cannot become larger.
+    #[error(transparent)]
+    Growth(#[from] storage::growth::GrowthError),
+    /// A volume that cannot be asked.
+    #[error(transparent)]
+    Usage(#[from] storage::usage::UsageError),
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -85,6 +101,8 @@ pub(crate) struct NewContainer {
     pub(crate) spec: Spec,
     /// What is mounted for it first.
     pub(crate) storages: Vec<Storage>,
+    /// Disks that are devices in it.
+    pub(crate) devices: Vec<Device>,
     /// Where its first process's streams lead.
     pub(crate) stdio: Request,
     /// It joins the sandbox's pid namespace.
@@ -100,6 +118,8 @@ pub(crate) struct Setup {
     pub(crate) owns_network: bool,
     /// Bytes that a stdio pipe holds.
     pub(crate) pipe_size: usize,
+    /// Within this time a device that a request names must appear.
+    pub(crate) hotplug_timeout: Duration,
     /// Where cgroups are.
     pub(crate) hierarchy: Option<Hierarchy>,
     /// Learns the end of processes.
@@ -116,6 +136,7 @@ pub(crate) struct Agent {
     /// None if it is not the agent's to change.
     network: Option<Network>,
     pipe_size: usize,
+    hotplug_timeout: Duration,
     hierarchy: Option<Hierarchy>,
     launcher: Arc<Launcher>,
     reaper: Reaper,
@@ -126,6 +147,8 @@ pub(crate) struct Agent {
     containers: Mutex<HashMap<ContainerId, Option<Container>>>,
     mounts: Mutex<Mounts>,
     volumes: Volumes,
+    /// Mount points of containers' storages that the sandbox holds, too.
+    kept: Mutex<BTreeSet<String>>,
     /// Folders of removed containers.
     stale: Mutex<BTreeSet<PathBuf>>,
     /// Whose namespaces the others share.
@@ -150,6 +173,7 @@ impl Agent {
             oom: OomEvents::default(),
             network: setup.owns_network.then(Network::owned),
             pipe_size: setup.pipe_size,
+            hotplug_timeout: setup.hotplug_timeout,
             hierarchy: setup.hierarchy,
             launcher: Arc::new(Launcher::new(setup.reaper.clone())),
             reaper: setup.reaper,
@@ -158,6 +182,7 @@ impl Agent {
             containers: Mutex::default(),
             mounts: Mutex::default(),
             volumes: Volumes::default(),
+            kept: Mutex::default(),
             stale: Mutex::default(),
             first: Mutex::default(),
             pod: OnceLock::new(),
@@ -188,7 +213,7 @@ impl Agent {
             write_below(Path::new(RESOLV_CONF), &lines)
                 .map_err(|source| SandboxError::Setting { what: "the name servers".into(), source })?;
         }
-        let mounted = self.volumes.mount(request.storages).await?;
+        let mounted = self.volumes.mount(request.storages, self.hotplug_timeout).await?;
         locked(&self.mounts).extend(mounted);
         Ok(())
     }
@@ -284,7 +309,14 @@ impl Agent {
         let id = ContainerId::of_holder();
         let null = Target::Null;
         let stdio = Request { terminal: false, stdin: null, stdout: null, stderr: null };
-        let holder = NewContainer { id: id.clone(), spec, storages: Vec::new(), stdio, shares_pids: false };
+        let holder = NewContainer {
+            id: id.clone(),
+            spec,
+            storages: Vec::new(),
+            devices: Vec::new(),
+            stdio,
+            shares_pids: false,
+        };
         let (container, pid) = self.make(holder, watch).await?;
         // Otherwise it would end as what was never started.
         container.start().await?;
@@ -380,13 +412,35 @@ impl Agent {
         Ok(prepared.map_err(ContainerError::from)?)
     }
 
+    /// Mounts a container's storages. What is shared stays until the sandbox ends: it is for containers yet to come.
+    async fn mount(&self, storages: Vec<Storage>) -> Result<Mounts> {
+        let is_new =
+            |storage: &&Storage| storage.shared && !locked(&self.kept).contains(&storage.mount_point);
+        let shared: Vec<Storage> = storages.iter().filter(is_new).cloned().collect();
+        for storage in shared {
+            let mount_point = storage.mount_point.clone();
+            let mounted = self.volumes.mount(vec![storage], self.hotplug_timeout).await?;
+            locked(&self.mounts).extend(mounted);
+            locked(&self.kept).insert(mount_point);
+        }
+        let mut mounts = self.volumes.mount(storages.clone(), self.hotplug_timeout).await?;
+        if let Err(error) = parts::make(&storages) {
+            mounts.undo().await;
+            return Err(error.into());
+        }
+        Ok(mounts)
+    }
+
     async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
         let hierarchy = self.hierarchy.as_ref().ok_or(SandboxError::NoCgroups)?;
-        let mut mounts = self.volumes.mount(std::mem::take(&mut new.storages)).await?;
+        let mut mounts = self.mount(std::mem::take(&mut new.storages)).await?;
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());
         let device_rules = new.spec.Linux.Resources.Devices.as_slice().into();
-        let made = self.make_process(&mut new, hierarchy, &cgroup, watch).await;
+        let made = match self.give_devices(&mut new).await {
+            Ok(()) => self.make_process(&mut new, hierarchy, &cgroup, watch).await,
+            Err(error) => Err(error),
+        };
         let (init, start) = match made {
             Ok(made) => made,
             Err(error) => {
@@ -411,6 +465,14 @@ impl Agent {
                 Err(error)
             }
         }
+    }
+
+    async fn give_devices(&self, new: &mut NewContainer) -> Result<()> {
+        let devices = std::mem::take(&mut new.devices);
+        if !devices.is_empty() {
+            devices::give(&mut new.spec, &devices, self.owns_guest, self.hotplug_timeout).await?;
+        }
+        Ok(())
     }
 
     async fn run_prestart(&self, container: &Container) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Containers: one actor each, reached through a handle.
 
 mod actor;
+pub(crate) mod devices;
 pub(crate) mod holder;
 pub(crate) mod launch;
 mod privilege;

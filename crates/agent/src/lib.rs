@@ -4,6 +4,8 @@
 #![expect(dead_code, reason = "the program's beginning is in main.rs")]
 
 mod agent;
+mod announcements;
+mod block;
 mod boot;
 mod cgroup;
 mod clock;
@@ -17,6 +19,7 @@ mod logging;
 mod mountinfo;
 mod network;
 mod options;
+mod pci;
 mod random;
 mod reaper;
 mod report;

@@ -6,6 +6,8 @@
 )]
 
 mod agent;
+mod announcements;
+mod block;
 mod boot;
 mod cgroup;
 mod clock;
@@ -18,6 +20,7 @@ mod logging;
 mod mountinfo;
 mod network;
 mod options;
+mod pci;
 mod random;
 mod reaper;
 mod report;

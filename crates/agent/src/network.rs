@@ -15,7 +15,6 @@ mod iptables;
 mod links;
 mod neighbors;
 mod netlink;
-mod pci;
 mod routes;
 mod sys;
 mod told;

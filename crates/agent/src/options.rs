@@ -1,6 +1,7 @@
 //! The agent's options: `agent.*` on the kernel command line, and the environment.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tracing::Level;
 
@@ -28,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) doorbell_port: Option<u32>,
     /// `agent.container_pipe_size`: bytes that a container's stdio pipe holds.
     pub(crate) pipe_size: usize,
+    /// `agent.hotplug_timeout`: seconds within which a device that a request names must appear.
+    pub(crate) hotplug_timeout: Duration,
     /// `KATA_AGENT_CGROUP_ROOT`: a writable cgroup v2 hierarchy, when the agent is not PID 1.
     pub(crate) cgroup_root: Option<PathBuf>,
     /// `KATA_AGENT_OWNS_NETWORK` is set: the network namespace is the agent's to change, although it is not PID 1.
@@ -39,6 +42,9 @@ pub(crate) struct Options {
 /// Holds more than a pump moves at once, so that writer and pump need not alternate.
 const DEFAULT_PIPE_SIZE: usize = 1024 * 1024;
 
+/// Upstream's.
+const DEFAULT_HOTPLUG_TIMEOUT: Duration = Duration::from_secs(3);
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -46,6 +52,7 @@ impl Default for Options {
             log_level: Level::INFO,
             doorbell_port: None,
             pipe_size: DEFAULT_PIPE_SIZE,
+            hotplug_timeout: DEFAULT_HOTPLUG_TIMEOUT,
             cgroup_root: None,
             owns_network: false,
             complaints: Vec::new(),
@@ -80,6 +87,9 @@ impl Options {
             "doorbell_port" => value.parse().ok().map(|port| self.doorbell_port = Some(port)),
             "container_pipe_size" => value.parse().ok().map(|size: usize| {
                 self.pipe_size = if size == 0 { DEFAULT_PIPE_SIZE } else { size };
+            }),
+            "hotplug_timeout" => value.parse().ok().filter(|seconds| *seconds > 0).map(|seconds| {
+                self.hotplug_timeout = Duration::from_secs(seconds);
             }),
             _ => {
                 self.complaints.push(format!("agent.{name} is not an option of this agent"));
@@ -145,6 +155,14 @@ mod tests {
             options.complaints,
             ["agent.nonsense is not an option of this agent", "agent.log cannot be \"loud\""]
         );
+    }
+
+    #[test]
+    fn devices_have_three_seconds_to_appear_unless_told_otherwise() {
+        assert_eq!(from_cmdline("quiet").hotplug_timeout.as_secs(), 3);
+        assert_eq!(from_cmdline("agent.hotplug_timeout=20").hotplug_timeout.as_secs(), 20);
+        let wrong = from_cmdline("agent.hotplug_timeout=0");
+        assert_eq!((wrong.hotplug_timeout.as_secs(), wrong.complaints.len()), (3, 1));
     }
 
     #[test]

@@ -98,9 +98,18 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
     if hierarchy.as_ref().is_none_or(|found| !found.has("memory")) {
         tracing::warn!("Containers run without limits: the cgroup v2 controllers are not there");
     }
-    let pipe_size = options.pipe_size;
+    let (pipe_size, hotplug_timeout) = (options.pipe_size, options.hotplug_timeout);
     let owns_network = owns_guest || options.owns_network;
-    let setup = Setup { owns_guest, owns_network, pipe_size, hierarchy, reaper, ports: ports.clone() };
+    let ports_of_agent = ports.clone();
+    let setup = Setup {
+        owns_guest,
+        owns_network,
+        pipe_size,
+        hotplug_timeout,
+        hierarchy,
+        reaper,
+        ports: ports_of_agent,
+    };
     let agent = Arc::new(Agent::new(setup));
 
     let listener = listen(&options.server).await?;

@@ -1,5 +1,6 @@
 //! Values that follow from other values or from the host.
 
+use crate::block_devices::{BlockAio, SectorSize};
 use crate::error::Problem;
 use crate::model::{Config, LogLevel};
 use crate::options::Table;
@@ -14,8 +15,57 @@ const DEFAULT_MEMORY_MIB: u32 = 2048;
 pub(crate) fn complete(config: &mut Config, settings: &Settings, host_cpus: u32) -> Vec<Problem> {
     memory(config);
     log_levels(config);
-    let problems = [vcpus(config, settings, host_cpus.max(1)), security_modules(config, settings)];
+    let mut problems = vec![vcpus(config, settings, host_cpus.max(1)), security_modules(config, settings)];
+    problems.extend([block_cache(config, settings), block_aio(config, settings), sectors(config, settings)]);
     problems.into_iter().filter_map(Result::err).collect()
+}
+
+/// Upstream has a key for whether two others count. That they are set and do not would be a surprise.
+fn block_cache(config: &Config, settings: &Settings) -> Result<(), Problem> {
+    let set = settings.named(Table::Hypervisor, "block_device_cache_set");
+    let disks = &config.hypervisor.block_devices;
+    let given = [
+        ("block_device_cache_direct", disks.cache_direct),
+        ("block_device_cache_noflush", disks.cache_no_flush),
+    ];
+    match given.into_iter().find(|(_, given)| *given && !set.value.flag()) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let place = settings.named(Table::Hypervisor, key).origin.clone();
+            let text = format!(
+                "`{key}` does not count as `block_device_cache_set` ({}) is false; set that to true",
+                set.origin
+            );
+            Err(Problem { place, text })
+        }
+    }
+}
+
+fn block_aio(config: &Config, settings: &Settings) -> Result<(), Problem> {
+    let disks = &config.hypervisor.block_devices;
+    if disks.aio != BlockAio::Native || disks.cache_direct {
+        return Ok(());
+    }
+    let place = settings.named(Table::Hypervisor, "block_device_aio").origin.clone();
+    let text = "`block_device_aio` is \"native\", which does not work with the host's page cache; set \
+                `block_device_cache_set` and `block_device_cache_direct` to true, or take \"io_uring\" or \"threads\"";
+    Err(Problem { place, text: text.to_owned() })
+}
+
+fn sectors(config: &Config, settings: &Settings) -> Result<(), Problem> {
+    let Some(SectorSize { logical, physical }) = config.hypervisor.block_devices.sector_size else {
+        return Ok(());
+    };
+    if logical <= physical {
+        return Ok(());
+    }
+    let place = settings.named(Table::Hypervisor, "block_device_physical_sector_size").origin.clone();
+    let other = &settings.named(Table::Hypervisor, "block_device_logical_sector_size").origin;
+    let text = format!(
+        "`block_device_physical_sector_size` is {physical}, less than `block_device_logical_sector_size` ({logical}, \
+         {other}); make it at least that, or 0"
+    );
+    Err(Problem { place, text })
 }
 
 /// A kernel has one of the two at a time, and a label is nothing without the module that reads it.

@@ -5,6 +5,7 @@
 //! Every effective value knows where it came from ([`Sources`]).
 
 mod annotations;
+mod block_devices;
 mod build;
 mod derive;
 mod error;
@@ -27,6 +28,7 @@ mod value;
 
 use std::path::PathBuf;
 
+pub use block_devices::{BlockAio, BlockDevices, BlockDriver, SectorSize};
 pub use error::{ConfigError as Error, Problem};
 pub use kernel_params::{KernelParam, KernelParams};
 pub use model::{Accelerator, Agent, Config, Hypervisor, LogLevel, NetworkModel, Runtime, SharedFs};

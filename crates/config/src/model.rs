@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::block_devices::BlockDevices;
 use crate::kernel_params::KernelParams;
 use crate::origin::Sources;
 
@@ -74,6 +75,8 @@ pub struct Hypervisor {
     pub rx_rate_limiter_max_rate: u64,
     /// Bits per second that each network card sends at most; 0 for no limit.
     pub tx_rate_limiter_max_rate: u64,
+    /// How block devices of the host become disks.
+    pub block_devices: BlockDevices,
     /// Host paths (globs) that the annotation `entropy_source` may name.
     pub valid_entropy_sources: Vec<String>,
     /// Hypervisor annotations that a pod may use.

@@ -4,6 +4,12 @@
 pub const SHARED_DIR: &str = "/run/kata-containers/shared/containers/";
 /// Where memory is mounted that the sandbox's containers share.
 pub const SHARED_MEMORY_DIR: &str = "/run/kata-containers/sandbox/";
+/// Driver option of memory that names a directory to be made in it: `<this>=<mode, octal>:<group>:<relative path>`.
+pub const MEMORY_DIRECTORY: &str = "io.katacontainers.volume.ephemeral.create_directory";
+/// Where containers have directories of their own, for what is mounted from disks.
+pub const CONTAINERS_DIR: &str = "/run/kata-containers/";
+/// Where the layers of root file systems are mounted from disks.
+pub const LAYERS_DIR: &str = "/run/kata-containers/sandbox/layers/";
 /// The virtio-fs tag of the shared directory.
 pub const SHARE_TAG: &str = "kataShared";
 /// The virtio-serial port that carries the agent's streams when there is no vsock.

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::global::Global;
-use crate::{check, config_command, env, iptables, network, timeline};
+use crate::{check, config_command, direct_volume, env, iptables, network, timeline};
 
 /// Looks at the host, the configuration and the sandboxes of Kata Containers.
 ///
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Network(network::NetworkArgs),
     /// Read or set the packet filter of a sandbox's guest
     Iptables(iptables::IptablesArgs),
+    /// Assign block devices to guests, which mount them, and see how full they are
+    DirectVolume(direct_volume::DirectVolumeArgs),
     /// Where did the start of a sandbox spend its time?
     Timeline(timeline::TimelineArgs),
     /// Print the versions of runtime and OCI specification

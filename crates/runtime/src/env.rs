@@ -215,7 +215,7 @@ impl Hypervisor {
             version: version
                 .map_or_else(|_| UNKNOWN.to_owned(), |number| format!("QEMU emulator version {number}")),
             path: shown(Some(&vm.path)),
-            block_device_driver: "",
+            block_device_driver: vm.block_devices.driver.as_str(),
             entropy_source: shown(Some(&vm.entropy_source)),
             shared_fs: vm.shared_fs.as_str(),
             virtio_fs_daemon: shown(Some(&vm.virtio_fs_daemon)),

@@ -5,6 +5,7 @@
 mod check;
 mod cli;
 mod config_command;
+mod direct_volume;
 mod env;
 mod global;
 mod host;
@@ -27,7 +28,7 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(std::env::args_os().map(direct_volume::spelled));
     match run(&cli) {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -51,6 +52,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Config(args)) => config_command::run(args, &cli.global),
         Some(Command::Network(args)) => network::run(args, &cli.global),
         Some(Command::Iptables(args)) => iptables::run(args, &cli.global),
+        Some(Command::DirectVolume(args)) => direct_volume::run(args, &cli.global),
         Some(Command::Timeline(args)) => timeline::run(args, &cli.global),
         Some(Command::Version) => version::run(),
     }

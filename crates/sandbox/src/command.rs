@@ -9,6 +9,7 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
+use crate::direct::VolumeStats;
 use crate::error::Result;
 use crate::network::Change;
 use crate::network::json::{Interface, Route};
@@ -196,5 +197,7 @@ pub(crate) enum Command {
     ChangeNetwork { change: Box<Change>, reply: Reply<()> },
     PacketFilter { v6: bool, reply: Reply<Vec<u8>> },
     SetPacketFilter { v6: bool, rules: Vec<u8>, reply: Reply<Vec<u8>> },
+    VolumeStats { volume: PathBuf, reply: Reply<VolumeStats> },
+    ResizeVolume { volume: PathBuf, bytes: u64, reply: Reply<()> },
     Shutdown { reply: Reply<()> },
 }

@@ -173,6 +173,31 @@ pub enum SandboxError {
         /// What is wrong.
         source: kata_seccomp::ProfileError,
     },
+    /// No such volume.
+    #[error(
+        "This sandbox has no direct-assigned volume {volume:?}: `kata-runtime direct-volume add` must come before the \
+         container that mounts it"
+    )]
+    NoVolume {
+        /// Its path on the host.
+        volume: PathBuf,
+    },
+    /// The VMM has no such thing.
+    #[error("The volume {volume:?} cannot grow while it is in use: this hypervisor's disks keep their size")]
+    NoResize {
+        /// Its path on the host.
+        volume: PathBuf,
+    },
+    /// The VMM refused.
+    #[error("The disk of the volume {volume:?} did not grow")]
+    Volume {
+        /// Its path on the host.
+        volume: PathBuf,
+        /// The kind of the error.
+        kind: ErrorKind,
+        /// Why not.
+        source: kata_vmm::VmmError,
+    },
     /// The sandbox's directory or log could not be made or read.
     #[error("Cannot use {} for the sandbox's state; is /run writable?", path.display())]
     State {
@@ -212,15 +237,19 @@ impl SandboxError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Gone { .. } | Self::Closed | Self::Starting | Self::Stream(_) => ErrorKind::Unavailable,
-            Self::NoContainer { .. } | Self::NoProcess { .. } | Self::Finished { .. } => ErrorKind::NotFound,
+            Self::NoContainer { .. }
+            | Self::NoProcess { .. }
+            | Self::NoVolume { .. }
+            | Self::Finished { .. } => ErrorKind::NotFound,
             Self::Exists { .. } | Self::InUse { .. } => ErrorKind::AlreadyExists,
             Self::NotAllowed { .. } | Self::Pause { .. } => ErrorKind::FailedPrecondition,
-            Self::Agent { kind, .. } | Self::Network { kind, .. } => *kind,
+            Self::Agent { kind, .. } | Self::Network { kind, .. } | Self::Volume { kind, .. } => *kind,
             Self::Seccomp { .. } => ErrorKind::InvalidArgument,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
-            Self::Unsupported { .. } | Self::Specification { .. } | Self::NoAddress => {
-                ErrorKind::Unimplemented
-            }
+            Self::Unsupported { .. }
+            | Self::Specification { .. }
+            | Self::NoAddress
+            | Self::NoResize { .. } => ErrorKind::Unimplemented,
             Self::Files { .. } | Self::Hook { .. } | Self::State { .. } | Self::Left { .. } => {
                 ErrorKind::Unknown
             }

@@ -1,17 +1,18 @@
 //! The seam between the sandbox and the host: what it has made there, and what that looks like when made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use kata_network::GuestNetwork;
-use kata_protocol::agent::Storage;
+use kata_protocol::agent::{Device, Storage};
 use kata_storage::RootfsMount;
 use kata_transport::Dialer;
 use kata_vmm::Vmm;
 use oci_spec::runtime::{Process, Spec};
 
 use crate::ContainerId;
+use crate::direct::Assigned;
 use crate::error::Result;
 use crate::hooks::Poststop;
 use crate::network::Cards;
@@ -72,6 +73,8 @@ pub(crate) struct Files {
     pub(crate) spec: Spec,
     /// What the guest must mount for it.
     pub(crate) storages: Vec<Storage>,
+    /// Disks that it has as devices.
+    pub(crate) devices: Vec<Device>,
 }
 
 /// What a container's files are made of.
@@ -94,11 +97,19 @@ pub(crate) trait Host: Send + Sync {
     /// Where the guest has hooks of its own; empty for none.
     fn guest_hook_path(&self) -> String;
 
-    /// Prepares a container's files. What a failure leaves is undone by [`Host::detach`].
-    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files>;
+    /// Prepares a container's files, disks of `machine` among them. What a failure leaves is undone by [`Host::detach`].
+    async fn attach(
+        &self,
+        container: &ContainerId,
+        sources: Sources,
+        machine: &Arc<Machine>,
+    ) -> Result<Files>;
 
     /// The memory that a pod's containers share, as its pause container names it.
     async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>>;
+
+    /// The direct-assigned volume that is at `volume` on the host, if the VM has it.
+    fn assigned(&self, volume: &Path) -> Option<Assigned>;
 
     /// Takes from an added process those security labels that are not for the guest.
     fn confine(&self, process: &mut Process);

@@ -243,9 +243,15 @@ fn parse(text: &str) -> Pending {
 }
 
 fn has_living_owner(text: &str) -> bool {
-    lines(text).any(
-        |line| matches!(line, Line::Owner { pid, start_ticks, .. } if processes::lives_on(pid, start_ticks)),
-    )
+    owners(text).any(|(pid, start_ticks)| processes::lives_on(pid, start_ticks))
+}
+
+/// The processes that the log says own its sandbox: their numbers, and when they were started.
+pub(crate) fn owners(text: &str) -> impl Iterator<Item = (u32, u64)> {
+    lines(text).filter_map(|line| match line {
+        Line::Owner { pid, start_ticks, .. } => Some((pid, start_ticks)),
+        _ => None,
+    })
 }
 
 /// Numbers that no log reaches are damage, and not gone on from: there would be none left.

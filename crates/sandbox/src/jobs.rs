@@ -168,7 +168,7 @@ impl Site {
             let network = self.network(&machine).await?;
             let begun = Moment::now();
             let sources = Sources { bundle: request.bundle, rootfs: request.rootfs, spec: request.spec };
-            let files = self.gone.unless(self.host.attach(&id, sources)).await??;
+            let files = self.gone.unless(self.host.attach(&id, sources, &machine)).await??;
             self.recorder.since(phase::FILES, begun);
             let reach = self.reach().await?;
             let prepared = Prepared { id: &id, files, network, stdio: request.stdio };
@@ -212,6 +212,7 @@ impl Site {
             container_id: id.to_string(),
             oci: MessageField::some(oci_convert::spec_to_grpc(&files.spec)),
             storages: files.storages,
+            devices: files.devices,
             stdio: MessageField::some(streams.names().clone()),
             ..Default::default()
         };

@@ -7,6 +7,7 @@
 //! - `state.rs`: the table of what is allowed when; `pod.rs`: what the containers of a pod have in common.
 //! - `host.rs`: the seam to the host; `local.rs` makes real VMs and mounts, tests have their own.
 //! - `pause.rs`: a pod's pause container, which is only told of.
+//! - `direct.rs`: direct-assigned volumes of a sandbox that runs.
 //! - `stats.rs`: what a container uses, as numbers.
 //! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams; `forward.rs`: connections to the
 //!   pod's ports.
@@ -19,6 +20,8 @@ mod boot;
 mod cleanup;
 mod command;
 mod console;
+mod direct;
+mod disks;
 mod driver;
 mod error;
 mod event;
@@ -58,6 +61,7 @@ pub use cleanup::cleanup;
 pub use command::{
     CreateContainer, Created, ExecSpec, Exit, Input, Output, PidInfo, ProcessState, ProcessStatus, Stdio,
 };
+pub use direct::{VolumeCondition, VolumeStats, VolumeUsage, direct_volumes, direct_volumes_below};
 pub use error::{ErrorKind, Result, SandboxError as Error};
 pub use event::{Event, EventReceiver};
 pub use id::{ContainerId, ExecId, IdError, SandboxId};

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
 use async_trait::async_trait;
 use kata_cgroup::Cgroup;
@@ -10,16 +10,19 @@ use kata_intent::{Intent, Intents};
 use kata_network::Request;
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
+use kata_storage::block::take_devices;
 use kata_storage::idmap::IdMap;
-use kata_storage::memory::Memory;
+use kata_storage::memory::{Memory, Part};
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
-use kata_vmm::{Share, VmPlan, Vmm};
+use kata_vmm::{Disk, Share, VmPlan, Vmm};
 use oci_spec::runtime::{Process, RootBuilder, Spec};
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::timeout;
 
 use crate::cleanup::{blocking, replay};
+use crate::direct::{Assigned, Assigning, Claimed, direct_volumes};
+use crate::disks::{Disks, Manner, Wanted};
 use crate::error::{Result, SandboxError as Error};
 use crate::gone::NEWS_PATIENCE;
 use crate::hooks::Poststop;
@@ -36,6 +39,9 @@ use crate::{ContainerId, pod, way};
 /// Where shared directories are, below it.
 const RUN: &str = "/run";
 
+/// The most ports that a VM has.
+const MOST_PORTS: u8 = 8;
+
 /// What the VMM and virtiofsd may need beyond the guest's memory, as in the usual RuntimeClass.
 const OVERHEAD_MIB: u64 = 160;
 
@@ -48,13 +54,65 @@ pub(crate) struct LocalHost {
     /// The containers' files, each of which only one operation at a time works on.
     files: Mutex<HashMap<ContainerId, Arc<std::sync::Mutex<ContainerFiles>>>>,
     hooks: OwedHooks,
+    volumes: Arc<Assigning>,
+    disks: Disks,
+    /// The VM, from the first container on: who takes disks out needs it.
+    machine: std::sync::Mutex<Weak<Machine>>,
 }
 
 impl LocalHost {
     /// `dir` is the sandbox's state directory, with `log` in it.
     pub(crate) fn new(spec: LaunchSpec, dir: PathBuf, log: Arc<IntentLog>) -> Self {
         let hooks = OwedHooks::new(Arc::clone(&log));
-        Self { spec, dir, log, share: OnceCell::new(), files: Mutex::default(), hooks }
+        let volumes = direct_volumes(&spec.state_root);
+        let volumes = Assigning::new(volumes, spec.id.as_str(), Arc::<IntentLog>::clone(&log));
+        let disks = Disks::new(Manner::of(&spec.config.hypervisor.block_devices));
+        Self {
+            spec,
+            dir,
+            log,
+            share: OnceCell::new(),
+            files: Mutex::default(),
+            hooks,
+            volumes: Arc::new(volumes),
+            disks,
+            machine: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Ports for network cards and disks. Whatever the network, there is one for a controller of disks.
+    fn ports(&self, place: &Place, cards: usize) -> u8 {
+        let more = self.spec.config.hypervisor.block_devices.ports;
+        place.ports(cards).max(1).saturating_add(more).min(MOST_PORTS)
+    }
+
+    /// The disks that the VM is started with: the block devices that the first container is given.
+    fn first_disks(&self) -> Vec<Disk> {
+        let devices = take_devices(&mut self.spec.spec.clone(), &self.spec.bundle);
+        let images: Vec<_> = devices.into_iter().flatten().map(|device| device.disk).collect();
+        self.disks.planned(&images)
+    }
+
+    /// What of a container is on disks.
+    async fn wanted(&self, container: &ContainerId, mut sources: Sources) -> Result<(Sources, Wanted)> {
+        let shared = self.spec.config.hypervisor.block_devices.disabled;
+        let layers = (!shared).then(|| self.disks.layers());
+        let container = container.clone();
+        blocking(move || match Wanted::of(&container, &mut sources, layers.as_deref()) {
+            Ok(wanted) => Ok((sources, wanted)),
+            Err(source) => Err(unprepared(&container, source)),
+        })
+        .await
+    }
+
+    /// A container's direct-assigned volumes, from now on this sandbox's.
+    async fn claim(&self, container: &ContainerId, sources: Sources) -> Result<(Sources, Vec<Claimed>)> {
+        let (volumes, container) = (Arc::clone(&self.volumes), container.clone());
+        blocking(move || match volumes.claim(&sources.spec, &sources.bundle) {
+            Ok(claimed) => Ok((sources, claimed)),
+            Err(source) => Err(unprepared(&container, source.into())),
+        })
+        .await
     }
 
     /// The shared directory, made by whoever needs it first.
@@ -155,7 +213,8 @@ impl Host for LocalHost {
             doorbell_port: prepared.doorbell_port(),
             shares: vec![share],
             cgroup,
-            hotplug_ports: place.ports(nics.len()),
+            hotplug_ports: self.ports(&place, nics.len()),
+            disks: self.first_disks(),
             nics,
             netns: place.of_vmm(),
             console_log: self.dir.join(CONSOLE_FILE),
@@ -191,38 +250,62 @@ impl Host for LocalHost {
         std::iter::once(share).chain(of_pod).collect()
     }
 
-    async fn attach(&self, container: &ContainerId, mut sources: Sources) -> Result<Files> {
-        let failed = |source| Error::Files { action: "prepare the files", id: container.to_string(), source };
+    async fn attach(
+        &self,
+        container: &ContainerId,
+        mut sources: Sources,
+        machine: &Arc<Machine>,
+    ) -> Result<Files> {
+        let failed = |source| unprepared(container, source);
+        *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(machine);
         let seccomp = !self.spec.config.runtime.disable_guest_seccomp;
         if let Some(pod) = &self.spec.pod {
             pod.share(&self.dir, &mut sources.spec).map_err(|error| failed(error.into()))?;
         }
         let of_pod = self.spec.pod.is_some();
         Labels::of(&self.spec.config).confine_container(&mut sources.spec);
+        let (sources, wanted) = self.wanted(container, sources).await?;
+        let (sources, volumes) = self.claim(container, sources).await?;
         let share = self.share().await.map_err(failed)?;
-        let id = container.to_string();
-        let files = share.container(&id).map_err(|error| failed(error.into()))?;
+        let files = share.container(container.as_str()).map_err(|error| failed(error.into()))?;
         let files = Arc::new(std::sync::Mutex::new(files));
         self.files.lock().await.insert(container.clone(), Arc::clone(&files));
-        blocking(move || {
-            let mut files = files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let prepared = prepare(&mut files, sources, seccomp).and_then(|mut prepared| {
+        for Claimed { volume, guest_path, .. } in &volumes {
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            files.assign(volume.clone(), guest_path.clone());
+        }
+        let (id, root) = (container.clone(), wanted.root());
+        let mut prepared = blocking(move || {
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            let prepared = prepare(&mut files, sources, root, seccomp).and_then(|mut prepared| {
                 if of_pod {
                     pod::share_memory(&mut prepared.spec)?;
                 }
                 Ok(prepared)
             });
-            prepared.map_err(|source| Error::Files { action: "prepare the files", id, source })
+            prepared.map_err(|source| unprepared(&id, source))
         })
-        .await
+        .await?;
+        let told = wanted.attach(container, &self.disks, machine.vmm.disk_hotplug()).await;
+        let told = told.map_err(|error| failed(error.into()))?;
+        prepared.storages.extend(told.storages);
+        let attached =
+            self.volumes.attach(container, &volumes, &self.disks, machine.vmm.disk_hotplug()).await;
+        prepared.storages.extend(attached.map_err(|error| failed(error.into()))?);
+        prepared.devices = told.devices;
+        Ok(prepared)
     }
 
     async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>> {
-        let failed = |source| Error::Files { action: "prepare the files", id: pause.to_string(), source };
+        let failed = |source| unprepared(pause, source);
         let share = self.share().await.map_err(failed)?;
         let mounts = sources.spec.mounts().as_deref().unwrap_or_default();
         let memories = share.memories(mounts, &sources.bundle).map_err(|error| failed(error.into()))?;
         Ok(memories.iter().map(memory).collect())
+    }
+
+    fn assigned(&self, volume: &Path) -> Option<Assigned> {
+        self.volumes.assigned(volume)
     }
 
     fn confine(&self, process: &mut Process) {
@@ -230,10 +313,13 @@ impl Host for LocalHost {
     }
 
     async fn detach(&self, container: &ContainerId) -> Result<()> {
+        let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        let vm = machine.as_ref().and_then(|machine| machine.vmm.disk_hotplug());
+        self.disks.detach(container, vm).await;
         let Some(files) = self.files.lock().await.get(container).cloned() else { return Ok(()) };
         let id = container.to_string();
         blocking(move || {
-            let mut files = files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             files.remove().map_err(|error| Error::Files {
                 action: "remove the files",
                 id,
@@ -259,15 +345,24 @@ impl Host for LocalHost {
     }
 }
 
-/// Mounts the root file system and the volumes into the share, and says where the guest finds them.
+fn unprepared(container: &ContainerId, source: BootError) -> Error {
+    Error::Files { action: "prepare the files", id: container.to_string(), source }
+}
+
+/// Mounts the root file system, unless it is on disks and so at `on_disks` in the guest, and the volumes into the share,
+/// and says where the guest finds them.
 fn prepare(
     files: &mut ContainerFiles,
     sources: Sources,
+    on_disks: Option<PathBuf>,
     seccomp: bool,
 ) -> std::result::Result<Files, BootError> {
     let Sources { bundle, rootfs, mut spec } = sources;
     let root = bundle.join(spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path()));
-    let guest_root = files.mount_rootfs(&rootfs, &root)?;
+    let guest_root = match on_disks {
+        Some(root) => root,
+        None => files.mount_rootfs(&rootfs, &root)?,
+    };
     set_root(&mut spec, guest_root)?;
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     let memories = files.share_volumes(&mut mounts, &bundle, &own_ids(&spec))?;
@@ -275,18 +370,22 @@ fn prepare(
     if !seccomp && let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None);
     }
-    Ok(Files { spec, storages: memories.iter().map(memory).collect() })
+    Ok(Files { spec, storages: memories.iter().map(memory).collect(), devices: Vec::new() })
 }
 
 /// A tmpfs; the agent makes it for the first container that names it.
 fn memory(memory: &Memory) -> Storage {
-    let options = ["nosuid", "noexec", "nodev", "mode=1777"].map(str::to_owned);
+    let part = memory.part.as_ref().map(|Part { path, mode, group }| {
+        format!("{}={mode:o}:{group}:{}", guest::MEMORY_DIRECTORY, path.display())
+    });
     Storage {
         driver: "ephemeral".to_owned(),
-        source: "shm".to_owned(),
+        driver_options: part.into_iter().collect(),
+        source: if memory.stays { "tmpfs" } else { "shm" }.to_owned(),
         fstype: "tmpfs".to_owned(),
-        options: options.into_iter().chain([format!("size={}", memory.size)]).collect(),
+        options: memory.options.iter().cloned().chain([format!("size={}", memory.size)]).collect(),
         mount_point: memory.guest_path.to_string_lossy().into_owned(),
+        shared: memory.stays,
         ..Default::default()
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use kata_cgroup::Cgroup;
 use kata_config::{Config, LogLevel};
 use kata_vmm::accelerator::{Choice, KvmUnusable, Preference};
-use kata_vmm::{Accelerator, AgentChannel, NetworkNamespace, Nic, Share, VmPlan, accelerator};
+use kata_vmm::{Accelerator, AgentChannel, Disk, NetworkNamespace, Nic, Share, VmPlan, accelerator};
 
 use crate::SandboxId;
 use crate::labels::Labels;
@@ -19,6 +19,7 @@ pub(crate) struct Parts {
     pub(crate) cgroup: Cgroup,
     pub(crate) nics: Vec<Nic>,
     pub(crate) hotplug_ports: u8,
+    pub(crate) disks: Vec<Disk>,
     pub(crate) netns: NetworkNamespace,
     pub(crate) console_log: PathBuf,
 }
@@ -67,6 +68,8 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
         console_log: parts.console_log,
         seccomp: !vm.disable_seccomp,
         nics: parts.nics,
+        disks: parts.disks,
+        scsi_controller: vm.block_devices.driver == kata_config::BlockDriver::VirtioScsi,
         hotplug_ports: parts.hotplug_ports,
         netns: parts.netns,
         debug: vm.enable_debug,
@@ -107,6 +110,7 @@ mod tests {
             cgroup: kata_cgroup::Cgroup::none(),
             nics: Vec::new(),
             hotplug_ports: 0,
+            disks: Vec::new(),
             netns: NetworkNamespace::Callers,
             console_log: "/run/kata/s/console.log".into(),
         }

@@ -121,7 +121,7 @@ fn shares_memory(spec: &Spec) -> bool {
 
 /// The memory of the pod's ipc namespace. The sandbox has it, so that it stays whichever container ends.
 pub(crate) fn memory() -> Memory {
-    Memory { guest_path: Path::new(guest::SHARED_MEMORY_DIR).join(MEMORY_NAME), size: MEMORY_SIZE }
+    Memory::shared(Path::new(guest::SHARED_MEMORY_DIR).join(MEMORY_NAME), MEMORY_SIZE)
 }
 
 /// Gives a container whose paths are the guest's that memory, if it is in the namespace, in place of a tmpfs of its own; what

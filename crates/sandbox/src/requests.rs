@@ -67,6 +67,14 @@ impl Driver {
             Command::SetPacketFilter { v6, rules, reply } => {
                 self.ask_guest(reply, async move |_, reach| reach.agent.set_packet_filter(v6, rules).await);
             }
+            Command::VolumeStats { volume, reply } => {
+                self.ask_guest(reply, async move |site, reach| site.volume_stats(&reach, &volume).await);
+            }
+            Command::ResizeVolume { volume, bytes, reply } => {
+                self.ask_guest(reply, async move |site, reach| {
+                    site.resize_volume(&reach, &volume, bytes).await
+                });
+            }
             Command::Shutdown { reply } => self.undo_everything(Undone::Shutdown(reply), "it is shut down"),
         }
     }

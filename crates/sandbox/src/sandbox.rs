@@ -1,9 +1,12 @@
 //! The handle on a sandbox: sends requests to its owning task and waits for the answers.
 
+use std::path::Path;
+
 use oci_spec::runtime::LinuxResources;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, ProcessState, Reply};
+use crate::direct::VolumeStats;
 use crate::driver::Message;
 use crate::error::{Result, SandboxError as Error};
 use crate::network::Change;
@@ -273,6 +276,25 @@ impl Sandbox {
     /// As of [`packet_filter`](Self::packet_filter).
     pub async fn set_packet_filter(&self, v6: bool, rules: Vec<u8>) -> Result<Vec<u8>> {
         self.ask(|reply| Command::SetPacketFilter { v6, rules, reply }).await
+    }
+
+    /// How full a direct-assigned volume is; `volume` is its path on the host.
+    ///
+    /// # Errors
+    /// The sandbox has no such volume; the guest is not up; the agent failed.
+    pub async fn volume_stats(&self, volume: &Path) -> Result<VolumeStats> {
+        let volume = volume.to_owned();
+        self.ask(|reply| Command::VolumeStats { volume, reply }).await
+    }
+
+    /// Lets a direct-assigned volume grow to `bytes`, its disk and its file system; the device on the host has grown before.
+    /// Can be repeated.
+    ///
+    /// # Errors
+    /// The sandbox has no such volume; it would shrink; the VMM or the agent failed.
+    pub async fn resize_volume(&self, volume: &Path, bytes: u64) -> Result<()> {
+        let volume = volume.to_owned();
+        self.ask(|reply| Command::ResizeVolume { volume, bytes, reply }).await
     }
 
     /// Ends the VM, whatever runs in it, and removes everything that the sandbox made on the host. Can be repeated.

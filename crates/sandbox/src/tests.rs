@@ -8,6 +8,7 @@ mod network;
 mod pause;
 mod start;
 mod streams;
+mod volumes;
 
 use std::time::Duration;
 

@@ -8,12 +8,21 @@ pub(crate) const NAME: &str = "io.containerd.kata.v2";
 /// This build's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The annotation by which containerd's mount manager (2.2 and later) learns which mounts of a root file system are not its
+/// own to make, and which: layers of EROFS, and what is made of them, are mounted by the guest.
+const ALLOWED_MOUNTS: (&str, &str) = ("containerd.io/runtime-allow-mounts", "mkdir/*,format/*,erofs");
+
 /// `RuntimeInfo`, serialised.
 #[must_use]
 pub(crate) fn runtime_info() -> Vec<u8> {
     let version = RuntimeVersion { version: VERSION.to_owned(), ..RuntimeVersion::default() };
-    let info =
-        RuntimeInfo { name: NAME.to_owned(), version: MessageField::some(version), ..RuntimeInfo::default() };
+    let (name, value) = ALLOWED_MOUNTS;
+    let info = RuntimeInfo {
+        name: NAME.to_owned(),
+        version: MessageField::some(version),
+        annotations: [(name.to_owned(), value.to_owned())].into(),
+        ..RuntimeInfo::default()
+    };
     info.write_to_bytes().expect("a message in memory always serialises")
 }
 
@@ -35,5 +44,6 @@ mod tests {
             (info.name.as_str(), info.version.version.as_str()),
             ("io.containerd.kata.v2", super::VERSION)
         );
+        assert_eq!(info.annotations["containerd.io/runtime-allow-mounts"], "mkdir/*,format/*,erofs");
     }
 }

@@ -5,6 +5,8 @@
 //! in its read-only twin, which [`virtiofsd`] exports. Every step is announced to an [`kata_intent::Intents`] log
 //! first, and [`undo`] knows how to take each one back.
 
+pub mod block;
+pub mod direct_volume;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,5 +1,6 @@
 //! Bind mounts made with the new mount API: prepared out of sight, then attached with everything set.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -28,6 +29,11 @@ pub(crate) struct DetachedMount {
 /// Opens `path`, whatever it is, only to refer to it. Symbolic links are followed.
 pub(crate) fn open_path(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What `fd`, opened with [`open_path`], refers to.
+pub(crate) fn metadata(fd: &OwnedFd) -> io::Result<Metadata> {
+    std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 impl DetachedMount {

@@ -14,6 +14,7 @@
 //! namespace by propagation. Not all of them: virtiofsd copies `ro` and attaches the copy later, and nothing reaches a
 //! mount that is attached nowhere. So nothing may be mounted in `rw` until virtiofsd has answered the VMM.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -135,7 +136,8 @@ impl SharedDirectory {
         let mut trail = self.trail.branch();
         trail.dir(&dir)?;
         let guest_dir = Path::new(guest::SHARED_DIR).join("passthrough").join(container);
-        Ok(ContainerFiles { dir, guest_dir, trail, volumes: 0, memories: Arc::clone(&self.memories) })
+        let (memories, assigned) = (Arc::clone(&self.memories), HashMap::new());
+        Ok(ContainerFiles { dir, guest_dir, trail, volumes: 0, memories, assigned })
     }
 
     /// Takes back all that [`SharedDirectory::create`] made. Containers' files must be removed before. May be
@@ -159,6 +161,8 @@ pub struct ContainerFiles {
     pub(crate) volumes: usize,
     /// The sandbox's.
     pub(crate) memories: Arc<Memories>,
+    /// Where the guest has what the host does not share, by its path on the host.
+    pub(crate) assigned: HashMap<PathBuf, PathBuf>,
 }
 
 impl ContainerFiles {

@@ -9,12 +9,12 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use kata_intent::{Intent, IntentId, Intents};
 
 /// An intent log that only remembers.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct MemoryLog {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     next: u64,
     open: Vec<(IntentId, Intent)>,

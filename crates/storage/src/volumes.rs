@@ -7,8 +7,11 @@
 //! | `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup` | left as it is: the guest's own |
 //! | bind of `/proc`, `/sys` or below, of `/dev`, `/dev/pts`, `/dev/mqueue`, `/dev/null` and its kind | left as it is: the guest's own |
 //! | bind of a tmpfs onto `/dev/shm` | memory in the guest, of the same size: it cannot be shared with the host, but all containers that bind the same directory share it |
+//! | bind of what the kubelet mounted for an `emptyDir` with `medium: Memory`, or of a directory in it | the same: see [`memory`](crate::memory) |
+//! | `hugetlbfs`, or a bind of one | an error: the VM has no huge pages of its own |
+//! | bind of a direct-assigned volume | a bind of the disk in the guest: see [`direct_volume`](crate::direct_volume) |
 //! | bind of a directory or regular file | bind-mounted into the share, the source rewritten to the guest's path |
-//! | bind of a socket, FIFO or device | an error: the other end would not be in the guest |
+//! | bind of a socket, FIFO or device | an error: the other end would not be in the guest (a block device has become a disk before, see [`crate::block`]) |
 //! | any other type | an error |
 //!
 //! A volume whose ids are mapped (`idmap`, `ridmap`, `uidMappings`) is an ID-mapped mount on the host.
@@ -18,15 +21,15 @@
 
 use std::fs::{FileType, Metadata};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
 use crate::idmap::{self, IdMap, NoIds, Wanted};
-use crate::memory::Memory;
-use crate::mount::{DetachedMount, Propagation, open_path};
+use crate::memory::{self, Memory};
+use crate::mount::{DetachedMount, Propagation, metadata, open_path};
 use crate::share::{ContainerFiles, SharedDirectory};
 use crate::trail::StepError;
 
@@ -35,6 +38,8 @@ mod tests;
 
 /// File systems that the guest's kernel provides by itself.
 const GUEST_TYPES: [&str; 8] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs"];
+/// The file system of huge pages.
+const HUGE_PAGES: &str = "hugetlbfs";
 /// Directories that mean the guest's own, with all below them.
 const GUEST_TREES: [&str; 2] = ["/proc", "/sys"];
 /// Directories that mean the guest's own, but not what the host put into them.
@@ -91,6 +96,17 @@ pub enum VolumeError {
         /// Its type.
         fs_type: String,
     },
+    /// The source is of huge pages, of which there are none in the VM.
+    #[error(
+        "{from:?}, to be mounted on {destination:?}, is of huge pages, and the VM has none: use an `emptyDir` with `medium: \
+         Memory`"
+    )]
+    HugePages {
+        /// The source on the host.
+        from: PathBuf,
+        /// Where it should go in the container.
+        destination: PathBuf,
+    },
     /// Ids are to be mapped where there are no files of the host's.
     #[error(
         "The ids of the mount on {destination:?} cannot be mapped: only files and directories of the host can"
@@ -134,7 +150,7 @@ impl SharedDirectory {
                 destination: SHARED_MEMORY.into(),
                 source: error,
             })?;
-            memories.extend(self.memories.of(&source, &fd));
+            memories.extend(self.memories.shared(&source, &fd));
         }
         Ok(memories)
     }
@@ -171,6 +187,11 @@ impl ContainerFiles {
         Ok(memories)
     }
 
+    /// Has the guest mount `guest_path`, which a disk is mounted on, for whatever binds `source` of the host.
+    pub fn assign(&mut self, source: PathBuf, guest_path: PathBuf) {
+        self.assigned.insert(source, guest_path);
+    }
+
     fn share_volume(
         &mut self,
         mount: &mut Mount,
@@ -183,6 +204,10 @@ impl ContainerFiles {
         if is_guests_own_tree(&source) {
             return Ok(Shared::Nothing);
         }
+        if let Some(guest_path) = self.assigned.get(&source) {
+            rewrite(mount, guest_path.clone());
+            return Ok(Shared::Nothing);
+        }
         let opened = open_path(&source).and_then(|fd| metadata(&fd).map(|metadata| (fd, metadata)));
         let (fd, metadata) = opened.map_err(|error| VolumeError::Source {
             from: source.clone(),
@@ -190,13 +215,23 @@ impl ContainerFiles {
             source: error,
         })?;
         if destination == Path::new(SHARED_MEMORY)
-            && let Some(memory) = self.memories.of(&source, &fd)
+            && let Some(memory) = self.memories.shared(&source, &fd)
         {
             become_memory(mount, &memory);
             return Ok(Shared::Memory(memory));
         }
         if is_guests_own(&source, &metadata) {
             return Ok(Shared::Nothing);
+        }
+        // What belongs to others by a mapping stays on the share, where the host maps it.
+        if mapping.is_none()
+            && let Some(memory) = self.memories.empty_dir(&source, &fd)
+        {
+            rewrite(mount, memory.bound());
+            return Ok(Shared::Memory(memory));
+        }
+        if memory::is_of_huge_pages(&fd) {
+            return Err(VolumeError::HugePages { from: source, destination });
         }
         if let Some(kind) = unshareable(metadata.file_type()) {
             return Err(VolumeError::Kind { from: source, destination, kind });
@@ -250,12 +285,16 @@ enum Shared {
 }
 
 /// The source of a bind mount; `None` for what the guest mounts by itself.
-fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
+pub(crate) fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
     let destination = mount.destination();
     let fs_type = mount.typ().as_deref().unwrap_or_default();
     if fs_type != "bind" && !has_option(mount, "bind") && !has_option(mount, "rbind") {
         if fs_type.is_empty() || GUEST_TYPES.contains(&fs_type) {
             return Ok(None);
+        }
+        if fs_type == HUGE_PAGES {
+            let from = mount.source().clone().unwrap_or_default();
+            return Err(VolumeError::HugePages { from, destination: destination.clone() });
         }
         return Err(VolumeError::Type { destination: destination.clone(), fs_type: fs_type.to_owned() });
     }
@@ -304,11 +343,6 @@ fn unshareable(kind: FileType) -> Option<&'static str> {
         (kind.is_char_device(), "character device"),
     ];
     kinds.into_iter().find_map(|(is, name)| is.then_some(name))
-}
-
-/// What `fd`, opened with `O_PATH`, refers to.
-fn metadata(fd: &OwnedFd) -> io::Result<Metadata> {
-    std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// Makes `mount` a bind mount of memory in the guest.

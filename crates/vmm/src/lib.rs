@@ -11,8 +11,14 @@ pub mod qemu;
 mod turns;
 mod vmm;
 
-pub use plan::{Accelerator, AgentChannel, NetworkNamespace, Nic, NicBackend, Share, VmPlan};
-pub use vmm::{Capabilities, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
+pub use plan::{
+    Accelerator, AgentChannel, BlockSize, Disk, DiskAio, DiskAttachment, DiskCache, DiskLimits,
+    NetworkNamespace, Nic, NicBackend, Share, VmPlan,
+};
+pub use vmm::{
+    Capabilities, DiskAddress, DiskHotplug, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm,
+    VmmError,
+};
 
 /// Starts the VM that `plan` describes.
 ///

@@ -46,6 +46,86 @@ pub struct Nic {
     pub backend: NicBackend,
 }
 
+/// A disk of the VM.
+#[derive(Debug)]
+pub struct Disk {
+    /// A name of the caller's, by which it can be taken out again: a letter, then letters, digits, `-`, `.` or `_`.
+    pub id: String,
+    /// A block device or a regular file of the host, opened for reading if `read_only`, else for reading and writing. The
+    /// VMM sees no path of it.
+    pub file: OwnedFd,
+    /// The guest cannot write. Such a file may be a disk of several VMs.
+    pub read_only: bool,
+    /// The kind of device that the guest sees.
+    pub attachment: DiskAttachment,
+    /// How the host's page cache is used.
+    pub cache: DiskCache,
+    /// How the VMM reads and writes.
+    pub aio: DiskAio,
+    /// What the guest discards is freed on the host.
+    pub discard: bool,
+    /// What the guest may transfer.
+    pub limits: DiskLimits,
+    /// Sizes that the guest is told; `None` leaves them to the VMM.
+    pub block_size: Option<BlockSize>,
+    /// Queues of requests; 0 for the VMM's own choice.
+    pub queues: u16,
+    /// Requests in each queue, a power of two from 4 to 1024; 0 for the VMM's own choice.
+    pub queue_size: u16,
+}
+
+/// The kind of device that a disk is to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DiskAttachment {
+    /// virtio-blk, a PCI device each. Where there is no slot or port left it becomes one of [`DiskAttachment::Scsi`].
+    #[default]
+    Blk,
+    /// A SCSI disk; all of them are on one virtio-scsi controller.
+    Scsi,
+    /// virtio-pmem: the guest maps the host's page cache; cache, queues, block sizes and limits mean nothing to it. Only a
+    /// disk of the plan whose size is a multiple of 2 MiB can be one, any other becomes [`DiskAttachment::Blk`].
+    Pmem,
+}
+
+/// How the host's page cache is used for a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskCache {
+    /// Not at all (`O_DIRECT`).
+    pub direct: bool,
+    /// The guest's flushes are ignored: data is lost if the host fails.
+    pub no_flush: bool,
+}
+
+/// How the VMM reads and writes a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DiskAio {
+    /// By a pool of threads; works everywhere.
+    #[default]
+    Threads,
+    /// By Linux AIO; needs [`DiskCache::direct`].
+    Native,
+    /// By `io_uring`.
+    IoUring,
+}
+
+/// What a guest may transfer from and to a disk, reading and writing together; 0 for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DiskLimits {
+    /// Bytes per second.
+    pub bytes: u64,
+    /// Requests per second.
+    pub ops: u64,
+}
+
+/// The block sizes in bytes that the guest is told: powers of two from 512 to 32768.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSize {
+    /// The unit of addresses.
+    pub logical: u32,
+    /// What is written at once without reading; at least `logical`.
+    pub physical: u32,
+}
+
 /// What carries the packets of a network card.
 #[derive(Debug)]
 pub enum NicBackend {
@@ -126,6 +206,10 @@ pub struct VmPlan {
     /// Network cards, attached in this order; at most 8. The first ones are in the ports for devices, as many as there are,
     /// and can be taken out while the VM runs.
     pub nics: Vec<Nic>,
+    /// Disks, attached in this order. They stay as long as the VM, unless they are on the SCSI controller.
+    pub disks: Vec<Disk>,
+    /// A SCSI controller is there from the start: disks on it need no port.
+    pub scsi_controller: bool,
     /// The way to the agent.
     pub agent: AgentChannel,
     /// Where the guest's console is written; made if missing (mode 0600), appended to otherwise.

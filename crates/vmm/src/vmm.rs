@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::plan::Nic;
-use crate::qemu::{CommandLineError, QmpError};
+use crate::plan::{Disk, Nic};
+use crate::qemu::{CommandLineError, DiskError, QmpError};
 
 /// What a driver can do beyond starting and stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,11 @@ pub trait Vmm: Send + Sync {
         None
     }
 
+    /// Disks while it runs, if the driver can; they need the plan's `hotplug_ports` or `scsi_controller`.
+    fn disk_hotplug(&self) -> Option<&dyn DiskHotplug> {
+        None
+    }
+
     /// The host's end of the agent's serial port: a connected stream socket, close-on-exec. `None` with another
     /// channel, and from the second call on.
     fn take_agent_socket(&self) -> Option<OwnedFd>;
@@ -182,6 +187,64 @@ pub trait NicHotplug: Send + Sync {
     /// # Errors
     /// There is none of that name, or the guest keeps it.
     async fn remove_nic(&self, id: &str) -> Result<(), VmmError>;
+}
+
+/// Disks that come and go while the VM runs.
+#[async_trait]
+pub trait DiskHotplug: Send + Sync {
+    /// Plugs a disk in. The guest finds it in its own time.
+    ///
+    /// # Errors
+    /// The name is taken, the file does not fit, there is no room, or the VMM refuses: then nothing of it stays.
+    async fn add_disk(&self, disk: Disk) -> Result<DiskAddress, VmmError>;
+
+    /// Takes a disk out; returns when the guest has let it go and the VMM has closed its file. The guest must have
+    /// unmounted it: a SCSI disk is gone without asking.
+    ///
+    /// # Errors
+    /// There is none of that name, it is there for good, or the guest keeps it.
+    async fn remove_disk(&self, id: &str) -> Result<(), VmmError>;
+
+    /// Lets a disk grow: a regular file is made longer, a block device must be as long already. The guest is told.
+    ///
+    /// # Errors
+    /// There is none of that name, it would shrink, or the VMM refuses.
+    async fn resize_disk(&self, id: &str, bytes: u64) -> Result<(), VmmError>;
+
+    /// Where a disk is, also one of the plan; `None` if there is none of that name.
+    fn disk_address(&self, id: &str) -> Option<DiskAddress>;
+}
+
+/// Where a guest finds a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DiskAddress {
+    /// Slots from the root bus down, each two hexadecimal digits: `18` on the root bus, `10/00` in a port.
+    Pci(String),
+    /// On the SCSI controller.
+    Scsi {
+        /// The target's id.
+        id: u8,
+        /// The unit's number in it.
+        lun: u16,
+    },
+    /// A persistent memory device.
+    Pmem {
+        /// Its name in a guest that has found the earlier ones: `/dev/pmem0`.
+        device: String,
+        /// Its slots, as in [`DiskAddress::Pci`]: certain even while the guest finds several at once.
+        pci: String,
+    },
+}
+
+/// What agents take for a source: `10/00`, `0:3` or `/dev/pmem0`.
+impl fmt::Display for DiskAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pci(path) => f.write_str(path),
+            Self::Scsi { id, lun } => write!(f, "{id}:{lun}"),
+            Self::Pmem { device, .. } => f.write_str(device),
+        }
+    }
 }
 
 /// Why a VM could not be started or controlled.
@@ -270,6 +333,73 @@ pub enum VmmError {
         id: String,
         /// How long was waited.
         deadline: Duration,
+    },
+    /// A disk of that name is there.
+    #[error("The VM has a disk {id:?} already: choose another name or remove it first")]
+    DiskExists {
+        /// The name.
+        id: String,
+    },
+    /// There is no disk of that name.
+    #[error("The VM has no disk {id:?}: it was removed or never added")]
+    NoDisk {
+        /// The name.
+        id: String,
+    },
+    /// No port or SCSI unit is free.
+    #[error(
+        "The VM has no room for the disk {id:?} ({ports} ports, all in use): remove a device first, or set \
+         `block_device_driver = \"virtio-scsi\"`"
+    )]
+    NoRoomForDisk {
+        /// The name.
+        id: String,
+        /// How many ports there are.
+        ports: usize,
+    },
+    /// A disk of the plan that is on the root bus.
+    #[error("The disk {id:?} was there at the VM's start and stays until its end")]
+    DiskStays {
+        /// The name.
+        id: String,
+    },
+    /// The guest does not let go of a disk.
+    #[error("The guest has not let go of its disk {id:?} within {deadline:?}: is its kernel alive?")]
+    DiskInUse {
+        /// The name.
+        id: String,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// A disk cannot become smaller.
+    #[error("The disk {id:?} has {present} bytes and cannot shrink to {wanted}: data would be lost")]
+    DiskShrinks {
+        /// The name.
+        id: String,
+        /// Its size.
+        present: u64,
+        /// What was asked for.
+        wanted: u64,
+    },
+    /// A disk's settings or its file cannot be used.
+    #[error("The disk {id:?} cannot be used")]
+    Disk {
+        /// The name.
+        id: String,
+        /// Why not.
+        #[source]
+        source: DiskError,
+    },
+    /// The VMM refused something about a disk.
+    #[error("The hypervisor did not {what} the disk {id:?}")]
+    DiskRefused {
+        /// What it was to do.
+        what: &'static str,
+        /// The name.
+        id: String,
+        /// Why not.
+        #[source]
+        source: Box<QmpError>,
     },
     /// The VMM is gone.
     #[error("{0}")]

@@ -20,6 +20,7 @@ mod configuration;
 mod containerd;
 mod cri;
 mod data;
+mod disks;
 mod events;
 mod failure;
 mod footprint;
@@ -47,6 +48,7 @@ pub use cri::{
     proto,
 };
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
+pub use disks::{LoopDevice, read_ext4};
 pub use events::{Event, Events};
 pub use failure::{as_soon_as, eventually, fail};
 pub use footprint::Footprint;
@@ -58,5 +60,5 @@ pub use scenario::{cri_test, kata_cri_test, kata_test, test};
 pub use setup::Stage;
 pub use spec::Rootfs;
 pub use task::{Container, ExecRecipe};
-pub use tasks::Created;
+pub use tasks::{Created, RootMount};
 pub use terminal::Terminal;

@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use crate::command::{Finished, Live, run};
 use crate::containerd::Containerd;
+use crate::failure::fail;
 use crate::network::Network;
 use crate::spec;
 use crate::task::Container;
-use crate::tasks::Created;
+use crate::tasks::{Created, RootMount};
 use crate::terminal::Terminal;
 
 /// Images in the tests' cache.
@@ -206,7 +207,24 @@ impl<'c> Recipe<'c> {
     /// A container whose task is created, and not started.
     #[track_caller]
     pub fn create_task(self) -> Created<'c> {
-        Created::new(self.containerd, self.create())
+        self.try_create_task_on(&[]).unwrap_or_else(|e| fail(e))
+    }
+
+    /// A container that runs on a root file system of these mounts.
+    #[track_caller]
+    pub fn start_on(self, mounts: &[RootMount]) -> Container<'c> {
+        let created = self.try_create_task_on(mounts).unwrap_or_else(|e| fail(e));
+        created.start();
+        created.container
+    }
+
+    /// As [`Recipe::create_task`], on a root file system of these mounts, if there are any.
+    ///
+    /// # Errors
+    /// containerd's answer.
+    #[track_caller]
+    pub fn try_create_task_on(self, mounts: &[RootMount]) -> Result<Created<'c>, String> {
+        Created::new(self.containerd, self.create(), mounts)
     }
 
     fn ctr_run(&self, manner: &[&str]) -> Command {

@@ -30,32 +30,68 @@ pub struct Created<'c> {
 }
 
 impl<'c> Created<'c> {
-    /// Makes the task.
-    #[track_caller]
-    pub(crate) fn new(containerd: &'c Containerd, container: Container<'c>) -> Self {
+    /// Makes the task on a root file system of these mounts, or on its own if there are none.
+    ///
+    /// # Errors
+    /// containerd's answer.
+    pub(crate) fn new(
+        containerd: &'c Containerd,
+        container: Container<'c>,
+        mounts: &[RootMount],
+    ) -> Result<Self, String> {
         let output = containerd.directory().join("output");
         let file = format!("file://{}", output.display());
         let container_id = container.id().to_owned();
-        let request = proto::CreateTaskRequest { container_id, stdout: file.clone(), stderr: file };
+        let rootfs = mounts.iter().map(RootMount::message).collect();
+        let request = proto::CreateTaskRequest { container_id, rootfs, stdout: file.clone(), stderr: file };
         let created =
-            call(containerd, request, |mut client, request| async move { client.create(request).await });
-        Self { containerd, container, pid: created.pid, output }
+            ask(containerd, request, |mut client, request| async move { client.create(request).await })?;
+        Ok(Self { containerd, container, pid: created.pid, output })
     }
 
     /// Lets the workload begin.
     #[track_caller]
     pub fn start(&self) {
         let request = proto::StartRequest { container_id: self.container.id().to_owned() };
-        call(self.containerd, request, |mut client, request| async move { client.start(request).await });
+        ask(self.containerd, request, |mut client, request| async move { client.start(request).await })
+            .unwrap_or_else(|e| fail(e));
     }
 }
 
-#[track_caller]
-fn call<Q, A, F>(
+/// One of the mounts that make a root file system, as a snapshotter passes them.
+#[derive(Clone, Debug)]
+pub struct RootMount {
+    fs_type: &'static str,
+    source: PathBuf,
+    options: Vec<String>,
+}
+
+impl RootMount {
+    /// By its type, its source, and options as for `mount -o`.
+    pub fn new<S: Into<String>>(
+        fs_type: &'static str,
+        source: impl Into<PathBuf>,
+        options: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let options = options.into_iter().map(Into::into).collect();
+        Self { fs_type, source: source.into(), options }
+    }
+
+    fn message(&self) -> proto::Mount {
+        proto::Mount {
+            r#type: self.fs_type.to_owned(),
+            source: self.source.display().to_string(),
+            target: String::new(),
+            options: self.options.clone(),
+        }
+    }
+}
+
+fn ask<Q, A, F>(
     containerd: &Containerd,
     message: Q,
     call: impl FnOnce(TasksClient<Channel>, Request<Q>) -> F,
-) -> A
+) -> Result<A, String>
 where
     F: Future<Output = Result<Response<A>, Status>>,
 {
@@ -65,5 +101,5 @@ where
     let namespace = containerd.host.mark.parse().expect("the mark is plain text");
     request.metadata_mut().insert("containerd-namespace", namespace);
     let answer = runtime.block_on(async { call(TasksClient::new(endpoint.connect_lazy()), request).await });
-    answer.unwrap_or_else(|e| fail(format_args!("containerd's task service: {e}"))).into_inner()
+    answer.map(Response::into_inner).map_err(|e| format!("containerd's task service: {e}"))
 }

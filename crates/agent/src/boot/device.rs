@@ -2,18 +2,15 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kata_protocol::guest::SERIAL_PORT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
-};
-use std::os::fd::{AsFd, OwnedFd};
 
 use super::{BootError, Result, step};
+use crate::announcements;
 
 /// How long a port of a serial device may take to appear; the kernel makes ports when the VMM announces them.
 const APPEARANCE: Duration = Duration::from_secs(10);
@@ -42,7 +39,7 @@ fn virtio_devices(folder: &Path) -> Vec<String> {
 
 fn wait_for_port() -> io::Result<PathBuf> {
     // Listening comes before looking, so that nothing is missed in between.
-    let events = kernel_events()?;
+    let events = announcements::of_devices()?;
     let deadline = Instant::now() + APPEARANCE;
     loop {
         if let Some(port) = find_port(Path::new("/sys/class/virtio-ports")) {
@@ -64,24 +61,11 @@ fn find_port(folder: &Path) -> Option<PathBuf> {
     Some(Path::new("/dev").join(port.file_name()))
 }
 
-/// The kernel's announcements of devices.
-fn kernel_events() -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let events =
-        socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkKObjectUEvent)?;
-    bind(events.as_raw_fd(), &NetlinkAddr::new(0, 1))?;
-    Ok(events)
-}
-
 fn next_event(events: &OwnedFd, left: Duration) -> io::Result<()> {
     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
     poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], timeout)?;
-    let mut event = [0; 4096];
-    match recv(events.as_raw_fd(), &mut event, MsgFlags::empty()) {
-        // Too many events at once are as good as one.
-        Ok(_) | Err(nix::Error::EAGAIN | nix::Error::ENOBUFS) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
+    announcements::take(events);
+    Ok(())
 }
 
 #[cfg(test)]

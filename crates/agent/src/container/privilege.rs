@@ -43,7 +43,7 @@ pub(super) fn give_devices(spec: &mut Spec) -> Result<(), NoDevice> {
 }
 
 /// All that matters is allowed, and nothing is hidden or all devices are allowed.
-fn is_privileged(spec: &Spec) -> bool {
+pub(super) fn is_privileged(spec: &Spec) -> bool {
     let (process, linux) = (spec.Process.get_or_default(), spec.Linux.get_or_default());
     let bounding = &process.Capabilities.get_or_default().Bounding;
     let has_all = CAPABILITIES.iter().all(|needed| bounding.iter().any(|name| name == needed));

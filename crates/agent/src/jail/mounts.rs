@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use kata_protocol::oci;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat};
+use kata_protocol::{guest, oci};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -53,7 +53,7 @@ impl<'a> Planned<'a> {
         let source = match (bind, mount.type_.as_str()) {
             (Some(recursive), _) => {
                 let what = || format!("mount {} on {to}: its source", mount.source);
-                let copied = copy(CWD, Path::new(&mount.source), recursive);
+                let copied = copy_source(Path::new(&mount.source), recursive);
                 Some(copied.map_err(|source| JailError::Step(what(), source))?)
             }
             (None, "cgroup" | "cgroup2") => {
@@ -108,6 +108,16 @@ fn new_of_kind(mount: &oci::Mount, options: &Options<'_>, mode: Option<&str>) ->
     data.extend(mode.map(|mode| ("mode", Some(mode))));
     new_file_system(kind, &mount.source, &data)
         .map_err(|source| JailError::Step(format!("mount {kind} on {to}"), source))
+}
+
+/// A copy of what is bound. In memory that containers share they have made what is on the way: no link is followed there.
+fn copy_source(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    if !path.starts_with(guest::SHARED_MEMORY_DIR) {
+        return copy(CWD, path, recursive);
+    }
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    copy(found, Path::new(""), recursive)
 }
 
 /// A copy of the mount at `path`, attached nowhere.

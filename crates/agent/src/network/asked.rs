@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kata_protocol::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
 
-use super::pci;
+use crate::pci;
 
 /// linux/if.h: the longest name, without the zero at its end.
 const LONGEST_NAME: usize = 15;

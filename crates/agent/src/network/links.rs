@@ -7,7 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::asked::Key;
-use super::netlink::{Netlink, NetlinkError, announcements, take_announcements};
+use super::netlink::{Netlink, NetlinkError, announcements};
 use super::wire::{Message, attributes, number, text};
 use super::{NetworkError, Result};
 
@@ -66,7 +66,7 @@ impl Link {
         match key {
             // The loopback's is all zeros.
             Key::Hardware(address) => self.flags & IFF_LOOPBACK == 0 && self.hardware == *address,
-            Key::Pci(place) => place.interface().is_some_and(|name| name == self.name),
+            Key::Pci(place) => place.name_in("net").is_some_and(|name| name == self.name),
             Key::Name(name) => self.name == *name,
         }
     }
@@ -106,9 +106,7 @@ async fn wait(netlink: &Netlink, key: &Key, events: &AsyncFd<OwnedFd>) -> Result
         if let Some(link) = find(netlink, key)? {
             return Ok(link);
         }
-        let mut ready = events.readable().await.map_err(NetworkError::Watch)?;
-        take_announcements(events.get_ref());
-        ready.clear_ready();
+        crate::announcements::next(events).await.map_err(NetworkError::Watch)?;
     }
 }
 

@@ -161,18 +161,6 @@ pub(super) fn announcements() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes what was announced from a socket of [`announcements`].
-pub(super) fn take_announcements(socket: &OwnedFd) {
-    let mut buffer = [0; 64];
-    loop {
-        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            // Too many at once are as good as one.
-            Ok(_) | Err(nix::Error::ENOBUFS | nix::Error::EINTR) => {}
-            Err(_) => return,
-        }
-    }
-}
-
 /// What `struct nlmsgerr` says: zero or an error, and the kernel's words behind it.
 fn outcome(message: &Received<'_>) -> Result<()> {
     let code = number(message.body, 0).ok_or(NetlinkError::CutShort)?.cast_signed();

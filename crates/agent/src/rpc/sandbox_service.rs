@@ -138,6 +138,7 @@ async fn create(agent: &Agent, request: ContainerRequest) -> Result<ContainerRes
         id: request.container_id.parse()?,
         spec: request.oci.unwrap_or_default(),
         storages: request.storages,
+        devices: request.devices,
         stdio: streams(request.stdio.get_or_default()),
         shares_pids: request.sandbox_pidns,
     };

@@ -3,10 +3,15 @@
 use ttrpc::{Code, get_status};
 
 use crate::agent::SandboxError;
+use crate::block::BlockError;
 use crate::container::ContainerError;
+use crate::container::devices::DeviceError;
 use crate::id::InvalidId;
 use crate::network::{IpTablesError, NetworkError};
 use crate::report::chain;
+use crate::storage::StorageError;
+use crate::storage::growth::GrowthError;
+use crate::storage::usage::UsageError;
 
 /// An error with the code that tells callers what kind it is.
 #[derive(Debug)]
@@ -48,8 +53,16 @@ impl From<SandboxError> for Failure {
             SandboxError::Unsupported { .. } => Code::INVALID_ARGUMENT,
             SandboxError::Spec(_) | SandboxError::Ids(_) => Code::INVALID_ARGUMENT,
             SandboxError::Container(inner) => container_code(inner),
+            SandboxError::Storage(inner) => storage_code(inner),
+            SandboxError::Growth(inner) => growth_code(inner),
+            SandboxError::Usage(UsageError::Absent { .. }) => Code::NOT_FOUND,
+            SandboxError::Device(DeviceError::Block(inner)) => block_code(inner),
+            SandboxError::Device(_) => Code::INVALID_ARGUMENT,
             SandboxError::Network(inner) => network_code(inner),
-            SandboxError::Hook(_) | SandboxError::Storage(_) | SandboxError::Setting { .. } => Code::INTERNAL,
+            SandboxError::Hook(_)
+            | SandboxError::Part(_)
+            | SandboxError::Usage(_)
+            | SandboxError::Setting { .. } => Code::INTERNAL,
         };
         Self { code, message: chain(&error) }
     }
@@ -70,6 +83,41 @@ impl From<crate::stdio::StdioError> for Failure {
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
         SandboxError::from(error).into()
+    }
+}
+
+fn storage_code(error: &StorageError) -> Code {
+    match error {
+        StorageError::Driver { .. }
+        | StorageError::Path { .. }
+        | StorageError::NoFileSystem { .. }
+        | StorageError::FileSystem { .. }
+        | StorageError::Option { .. }
+        | StorageError::Block(BlockError::Address { .. } | BlockError::Other { .. }) => {
+            Code::INVALID_ARGUMENT
+        }
+        StorageError::Block(BlockError::Absent { .. }) | StorageError::NoMemory { .. } => Code::NOT_FOUND,
+        StorageError::Taken { .. } => Code::ALREADY_EXISTS,
+        _ => Code::INTERNAL,
+    }
+}
+
+fn block_code(error: &BlockError) -> Code {
+    match error {
+        BlockError::Address { .. } | BlockError::Other { .. } => Code::INVALID_ARGUMENT,
+        BlockError::Absent { .. } => Code::NOT_FOUND,
+        BlockError::Watch(_) => Code::INTERNAL,
+    }
+}
+
+fn growth_code(error: &GrowthError) -> Code {
+    match error {
+        GrowthError::Absent { .. } => Code::NOT_FOUND,
+        GrowthError::NoDisk { .. } | GrowthError::Kind { .. } | GrowthError::Shrink { .. } => {
+            Code::INVALID_ARGUMENT
+        }
+        GrowthError::Disk { .. } => Code::FAILED_PRECONDITION,
+        _ => Code::INTERNAL,
     }
 }
 

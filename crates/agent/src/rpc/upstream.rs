@@ -8,13 +8,15 @@ use kata_protocol::agent::{
     DestroySandboxRequest, ExecProcessRequest, GetIPTablesRequest, GetIPTablesResponse, GetMetricsRequest,
     GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, Interfaces, ListInterfacesRequest,
     ListRoutesRequest, Metrics as MetricsText, OOMEvent, PauseContainerRequest, ReadStreamRequest,
-    ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes,
-    SetGuestDateTimeRequest, SetIPTablesRequest, SetIPTablesResponse, SignalProcessRequest,
-    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
-    UpdateContainerRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest,
-    WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
+    ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResizeVolumeRequest,
+    ResumeContainerRequest, Routes, SetGuestDateTimeRequest, SetIPTablesRequest, SetIPTablesResponse,
+    SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
+    TtyWinResizeRequest, UpdateContainerRequest, UpdateEphemeralMountsRequest, UpdateInterfaceRequest,
+    UpdateRoutesRequest, VolumeStatsRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+    WriteStreamResponse,
 };
 use kata_protocol::agent_ttrpc::AgentService;
+use kata_protocol::csi::VolumeStatsResponse;
 use kata_protocol::empty::Empty;
 use kata_protocol::types::Interface;
 use nix::sys::signal::Signal;
@@ -105,11 +107,6 @@ impl Service {
 }
 
 async fn create(agent: &Agent, request: CreateContainerRequest) -> Answer<()> {
-    if !request.devices.is_empty() {
-        return Err(Failure::refused(
-            "Passing devices to containers is not supported by this agent; leave them out",
-        ));
-    }
     let spec = request.OCI.unwrap_or_default();
     let terminal = spec.Process.Terminal;
     let stdio = streams(terminal, [request.stdin_port, request.stdout_port, request.stderr_port]);
@@ -117,6 +114,7 @@ async fn create(agent: &Agent, request: CreateContainerRequest) -> Answer<()> {
         id: request.container_id.parse()?,
         spec,
         storages: request.storages,
+        devices: request.devices,
         stdio,
         shares_pids: request.sandbox_pidns,
     };
@@ -381,6 +379,32 @@ impl AgentService for Service {
         let agent = Arc::clone(&self.agent);
         let setting = async move { Ok(agent.set_packet_filter(request.is_ipv6, &request.data).await?) };
         Ok(SetIPTablesResponse { data: finish(setting).await?, ..Default::default() })
+    }
+
+    async fn update_ephemeral_mounts(
+        &self,
+        _: &TtrpcContext,
+        request: UpdateEphemeralMountsRequest,
+    ) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { Ok(agent.change_memory(request.storages).await?) }).await?;
+        Ok(Empty::default())
+    }
+
+    async fn get_volume_stats(
+        &self,
+        _: &TtrpcContext,
+        request: VolumeStatsRequest,
+    ) -> ttrpc::Result<VolumeStatsResponse> {
+        let stats = self.agent.volume_stats(request.volume_guest_path.into()).await;
+        Ok(stats.map_err(Failure::from)?)
+    }
+
+    async fn resize_volume(&self, _: &TtrpcContext, request: ResizeVolumeRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        let path = request.volume_guest_path.into();
+        finish(async move { Ok(agent.grow_volume(path, request.size).await?) }).await?;
+        Ok(Empty::default())
     }
 
     async fn get_oom_event(&self, _: &TtrpcContext, _: GetOOMEventRequest) -> ttrpc::Result<OOMEvent> {

@@ -26,6 +26,7 @@ macro_rules! agent_test {
     };
 }
 
+mod disks;
 mod forward;
 mod growth;
 mod hooks;
@@ -35,6 +36,7 @@ mod links;
 mod network;
 mod properties;
 mod seccomp;
+mod volumes;
 
 agent_test!(a_container_exits_with_the_code_of_its_process, |guest| {
     guest.run("c", &["sh", "-c", "exit 7"]).await;

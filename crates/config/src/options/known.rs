@@ -49,22 +49,18 @@ const fn never(table: Table, keys: &'static [&'static str]) -> Known {
 #[rustfmt::skip]
 static KNOWN: &[Known] = &[
     off(Table::Hypervisor, &[
-        "block_device_cache_direct", "block_device_cache_noflush", "block_device_cache_set", "boot_from_template",
-        "boot_to_be_template", "confidential_guest", "enable_guest_swap", "enable_hugepages", "enable_iommu",
+        "boot_from_template", "boot_to_be_template", "confidential_guest", "enable_guest_swap", "enable_hugepages", "enable_iommu",
         "enable_iommu_platform", "enable_iothreads", "enable_mem_prealloc", "enable_numa", "enable_vhost_user_store",
         "enable_virtio_mem", "guest_memory_dump_paging", "hotplug_vfio_on_root_bus", "reclaim_guest_freed_memory",
         "rootless", "sev_snp_guest", "use_legacy_serial", "virtio_fs_is_dax",
     ]),
-    on(Table::Hypervisor, &[
-        "disable_block_device_use", "disable_image_nvdimm", "disable_nesting_checks", "disable_selinux",
-    ]),
+    on(Table::Hypervisor, &["disable_image_nvdimm", "disable_nesting_checks", "disable_selinux"]),
     zero(Table::Hypervisor, &[
-        "block_device_logical_sector_size", "block_device_physical_sector_size", "default_bridges", "default_gpus",
-        "disk_rate_limiter_bw_max_rate", "disk_rate_limiter_bw_one_time_burst", "disk_rate_limiter_ops_max_rate",
+        "default_bridges", "default_gpus", "disk_rate_limiter_bw_one_time_burst",
         "disk_rate_limiter_ops_one_time_burst", "guest_swap_create_threshold_secs", "guest_swap_size_percent",
         "indep_iothreads", "memory_offset", "memory_slots", "net_rate_limiter_bw_max_rate",
         "net_rate_limiter_bw_one_time_burst", "net_rate_limiter_ops_max_rate", "net_rate_limiter_ops_one_time_burst",
-        "overhead_memory", "overhead_vcpus", "pcie_root_port", "pcie_switch_port",
+        "overhead_memory", "overhead_vcpus", "pcie_switch_port",
         "snp_guest_policy", "vhost_user_reconnect_timeout_sec", "virtio_fs_cache_size",
     ]),
     empty(Table::Hypervisor, &[
@@ -81,9 +77,9 @@ static KNOWN: &[Known] = &[
     word(Table::Hypervisor, "no-port", &["cold_plug_vfio", "hot_plug_vfio"]),
     word(Table::Hypervisor, "qemu", &["hypervisor_name"]),
     never(Table::Hypervisor, &[
-        "block_device_aio", "block_device_driver", "default_maxmemory", "disable_nested_virtualization",
+        "default_maxmemory", "disable_nested_virtualization",
         "hugepage_type", "hypervisor_loglevel", "hypervisor_timeout", "log_level", "msize_9p",
-        "num_queues", "qgs_port", "queue_size", "remote_hypervisor_timeout", "rootfs_type", "rootless_user",
+        "qgs_port", "remote_hypervisor_timeout", "rootfs_type", "rootless_user",
         "tdx_quote_generation_service_socket_port", "vm_rootfs_driver",
     ]),
     off(Table::Factory, &["enable_template"]),

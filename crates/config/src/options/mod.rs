@@ -4,6 +4,7 @@
 //! the three together. Keys of upstream that are not honoured yet stand in the private module `known`.
 
 mod agent;
+mod block;
 mod hypervisor;
 mod kind;
 pub(crate) mod known;
@@ -156,7 +157,7 @@ impl Row {
 
 /// All rows, table by table, in the order of the shipped file.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    hypervisor::ROWS.iter().chain(agent::ROWS).chain(runtime::ROWS)
+    hypervisor::ROWS.iter().chain(block::ROWS).chain(agent::ROWS).chain(runtime::ROWS)
 }
 
 /// The row of a key, by its own name.

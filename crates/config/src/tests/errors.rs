@@ -42,7 +42,7 @@ fn everything_is_reported_at_once() {
          virtio_fs_extra_args = [1, 2]\n\
          enable_annotations = ['kernal']\n\
          enable_debug = 'true'\n\
-         block_device_driver = 'virtio-scsi'\n\
+         block_device_driver = 'virtio-mmio'\n\
          enable_hugepages = true\n\
          guest_extension_images = [{ name = 'x' }]\n\
          debug_console_enabled = true\n\
@@ -66,6 +66,18 @@ fn everything_is_reported_at_once() {
 fn a_guest_has_one_security_module_and_a_label_needs_it() {
     insta::assert_snapshot!(refused("[hypervisor.qemu]\ndisable_guest_selinux = false\n[runtime]\ndisable_guest_apparmor = false\n"), @"/etc/kata-containers/configuration.toml:4: `disable_guest_apparmor` and `disable_guest_selinux` (/etc/kata-containers/configuration.toml:2) are both false; a guest has one of the two modules: set one to true");
     insta::assert_snapshot!(refused("[runtime]\nguest_selinux_label = 'a:b:c:s0'\n"), @"/etc/kata-containers/configuration.toml:2: `guest_selinux_label` names a label for a guest without SELinux; set `disable_guest_selinux` to false, or leave it empty");
+}
+
+#[test]
+fn keys_about_disks_that_do_not_fit_together_name_both_places() {
+    let wrong = [
+        "block_device_cache_direct = true",
+        "block_device_aio = 'native'",
+        "block_device_logical_sector_size = 4096\nblock_device_physical_sector_size = 512",
+        "block_device_logical_sector_size = 1000\nqueue_size = 3\ndisk_rate_limiter_bw_one_time_burst = 1",
+    ];
+    let of = |keys| refused(&format!("[hypervisor.qemu]\n{keys}\n"));
+    insta::assert_snapshot!(wrong.map(of).join("\n"));
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{Tree, origin};
-use crate::{Accelerator, Config, LogLevel, Placement, TEMPLATE, render_template};
+use crate::{
+    Accelerator, BlockAio, BlockDevices, BlockDriver, Config, LogLevel, Placement, SectorSize, TEMPLATE,
+    render_template,
+};
 
 #[test]
 fn the_shipped_file_says_the_defaults() {
@@ -47,6 +50,29 @@ fn drop_ins_are_read_in_alphabetical_order() {
     assert_eq!(config.hypervisor.default_memory_mib, 300);
     assert!(origin(&config, "hypervisor.qemu.default_memory").ends_with("config.d/20-that.toml:2"));
     assert!(origin(&config, "hypervisor.qemu.kernel").ends_with("config.d/10-this.toml:3"));
+}
+
+#[test]
+fn keys_about_block_devices_become_settings_of_disks() {
+    let given = "[hypervisor.qemu]\nblock_device_driver = 'nvdimm'\nblock_device_aio = 'native'\n\
+                 block_device_cache_set = true\nblock_device_cache_direct = true\n\
+                 block_device_physical_sector_size = 4096\nnum_queues = 4\nqueue_size = 128\n\
+                 disk_rate_limiter_bw_max_rate = 80\ndisk_rate_limiter_ops_max_rate = 9\n";
+    let config = Tree::new(given).load().unwrap();
+    let expected = BlockDevices {
+        ports: 0,
+        disabled: false,
+        driver: BlockDriver::VirtioPmem,
+        aio: BlockAio::Native,
+        cache_direct: true,
+        cache_no_flush: false,
+        sector_size: Some(SectorSize { logical: 512, physical: 4096 }),
+        queues: 4,
+        queue_size: 128,
+        bytes_per_second: 10,
+        ops_per_second: 9,
+    };
+    assert_eq!(config.hypervisor.block_devices, expected);
 }
 
 #[test]

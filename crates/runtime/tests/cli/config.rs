@@ -56,13 +56,13 @@ fn validate() {
     fs::remove_file(tree.path("kernel")).unwrap();
     let missing = tree.run(&["config", "validate"]);
     assert!(missing.code == 1 && missing.stdout.contains("failed: guest kernel"), "{}", missing.stdout);
-    tree.file("config.d/a.toml", "[hypervisor.qemu]\nkernle = '/x'\nblock_device_driver = 'virtio-scsi'\n");
+    tree.file("config.d/a.toml", "[hypervisor.qemu]\nkernle = '/x'\nhugepage_type = 'hugetlbfs'\n");
     let wrong = tree.run(&["config", "validate"]);
     assert_eq!(wrong.code, 1);
     insta::assert_snapshot!(wrong.stderr, @"
     kata-runtime: 2 problems in the configuration:
       /tree/config.d/a.toml:2: Unknown key `kernle` in [hypervisor.qemu]; did you mean `kernel`?
-      /tree/config.d/a.toml:3: `block_device_driver` is known but not supported yet; remove it
+      /tree/config.d/a.toml:3: `hugepage_type` is known but not supported yet; remove it
     ");
 }
 

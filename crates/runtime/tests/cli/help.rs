@@ -4,7 +4,7 @@ use std::process::Command;
 
 #[test]
 fn help_of_every_subcommand() {
-    let subcommands: [&[&str]; 19] = [
+    let subcommands: [&[&str]; 24] = [
         &[],
         &["check"],
         &["env"],
@@ -22,6 +22,11 @@ fn help_of_every_subcommand() {
         &["iptables"],
         &["iptables", "get"],
         &["iptables", "set"],
+        &["direct-volume"],
+        &["direct-volume", "add"],
+        &["direct-volume", "remove"],
+        &["direct-volume", "stats"],
+        &["direct-volume", "resize"],
         &["timeline"],
         &["version"],
     ];
@@ -45,6 +50,8 @@ fn wrong_usage_is_exit_code_2() {
         &["timeline"],
         &["network", "add", "x"],
         &["network", "routes", "set", "x", "10.0.0.0/8 through eth0"],
+        &["direct-volume", "add", "--volume-path", "/a"],
+        &["direct-volume", "resize", "--volume-path", "/a", "--size", "8GB"],
         &["iptables", "get"],
         &["iptables", "set"],
         &["iptables", "set", "--sandbox-id", "x", "file", "another"],

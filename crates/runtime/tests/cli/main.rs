@@ -2,6 +2,8 @@
 
 mod check;
 mod config;
+#[cfg(test)]
+mod direct_volume;
 mod env;
 mod help;
 #[cfg(test)]

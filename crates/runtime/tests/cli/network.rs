@@ -11,7 +11,7 @@ const ETH0: &str = r#"[{"device":"veth0","name":"eth0","IPAddresses":[{"family":
     "mtu":1500,"hwAddr":"02:00:00:00:00:01","type":""},{"name":"lo","mtu":65536,"hwAddr":"00:00:00:00:00:00"}]"#;
 
 /// A sandbox `abc123` that gives this answer to one request; what it was asked.
-fn sandbox(tree: &Tree, status: &str, body: &'static str) -> JoinHandle<String> {
+pub(crate) fn sandbox(tree: &Tree, status: &str, body: &'static str) -> JoinHandle<String> {
     fs::create_dir_all(tree.path("state/abc123")).unwrap();
     let listener = UnixListener::bind(tree.path("state/abc123/shim-monitor.sock")).unwrap();
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());

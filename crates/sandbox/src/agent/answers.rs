@@ -52,7 +52,7 @@ pub(super) fn is_foreign(error: &Error) -> bool {
 }
 
 /// Text of the guest that people will see: no more than they can read, and nothing that controls a terminal.
-fn words(text: &str) -> String {
+pub(super) fn words(text: &str) -> String {
     console::printable(text).chars().take(MAX_WORDS).collect()
 }
 

@@ -64,6 +64,7 @@ impl Agent {
             container_id: id.clone(),
             exec_id: id.clone(),
             storages: request.storages.clone(),
+            devices: request.devices.clone(),
             OCI: request.oci.clone(),
             sandbox_pidns: request.sandbox_pidns,
             ..Default::default()

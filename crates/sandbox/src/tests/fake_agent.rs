@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use kata_protocol::agent as grpc;
 use kata_protocol::agent_ttrpc::{AgentService, create_agent_service};
+use kata_protocol::csi;
 use kata_protocol::empty::Empty;
 use kata_protocol::kata;
 use kata_protocol::kata_ttrpc::{Sandbox, create_sandbox};
@@ -364,6 +365,33 @@ impl AgentService for Service {
         };
         let all = vec![interface("lo", "00:00:00:00:00:00"), interface("lan", "02:00:00:00:00:10")];
         Ok(grpc::Interfaces { Interfaces: all, ..Default::default() })
+    }
+
+    async fn get_volume_stats(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::VolumeStatsRequest,
+    ) -> ttrpc::Result<csi::VolumeStatsResponse> {
+        self.0.note(format!("GetVolumeStats {}", request.volume_guest_path));
+        let usage = csi::VolumeUsage {
+            available: 1,
+            total: 3,
+            used: 2,
+            unit: csi::volume_usage::Unit::BYTES.into(),
+            ..Default::default()
+        };
+        let condition = csi::VolumeCondition { message: "fine\x1b[2J".to_owned(), ..Default::default() };
+        let volume_condition = Some(condition).into();
+        Ok(csi::VolumeStatsResponse { usage: vec![usage], volume_condition, ..Default::default() })
+    }
+
+    async fn resize_volume(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::ResizeVolumeRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note(format!("ResizeVolume {} {}", request.volume_guest_path, request.size));
+        Ok(Empty::default())
     }
 
     async fn read_stdout(

@@ -13,11 +13,14 @@ use kata_intent::Intents;
 use kata_network::{Model, Rates, Request};
 use kata_protocol::agent::Storage;
 use kata_transport::Dialer;
-use kata_vmm::{Capabilities, Nic, NicHotplug, VmEvent, VmExit, VmStatus, Vmm};
+use kata_vmm::{
+    Capabilities, Disk, DiskAddress, DiskHotplug, Nic, NicHotplug, VmEvent, VmExit, VmStatus, Vmm,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::fake_agent::FakeAgent;
 use crate::ContainerId;
+use crate::direct::Assigned;
 use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
@@ -62,6 +65,7 @@ pub(super) struct Levers {
     daemon: watch::Sender<bool>,
     equipped: watch::Sender<bool>,
     pub(super) nics: Mutex<Vec<Nic>>,
+    pub(super) resized: Mutex<Vec<String>>,
     /// The guest's end of the serial port until the guest opens it.
     guest: Mutex<Option<UnixStream>>,
     /// What ends the carrier: a handle on the host's end.
@@ -132,6 +136,7 @@ impl FakeHost {
             daemon: watch::Sender::new(false),
             equipped: watch::Sender::new(!flaws.contains(&Flaw::Unequipped)),
             nics: Mutex::default(),
+            resized: Mutex::default(),
             guest: Mutex::default(),
             carrier: Mutex::default(),
         };
@@ -213,13 +218,18 @@ impl Host for FakeHost {
         Ok(vec![Storage { driver: "ephemeral".to_owned(), ..Default::default() }])
     }
 
-    async fn attach(&self, container: &ContainerId, sources: Sources) -> Result<Files> {
+    async fn attach(&self, container: &ContainerId, sources: Sources, _: &Arc<Machine>) -> Result<Files> {
         self.note(format!("attach {container}"));
         if self.has(Flaw::NoFiles) {
             let source = "there is no such layer".into();
             return Err(Error::Files { action: "prepare the files", id: container.to_string(), source });
         }
-        Ok(Files { spec: sources.spec, storages: Vec::new() })
+        Ok(Files { spec: sources.spec, ..Files::default() })
+    }
+
+    fn assigned(&self, volume: &Path) -> Option<Assigned> {
+        let assigned = || Assigned { disk: Some("disk-1".to_owned()), guest_path: "/guest/volume".into() };
+        (volume == Path::new("/volume")).then(assigned)
     }
 
     fn confine(&self, _: &mut oci_spec::runtime::Process) {}
@@ -283,6 +293,10 @@ impl Vmm for FakeVmm {
         Some(self)
     }
 
+    fn disk_hotplug(&self) -> Option<&dyn DiskHotplug> {
+        Some(self)
+    }
+
     fn take_agent_socket(&self) -> Option<OwnedFd> {
         None
     }
@@ -334,6 +348,31 @@ impl NicHotplug for FakeVmm {
     async fn remove_nic(&self, id: &str) -> std::result::Result<(), kata_vmm::VmmError> {
         self.levers.nics.lock().unwrap().retain(|nic| nic.id != id);
         Ok(())
+    }
+}
+
+/// Its disks are told of, and keep their first MiB.
+#[async_trait]
+impl DiskHotplug for FakeVmm {
+    async fn add_disk(&self, _: Disk) -> std::result::Result<DiskAddress, kata_vmm::VmmError> {
+        Ok(DiskAddress::Pci("02/00".to_owned()))
+    }
+
+    async fn remove_disk(&self, _: &str) -> std::result::Result<(), kata_vmm::VmmError> {
+        Ok(())
+    }
+
+    async fn resize_disk(&self, id: &str, bytes: u64) -> std::result::Result<(), kata_vmm::VmmError> {
+        let present = 1 << 20;
+        if bytes < present {
+            return Err(kata_vmm::VmmError::DiskShrinks { id: id.to_owned(), present, wanted: bytes });
+        }
+        self.levers.resized.lock().unwrap().push(format!("{id} {bytes}"));
+        Ok(())
+    }
+
+    fn disk_address(&self, _: &str) -> Option<DiskAddress> {
+        None
     }
 }
 

@@ -1,7 +1,9 @@
 //! A sandbox as the management socket knows it. It does not keep the sandbox alive.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
-use kata_sandbox::{Interface, Route, Sandbox, WeakSandbox};
+use kata_sandbox::{Interface, Route, Sandbox, VolumeStats, WeakSandbox};
 
 use super::sandbox::failure;
 use crate::backend::Failure;
@@ -48,5 +50,13 @@ impl Managed for Live {
 
     async fn set_routes(&self, routes: Option<Vec<Route>>) -> Result<(), Failure> {
         self.sandbox()?.set_routes(routes).await.map_err(|error| failure(&error))
+    }
+
+    async fn volume_stats(&self, volume: PathBuf) -> Result<VolumeStats, Failure> {
+        self.sandbox()?.volume_stats(&volume).await.map_err(|error| failure(&error))
+    }
+
+    async fn resize_volume(&self, volume: PathBuf, bytes: u64) -> Result<(), Failure> {
+        self.sandbox()?.resize_volume(&volume, bytes).await.map_err(|error| failure(&error))
     }
 }

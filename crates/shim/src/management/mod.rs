@@ -6,6 +6,7 @@
 //! directory, after any crash.
 
 mod agent;
+mod direct_volume;
 mod listener;
 mod network;
 mod packet_filter;
@@ -13,8 +14,10 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
-use kata_sandbox::{Interface, Route};
+use kata_sandbox::{Interface, Route, VolumeStats};
 
 use crate::backend::Failure;
 
@@ -40,4 +43,8 @@ pub(crate) trait Managed: Send + Sync {
     async fn routes(&self) -> Result<Vec<Route>, Failure>;
     /// Sets them; `None`: to those of the namespace.
     async fn set_routes(&self, routes: Option<Vec<Route>>) -> Result<(), Failure>;
+    /// How full a direct-assigned volume is.
+    async fn volume_stats(&self, volume: PathBuf) -> Result<VolumeStats, Failure>;
+    /// Lets one grow to so many bytes.
+    async fn resize_volume(&self, volume: PathBuf, bytes: u64) -> Result<(), Failure>;
 }

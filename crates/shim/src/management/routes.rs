@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::{Managed, agent, network, packet_filter};
+use super::{Managed, agent, direct_volume, network, packet_filter};
 use crate::backend::{Failure, Kind};
 
 /// A request to an endpoint.
@@ -20,6 +20,8 @@ pub(super) struct Call {
     pub(super) sandbox: Arc<dyn Managed>,
     /// What stands in the path where the table has `*`.
     pub(super) name: String,
+    /// What stands behind a question mark, as it is.
+    pub(super) query: String,
     pub(super) body: Bytes,
 }
 
@@ -52,6 +54,10 @@ type Endpoint = (&'static str, Method, Handler);
 /// All endpoints. In a path, a last part `*` is any name.
 static ENDPOINTS: &[Endpoint] = &[
     ("/agent-url", Method::GET, |call| Box::pin(agent::url(call))),
+    ("/direct-volume/resize", Method::POST, |call| Box::pin(direct_volume::resize(call))),
+    ("/direct-volume/stats", Method::GET, |call| Box::pin(direct_volume::stats(call))),
+    ("/direct-volume/stats", Method::POST, |call| Box::pin(direct_volume::stats(call))),
+    ("/direct-volume/stats/*", Method::GET, |call| Box::pin(direct_volume::stats(call))),
     ("/iptables", Method::GET, |call| Box::pin(packet_filter::get(call, false))),
     ("/iptables", Method::PUT, |call| Box::pin(packet_filter::set(call, false))),
     ("/ip6tables", Method::GET, |call| Box::pin(packet_filter::get(call, true))),
@@ -107,12 +113,13 @@ pub(super) async fn answer<B>(
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
 {
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let found = match find(request.method(), request.uri().path()) {
         Ok((endpoint, name)) => receive(request.into_body(), limits).await.map(|body| (endpoint, name, body)),
         Err(refusal) => Err(refusal),
     };
     match found {
-        Ok((endpoint, name, body)) => match endpoint(Call { sandbox, name, body }).await {
+        Ok((endpoint, name, body)) => match endpoint(Call { sandbox, name, query, body }).await {
             Ok(Answer { media, body }) => response(StatusCode::OK, media, body),
             Err(failure) => words(status(failure.kind), &failure.text),
         },

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kata_sandbox::{Interface, Route};
+use kata_sandbox::{Interface, Route, VolumeStats, VolumeUsage};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -73,6 +73,17 @@ impl Managed for Made {
         self.note(format!("routes {:?}", routes.map(|routes| routes.len())));
         Ok(())
     }
+
+    async fn volume_stats(&self, volume: PathBuf) -> Result<VolumeStats, Failure> {
+        self.note(format!("stats {}", volume.display()));
+        let usage = vec![VolumeUsage { available: 1, total: 3, used: 2, unit: 1 }];
+        Ok(VolumeStats { usage, volume_condition: None })
+    }
+
+    async fn resize_volume(&self, volume: PathBuf, bytes: u64) -> Result<(), Failure> {
+        self.note(format!("resize {} {bytes}", volume.display()));
+        Ok(())
+    }
 }
 
 struct Scene {
@@ -138,6 +149,41 @@ async fn each_endpoint_asks_the_sandbox() {
     assert_answer(&scene.ask("DELETE", "/network/routes", "").await, 200, "");
     let asked = ["false *nat", "true *raw", "add eth1", "remove a%b", "routes Some(1)", "routes None"];
     assert_eq!(scene.asked(), asked);
+}
+
+/// Upstream's server, its two clients and its documents each had one of these.
+#[tokio::test]
+async fn a_direct_assigned_volume_is_asked_for_in_all_of_upstreams_ways() {
+    let scene = Scene::new();
+    let json = r#"{"usage":[{"available":1,"total":3,"used":2,"unit":1}]}"#;
+    for (method, path) in [
+        ("GET", "/direct-volume/stats?path=%2Fa+b%2Fc%2B"),
+        ("POST", "/direct-volume/stats?x=y&path=/a%20b/c%2B"),
+        ("GET", "/direct-volume/stats/%2Fa%20b%2Fc%2B"),
+    ] {
+        assert_answer(&scene.ask(method, path, "").await, 200, json);
+    }
+    for body in [
+        r#"{"VolumePath":"/a","Size":8589934592}"#,
+        r#"{"volumePath":"/a","Size":"8589934592"}"#,
+        r#"{"volume_guest_path":"/a","size":8589934592}"#,
+    ] {
+        assert_answer(&scene.ask("POST", "/direct-volume/resize", body).await, 200, "");
+    }
+    assert_eq!(scene.asked(), [["stats /a b/c+"; 3], ["resize /a 8589934592"; 3]].concat());
+}
+
+#[tokio::test]
+async fn a_question_about_no_volume_is_refused() {
+    let scene = Scene::new();
+    for path in ["", "?path=", "?path=relative", "?volume=/a", "?path=%ff", "/relative"] {
+        let refused = scene.ask("GET", &format!("/direct-volume/stats{path}"), "").await;
+        assert_answer(&refused, 400, "Which volume?");
+    }
+    for body in ["", "{}", r#"{"VolumePath":"/a","Size":"8Gi"}"#, r#"{"VolumePath":"/a","Size":-1}"#] {
+        assert_answer(&scene.ask("POST", "/direct-volume/resize", body).await, 400, "The body is not");
+    }
+    assert!(scene.asked().is_empty());
 }
 
 #[tokio::test]

@@ -1,18 +1,20 @@
 //! Classification in memory; sharing in a mount namespace of one's own.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMappingBuilder, Mount, MountBuilder};
 use rustix::fs::fstatfs;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+};
 use tempfile::TempDir;
 
 use super::{VolumeError, has_option};
 use crate::idmap::IdMap;
-use crate::memory::Memory;
+use crate::memory::{Memory, Part};
 use crate::share::{ContainerFiles, SharedDirectory};
 use crate::testing::{MemoryLog, in_private_mounts, mounts_below};
 
@@ -187,7 +189,7 @@ fn shared_memory_is_the_guests_and_one_for_all_that_bind_it() {
         let first = "/run/kata-containers/sandbox/shm";
         let mut shared = oci("bind", &shm, "/dev/shm", &["rbind", "ro"]);
         let memory = fixture.share(&mut shared).unwrap();
-        assert_eq!(memory, [Memory { guest_path: first.into(), size: 1 << 20 }]);
+        assert_eq!(memory, [Memory::shared(first.into(), 1 << 20)]);
         assert_eq!(shared, expected(first, &["ro"]));
 
         fixture.files = fixture.share.container("second").unwrap();
@@ -201,6 +203,80 @@ fn shared_memory_is_the_guests_and_one_for_all_that_bind_it() {
         for path in [shm, other] {
             unmount(path, UnmountFlags::empty()).unwrap();
         }
+    });
+}
+
+/// The kubelet's directory of a pod's `emptyDir` with memory, and one of its other directories.
+fn empty_dir(fixture: &Fixture, options: &str) -> [PathBuf; 2] {
+    let pod = fixture.host("kubelet/pods/7f");
+    let volume = pod.join("volumes/kubernetes.io~empty-dir/cache");
+    let part = pod.join("volume-subpaths/cache/main/0");
+    for dir in [&volume, &part] {
+        fs::create_dir_all(dir).unwrap();
+    }
+    let options = std::ffi::CString::new(options).unwrap();
+    mount("tmpfs", &volume, "tmpfs", MountFlags::NODEV, Some(options.as_c_str())).unwrap();
+    fs::create_dir_all(volume.join("a b/c")).unwrap();
+    fs::set_permissions(volume.join("a b/c"), fs::Permissions::from_mode(0o2770)).unwrap();
+    mount_bind(volume.join("a b/c"), &part).unwrap();
+    [volume, part]
+}
+
+#[test]
+fn an_empty_dir_of_memory_is_memory_of_the_guest_until_the_sandbox_ends() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let [volume, part] = empty_dir(&fixture, "size=8m,mode=2777,gid=5");
+        let guest_path = Path::new("/run/kata-containers/sandbox/ephemeral/cache");
+        let options = ["nodev", "mode=2777", "uid=0", "gid=5"].map(str::to_owned).to_vec();
+        let whole = Memory { guest_path: guest_path.into(), size: 8 << 20, options, stays: true, part: None };
+        let mut mount = oci("bind", &volume, "/cache", &["rbind", "rprivate", "ro"]);
+        assert_eq!(fixture.share(&mut mount).unwrap(), [whole.clone()]);
+        assert_eq!(mount, oci("bind", guest_path, "/cache", &["rbind", "rprivate", "ro"]));
+
+        let mut mount = oci("bind", &part, "/part", &["rbind"]);
+        let in_it = Part { path: "a b/c".into(), mode: 0o2770, group: 5 };
+        assert_eq!(fixture.share(&mut mount).unwrap(), [Memory { part: Some(in_it), ..whole }]);
+        assert_eq!(mount, oci("bind", &guest_path.join("a b/c"), "/part", &["rbind"]));
+        for path in [part, volume] {
+            unmount(path, UnmountFlags::empty()).unwrap();
+        }
+        fixture.finish();
+    });
+}
+
+#[test]
+fn an_empty_dir_on_a_disk_stays_on_the_share() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        mount("tmpfs", fixture.host.path(), "tmpfs", MountFlags::empty(), None).unwrap();
+        let volume = fixture.host("pods/7f/volumes/kubernetes.io~empty-dir/cache");
+        fs::create_dir_all(&volume).unwrap();
+        fs::write(volume.join("file"), "x").unwrap();
+        // All of the kubelet's may be on a tmpfs: then this is no memory of the pod's own.
+        let seen = fixture.shared(&mut oci("bind", &volume, "/cache", &["rbind"]));
+        assert_eq!(fs::read(seen.join("file")).unwrap(), b"x");
+        fixture.files.remove().unwrap();
+        unmount(fixture.host.path(), UnmountFlags::empty()).unwrap();
+    });
+}
+
+#[test]
+fn huge_pages_are_refused_by_their_name() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        fs::create_dir(fixture.host("huge")).unwrap();
+        match mount("none", fixture.host("huge"), "hugetlbfs", MountFlags::empty(), None) {
+            Ok(()) => {
+                let refused =
+                    fixture.share(&mut oci("bind", &fixture.host("huge"), "/huge", &[])).unwrap_err();
+                assert!(matches!(refused, VolumeError::HugePages { .. }), "{refused}");
+                unmount(fixture.host("huge"), UnmountFlags::empty()).unwrap();
+            }
+            Err(error) => eprintln!("half skipped: no hugetlbfs here: {error}"),
+        }
+        let refused = fixture.share(&mut oci("hugetlbfs", Path::new("none"), "/huge", &[])).unwrap_err();
+        assert!(matches!(refused, VolumeError::HugePages { .. }), "{refused}");
     });
 }
 

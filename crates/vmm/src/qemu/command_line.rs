@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::config::{self, Profile, profile, slot};
+use super::disk::{self, Drive, Place, Properties};
+use super::disks::Layout;
 use super::nic;
 use crate::plan::{AgentChannel, Nic, NicBackend, Share, VmPlan};
 
@@ -112,17 +114,21 @@ pub(super) struct CommandLine {
     pub(super) descriptors: Vec<(&'static str, OwnedFd)>,
 }
 
-/// Builds the command line. Takes the plan's sockets along.
+/// Builds the command line. Takes the plan's sockets along; its disks are in `layout`.
 ///
 /// # Errors
 /// A value in the plan that QEMU or the guest's kernel has no room for.
-pub(super) fn build(plan: VmPlan, endpoints: Endpoints) -> Result<CommandLine, CommandLineError> {
+pub(super) fn build(
+    plan: VmPlan,
+    layout: Layout,
+    endpoints: Endpoints,
+) -> Result<CommandLine, CommandLineError> {
     let mut line = CommandLine::default();
     let profile = profile(plan.accelerator);
     line.identity(&plan);
     line.machine(&plan, profile);
     line.processors(&plan, profile)?;
-    line.memory(&plan)?;
+    line.memory(&plan, layout.pmem_size())?;
     line.boot(&plan)?;
     line.control(endpoints.qmp);
     line.serial_bus();
@@ -132,6 +138,7 @@ pub(super) fn build(plan: VmPlan, endpoints: Endpoints) -> Result<CommandLine, C
     line.shares(plan.shares)?;
     line.ports(plan.hotplug_ports)?;
     line.nics(plan.nics, plan.hotplug_ports)?;
+    line.disks(layout);
     line.seccomp(plan.seccomp);
     Ok(line)
 }
@@ -187,13 +194,17 @@ impl CommandLine {
         Ok(())
     }
 
-    /// Memory that vhost-user daemons can map: a memfd, shared.
-    fn memory(&mut self, plan: &VmPlan) -> Result<(), CommandLineError> {
+    /// Memory that vhost-user daemons can map: a memfd, shared. Beside it address space for persistent memory.
+    fn memory(&mut self, plan: &VmPlan, pmem_size: u64) -> Result<(), CommandLineError> {
         let mib = plan.memory_mib;
         if mib < config::MIN_MEMORY_MIB {
             return Err(CommandLineError::Memory { mib });
         }
-        self.option("-m", format!("{mib}M"));
+        let room = match pmem_size {
+            0 => String::new(),
+            bytes => format!(",maxmem={}M", u64::from(mib) + bytes.div_ceil(1 << 20)),
+        };
+        self.option("-m", format!("{mib}M{room}"));
         self.option("-object", format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"));
         Ok(())
     }
@@ -320,6 +331,40 @@ impl CommandLine {
             }
         }
         Ok(())
+    }
+
+    /// Those on the root bus, and the controller with those on it.
+    fn disks(&mut self, layout: Layout) {
+        if layout.controller {
+            let first = layout.drives.iter().find(|(_, place)| matches!(place, Place::Unit(_)));
+            let controller = first
+                .map_or_else(|| disk::controller("pcie.0", 0, 0), |(drive, _)| drive.controller("pcie.0"));
+            self.json("-device", controller);
+        }
+        for (drive, place) in layout.drives {
+            self.disk(drive, place);
+        }
+    }
+
+    fn disk(&mut self, drive: Drive, place: Place) {
+        let (limits, nodes, device) = (drive.limits(), drive.nodes(), drive.device(place));
+        let fdset = drive.parts.fdset();
+        if matches!(place, Place::Memory { .. }) {
+            let memory = drive.memory();
+            self.inherit("disk", drive.into_file());
+            self.json("-object", memory);
+            return self.json("-device", device);
+        }
+        let fd = self.inherit("disk", drive.into_file());
+        self.option("-add-fd", format!("fd={fd},set={fdset}"));
+        limits.into_iter().for_each(|limits| self.json("-object", limits));
+        nodes.into_iter().for_each(|node| self.json("-blockdev", node));
+        self.json("-device", device);
+    }
+
+    /// What QMP would get as well.
+    fn json(&mut self, name: &str, properties: Properties) {
+        self.option(name, serde_json::Value::Object(properties).to_string());
     }
 
     /// Where devices are plugged in later.

@@ -107,7 +107,20 @@ pub(super) mod slot {
     pub(crate) const PORTS: u8 = 16;
     /// How many slots are reserved for ports.
     pub(crate) const PORT_COUNT: u8 = 8;
+    /// The first disk that is there from the start.
+    pub(crate) const DISKS: u8 = 24;
+    /// How many slots are reserved for such disks; more of them are on the SCSI controller.
+    pub(crate) const DISK_COUNT: u8 = 6;
+    /// The SCSI controller, if it is there from the start.
+    pub(crate) const SCSI: u8 = 30;
 }
+
+/// The device id of the SCSI controller; its bus has a `.0` more.
+pub(super) const SCSI_ID: &str = "scsi0";
+/// How many disks one controller has: as many as have the target 0, as upstream's agents count.
+pub(super) const SCSI_UNITS: u16 = 256;
+/// The set of file descriptors that the first disk's file is in; the console's is 1.
+pub(super) const FIRST_DISK_FDSET: u32 = 2;
 
 /// The id of a root port.
 pub(super) fn port_id(number: usize) -> String {

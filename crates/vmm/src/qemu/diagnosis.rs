@@ -27,6 +27,12 @@ const ADVICE: &[(&str, &str)] = &[
         "failed to initialize kvm",
         "KVM cannot be used: see `kata-runtime check`, or set `accelerator = \"tcg\"`",
     ),
+    (
+        "Failed to get \"write\" lock",
+        "Another VM or program has the image of a disk open for writing: end it, or mount the volume read-only",
+    ),
+    ("io_uring was specified", "This QEMU has no io_uring: set `block_device_aio = \"threads\"`"),
+    ("use linux io_uring", "The host's kernel forbids io_uring: set `block_device_aio = \"threads\"`"),
     ("Cannot allocate memory", "The host has too little free memory: lower `default_memory` or free some"),
     ("Failed to read msg header", "The shared directory's daemon (virtiofsd) ended: see its own error"),
     ("Failed to write msg", "The shared directory's daemon (virtiofsd) ended: see its own error"),

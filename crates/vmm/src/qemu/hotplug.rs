@@ -1,7 +1,6 @@
 //! Network cards that come and go while QEMU runs: each in a PCIe root port that was made at the start.
 
 use std::os::fd::OwnedFd;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,52 +9,24 @@ use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
 
 use super::lifecycle::Qemu;
+use super::ports::NoPort;
 use super::qmp::{Client, Closefd, DeviceAdd, DeviceDel, Getfd, NetdevAdd, NetdevDel, QmpError};
 use super::{config, nic};
 use crate::plan::{Nic, NicBackend};
-use crate::vmm::{NicHotplug, VmmError};
+use crate::vmm::{NicHotplug, Vmm, VmmError};
 
-/// How long a guest may take to let go of a card.
-const REMOVAL_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Which card is in which port.
-#[derive(Debug, Default)]
-pub(super) struct Ports(std::sync::Mutex<Vec<Option<String>>>);
-
-impl Ports {
-    /// So many, with the first of `nics` in them.
-    pub(super) fn of(count: u8, nics: &[Nic]) -> Self {
-        let count = usize::from(count);
-        let mut ports: Vec<_> = nics.iter().take(count).map(|nic| Some(nic.id.clone())).collect();
-        ports.resize(count, None);
-        Self(std::sync::Mutex::new(ports))
-    }
-
-    /// Takes an empty one for the card `id`; its number.
-    fn take(&self, id: &str) -> Result<usize, VmmError> {
-        let mut ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if ports.iter().flatten().any(|used| used == id) {
-            return Err(VmmError::NicExists { id: id.to_owned() });
-        }
-        let count = ports.len();
-        let found = ports.iter_mut().enumerate().find(|(_, used)| used.is_none());
-        let (number, port) = found.ok_or(VmmError::NoPort { count })?;
-        *port = Some(id.to_owned());
-        Ok(number)
-    }
-
-    fn free(&self, id: &str) {
-        let mut ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ports.iter_mut().filter(|used| used.as_deref() == Some(id)).for_each(|used| *used = None);
-    }
-}
+/// How long a guest may take to let go of a device.
+pub(super) const REMOVAL_DEADLINE: Duration = Duration::from_secs(10);
 
 #[async_trait]
 impl NicHotplug for Qemu {
     async fn add_nic(&self, nic: Nic) -> Result<(), VmmError> {
         let client = self.client().await?;
         let id = nic.id.clone();
-        let number = self.ports().take(&id)?;
+        let number = self.ports().take(&id, 0).map_err(|why| match why {
+            NoPort::Taken => VmmError::NicExists { id: id.clone() },
+            NoPort::Full(count) => VmmError::NoPort { count },
+        })?;
         let added = add(&client, &config::port_id(number), nic).await;
         if added.is_err() {
             self.ports().free(&id);
@@ -65,17 +36,37 @@ impl NicHotplug for Qemu {
 
     async fn remove_nic(&self, id: &str) -> Result<(), VmmError> {
         let client = self.client().await?;
-        let mut deleted = self.deleted();
-        client.execute(DeviceDel { id: id.to_owned() }).await?;
-        if timeout(REMOVAL_DEADLINE, gone(&mut deleted, id)).await.is_err() {
-            return Err(VmmError::NicInUse { id: id.to_owned(), deadline: REMOVAL_DEADLINE });
+        match self.let_go(&client, id).await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(VmmError::NicInUse { id: id.to_owned(), deadline: REMOVAL_DEADLINE });
+            }
+            // The guest has let go since it was last asked.
+            Err(VmmError::Control(error)) if error.is_device_not_found() && self.ports().holds(id) => {}
+            Err(error) => return Err(error),
         }
         self.ports().free(id);
         Ok(client.execute(NetdevDel { id: id.to_owned() }).await.map(drop)?)
     }
 }
 
-/// Waits until the device is gone; or QEMU is, and the device with it.
+impl Qemu {
+    /// Asks the guest to let go of a device and waits for it; `false` if it does not in time.
+    pub(super) async fn let_go(&self, client: &Client, id: &str) -> Result<bool, VmmError> {
+        let mut deleted = self.deleted();
+        match client.execute(DeviceDel { id: id.to_owned() }).await {
+            // Asked before, and not answered yet.
+            Err(error) if error.is_unplug_pending() => {}
+            asked => drop(asked?),
+        }
+        tokio::select! {
+            gone = timeout(REMOVAL_DEADLINE, gone(&mut deleted, id)) => Ok(gone.is_ok()),
+            exit = self.wait() => Err(VmmError::Gone(exit)),
+        }
+    }
+}
+
+/// Waits until the device is gone.
 async fn gone(deleted: &mut Receiver<String>, id: &str) {
     use tokio::sync::broadcast::error::RecvError;
     loop {

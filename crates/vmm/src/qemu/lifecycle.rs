@@ -22,13 +22,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::command_line::{CommandLine, Endpoints, build};
-use super::hotplug::Ports;
+use super::disks::{Disks, Layout};
+use super::ports::Ports;
 use super::qmp::{self, Client, Connected, Cont, QmpError, QueryStatus, Quit, Stop};
 use super::{config, diagnosis, stderr, tsc};
 use crate::netns::{self, Failure};
 use crate::plan::{Accelerator, AgentChannel, NetworkNamespace, VmPlan};
 use crate::turns::Turns;
-use crate::vmm::{Capabilities, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError};
+use crate::vmm::{
+    Capabilities, DiskHotplug, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError,
+};
 
 /// How long QEMU may take to answer on its control channel. It answers in milliseconds, but a loaded host may
 /// keep it waiting.
@@ -47,9 +50,16 @@ pub struct Qemu {
     control: watch::Receiver<Control>,
     exit: watch::Receiver<Option<VmExit>>,
     kill: mpsc::Sender<()>,
-    ports: Ports,
+    places: Places,
     deleted: broadcast::Sender<String>,
     turns: Turns,
+}
+
+/// Where devices are that come and go.
+#[derive(Debug)]
+struct Places {
+    ports: Ports,
+    disks: Disks,
 }
 
 /// How far the control channel is.
@@ -75,11 +85,12 @@ pub async fn launch(mut plan: VmPlan) -> Result<Qemu, VmmError> {
     };
     let endpoints = Endpoints { qmp, console: open_console(&plan.console_log)?, agent };
     let (binary, place) = (plan.binary.clone(), (plan.netns.clone(), plan.cgroup.clone()));
-    let ports = Ports::of(plan.hotplug_ports, &plan.nics);
-    let line = build(plan, endpoints)?;
+    let layout = Layout::of(std::mem::take(&mut plan.disks), plan.scsi_controller)?;
+    let places = Places { ports: Ports::of(plan.hotplug_ports, &plan.nics), disks: Disks::of(&layout) };
+    let line = build(plan, layout, endpoints)?;
     tracing::debug!(?binary, arguments = ?line.arguments, "starting QEMU");
     let child = spawn(&binary, &place, line)?;
-    Ok(Qemu::watch(child, ours, agent_socket, ports))
+    Ok(Qemu::watch(child, ours, agent_socket, places))
 }
 
 /// Names a missing file now, instead of letting QEMU fail in its own words.
@@ -155,7 +166,7 @@ fn spawn(
 
 impl Qemu {
     /// Starts the tasks that watch a started process.
-    fn watch(mut child: Child, qmp: OwnedFd, agent_socket: Option<OwnedFd>, ports: Ports) -> Self {
+    fn watch(mut child: Child, qmp: OwnedFd, agent_socket: Option<OwnedFd>, places: Places) -> Self {
         let pid = child.id().unwrap_or_default();
         let turns = Turns::long(pid);
         let (publisher, events) = mpsc::channel(EVENT_BACKLOG);
@@ -176,7 +187,7 @@ impl Qemu {
             control,
             exit,
             kill,
-            ports,
+            places,
             deleted,
             turns,
         }
@@ -184,7 +195,12 @@ impl Qemu {
 
     /// Where devices are plugged in.
     pub(super) fn ports(&self) -> &Ports {
-        &self.ports
+        &self.places.ports
+    }
+
+    /// The VM's disks.
+    pub(super) fn disks(&self) -> &Disks {
+        &self.places.disks
     }
 
     /// The ids of devices that are gone, from now on.
@@ -231,6 +247,10 @@ impl Vmm for Qemu {
     }
 
     fn nic_hotplug(&self) -> Option<&dyn NicHotplug> {
+        Some(self)
+    }
+
+    fn disk_hotplug(&self) -> Option<&dyn DiskHotplug> {
         Some(self)
     }
 

@@ -3,12 +3,16 @@
 mod command_line;
 mod config;
 mod diagnosis;
+mod disk;
+mod disk_hotplug;
+mod disks;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hotplug;
 mod lifecycle;
 mod nic;
+mod ports;
 pub mod qmp;
 mod stderr;
 mod sys;
@@ -18,6 +22,7 @@ mod tsc;
 mod version;
 
 pub use command_line::CommandLineError;
+pub use disk::DiskError;
 pub use lifecycle::{Qemu, launch};
 pub use qmp::{QmpError, Version};
 pub use version::{OLDEST_SUPPORTED, probe};

@@ -27,8 +27,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub use commands::{
-    Closefd, Command, Cont, DeviceAdd, DeviceDel, Getfd, NetdevAdd, NetdevDel, QmpCapabilities, QueryStatus,
-    Quit, StatusInfo, Stop,
+    AddFd, BlockImage, BlockNode, BlockResize, BlockdevAdd, BlockdevDel, Closefd, Command, Cont, DeviceAdd,
+    DeviceDel, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, QmpCapabilities, QueryNamedBlockNodes,
+    QueryStatus, Quit, RemoveFd, StatusInfo, Stop,
 };
 pub use events::{DeviceDeleted, Event, EventData, GuestPanicked, Shutdown, Timestamp, VserportChange};
 
@@ -89,6 +90,18 @@ pub enum QmpError {
         /// How many it was given.
         count: usize,
     },
+}
+
+impl QmpError {
+    /// QEMU knows no device of that id.
+    pub(super) fn is_device_not_found(&self) -> bool {
+        matches!(self, Self::Refused { class, .. } if class == "DeviceNotFound")
+    }
+
+    /// The guest has been asked for the device before and has not let go yet.
+    pub(super) fn is_unplug_pending(&self) -> bool {
+        matches!(self, Self::Refused { description, .. } if description.contains("already in the process of unplug"))
+    }
 }
 
 /// QEMU's version, from its greeting.

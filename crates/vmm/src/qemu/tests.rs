@@ -1,5 +1,7 @@
 //! Command lines as snapshots, and the life of real QEMU processes.
 
+mod disks;
+
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
@@ -11,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::command_line::{CommandLine, CommandLineError, Endpoints, build};
+use super::disks::Layout;
 use super::{config, launch};
 use crate::plan::{Accelerator, AgentChannel, NetworkNamespace, Nic, NicBackend, Share, VmPlan};
 use crate::vmm::{ShutdownReason, VmEvent, VmStatus, Vmm, VmmError};
@@ -37,6 +40,8 @@ fn plan(accelerator: Accelerator) -> VmPlan {
         firmware: None,
         shares: Vec::new(),
         nics: Vec::new(),
+        disks: Vec::new(),
+        scsi_controller: false,
         agent: AgentChannel::Serial,
         console_log: "/dev/null".into(),
         seccomp: true,
@@ -48,9 +53,10 @@ fn plan(accelerator: Accelerator) -> VmPlan {
     }
 }
 
-fn command_line(plan: VmPlan) -> Result<CommandLine, CommandLineError> {
+fn command_line(mut plan: VmPlan) -> Result<CommandLine, CommandLineError> {
     let agent = matches!(plan.agent, AgentChannel::Serial).then(any_fd);
-    build(plan, Endpoints { qmp: any_fd(), console: any_fd(), agent })
+    let layout = Layout::of(std::mem::take(&mut plan.disks), plan.scsi_controller).unwrap();
+    build(plan, layout, Endpoints { qmp: any_fd(), console: any_fd(), agent })
 }
 
 /// One option a line, descriptors by purpose instead of by number.
@@ -215,14 +221,15 @@ fn commas_cannot_add_options() {
 
 /// A plan for a real QEMU; `None`, with the reason printed, where there is none.
 ///
-/// Its kernel is a bzImage header with nothing behind it: enough for QEMU to load, and then it spins or resets.
+/// Its kernel is a bzImage header and an instruction: enough for QEMU to load, and then it halts or resets.
 fn real(dir: &TempDir) -> Option<VmPlan> {
     if !Path::new(QEMU).exists() {
         eprintln!("skipped: there is no {QEMU}");
         return None;
     }
     let (kernel, initrd) = (dir.path().join("bzImage"), dir.path().join("initrd"));
-    fs::write(&kernel, endless_kernel()).unwrap();
+    // hlt, and again. A CPU that spins would keep QEMU from freeing what is removed.
+    fs::write(&kernel, real_mode_kernel(&[0xf4, 0xeb, 0xfd])).unwrap();
     fs::write(&initrd, b"0707").unwrap();
     let mut plan = plan(Accelerator::Tcg);
     plan.kernel = kernel;
@@ -231,17 +238,18 @@ fn real(dir: &TempDir) -> Option<VmPlan> {
     Some(plan)
 }
 
-/// A bzImage (boot protocol 2.15) whose real-mode entry jumps to itself.
-fn endless_kernel() -> Vec<u8> {
+/// A bzImage (boot protocol 2.15) whose real-mode entry is this code.
+fn real_mode_kernel(code: &[u8]) -> Vec<u8> {
     let mut image = vec![0; 16 * 512];
     image[0x1f1] = 1; // One 512-byte setup sector.
     image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-    image[0x200..0x202].copy_from_slice(&[0xeb, 0xfe]); // jmp $
+    image[0x200..0x202].copy_from_slice(&[0xeb, 0x6e]); // jmp 0x270: the header is in the way.
     image[0x202..0x206].copy_from_slice(b"HdrS");
     image[0x206..0x208].copy_from_slice(&0x020f_u16.to_le_bytes());
     image[0x211] = 1; // LOADED_HIGH
     image[0x22c..0x230].copy_from_slice(&0x7fff_ffff_u32.to_le_bytes()); // The initrd's highest address.
     image[0x238..0x23c].copy_from_slice(&2047_u32.to_le_bytes()); // The command line's longest.
+    image[0x270..0x270 + code.len()].copy_from_slice(code);
     image
 }
 

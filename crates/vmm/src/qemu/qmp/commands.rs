@@ -133,3 +133,121 @@ impl Command for Getfd {
     const NAME: &'static str = "getfd";
     type Reply = IgnoredAny;
 }
+
+/// Adds an object; the arguments are its type, its id and its properties.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ObjectAdd(pub Map<String, Value>);
+
+impl Command for ObjectAdd {
+    const NAME: &'static str = "object-add";
+    type Reply = IgnoredAny;
+}
+
+/// Removes an object.
+#[derive(Debug, Serialize)]
+pub struct ObjectDel {
+    /// Its id.
+    pub id: String,
+}
+
+impl Command for ObjectDel {
+    const NAME: &'static str = "object-del";
+    type Reply = IgnoredAny;
+}
+
+/// Adds a block node; the arguments are those of its driver.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct BlockdevAdd(pub Map<String, Value>);
+
+impl Command for BlockdevAdd {
+    const NAME: &'static str = "blockdev-add";
+    type Reply = IgnoredAny;
+}
+
+/// Removes a block node that nothing uses.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockdevDel {
+    /// Its name.
+    pub node_name: String,
+}
+
+impl Command for BlockdevDel {
+    const NAME: &'static str = "blockdev-del";
+    type Reply = IgnoredAny;
+}
+
+/// Changes the size of a block node, and tells its device.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockResize {
+    /// Its name.
+    pub node_name: String,
+    /// Its new size in bytes.
+    pub size: u64,
+}
+
+impl Command for BlockResize {
+    const NAME: &'static str = "block_resize";
+    type Reply = IgnoredAny;
+}
+
+/// All block nodes.
+#[derive(Debug, Serialize)]
+pub struct QueryNamedBlockNodes {
+    /// Without what is below each.
+    pub flat: bool,
+}
+
+/// One of the reply to [`QueryNamedBlockNodes`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockNode {
+    /// Its name.
+    pub node_name: String,
+    /// Whether it can only be read.
+    pub ro: bool,
+    /// What it shows.
+    pub image: BlockImage,
+}
+
+/// What a block node shows.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockImage {
+    /// The size in bytes that a guest sees.
+    pub virtual_size: u64,
+}
+
+impl Command for QueryNamedBlockNodes {
+    const NAME: &'static str = "query-named-block-nodes";
+    type Reply = Vec<BlockNode>;
+}
+
+/// Puts the file descriptor that comes along into a set, which is opened as `/dev/fdset/N`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AddFd {
+    /// The set's number; it is made if there is none.
+    pub fdset_id: u32,
+}
+
+impl Command for AddFd {
+    const NAME: &'static str = "add-fd";
+    type Reply = IgnoredAny;
+}
+
+/// Closes a set's descriptors.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RemoveFd {
+    /// The set's number.
+    pub fdset_id: u32,
+}
+
+impl Command for RemoveFd {
+    const NAME: &'static str = "remove-fd";
+    type Reply = IgnoredAny;
+}

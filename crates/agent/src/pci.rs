@@ -1,4 +1,4 @@
-//! Network cards by their places on the PCI bus.
+//! Devices by their places on the PCI bus.
 
 use std::fmt;
 use std::fs;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// Where the kernel shows the bus.
 const ROOT: &str = "/sys/devices/pci0000:00";
 
-/// The slots on the way to a card, through bridges: device and function of each.
+/// The slots on the way to a device, through bridges: device and function of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place(Vec<(u8, u8)>);
 
@@ -37,12 +37,12 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// The name of the interface of the card there.
-    pub(super) fn interface(&self) -> Option<String> {
-        self.interface_below(Path::new(ROOT))
+    /// The name that the kernel has given, in a class such as `net` or `block`, to what is there.
+    pub(crate) fn name_in(&self, class: &str) -> Option<String> {
+        self.name_below(Path::new(ROOT), class)
     }
 
-    fn interface_below(&self, root: &Path) -> Option<String> {
+    fn name_below(&self, root: &Path, class: &str) -> Option<String> {
         let mut folder = root.to_owned();
         for (device, function) in &self.0 {
             let end = format!(":{device:02x}.{function}");
@@ -53,12 +53,13 @@ impl Place {
         // A virtio device stands below the card.
         let mut holders = entries(&folder);
         holders.insert(0, folder);
-        let card = holders.iter().find_map(|holder| entries(&holder.join("net")).into_iter().next())?;
-        Some(card.file_name()?.to_string_lossy().into_owned())
+        let found = holders.iter().find_map(|holder| entries(&holder.join(class)).into_iter().next())?;
+        Some(found.file_name()?.to_string_lossy().into_owned())
     }
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
+/// What is in a folder; nothing if it is not there.
+pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }
@@ -68,16 +69,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_card_behind_a_bridge_is_found() {
+    fn a_device_behind_a_bridge_is_found_by_its_class() {
         let bus = tempfile::tempdir().expect("temporary folder");
-        for path in ["0000:00:02.0/0000:01:03.0/virtio4/net/eth7", "0000:00:03.0/virtio1/net/eth1"] {
+        for path in [
+            "0000:00:02.0/0000:01:03.0/virtio4/net/eth7",
+            "0000:00:03.0/virtio1/net/eth1",
+            "0000:00:05.0/0000:02:00.0/virtio5/block/vdb/vdb1",
+        ] {
             fs::create_dir_all(bus.path().join(path)).expect("folders");
         }
-        let find = |text: &str| text.parse::<Place>().expect("is a place").interface_below(bus.path());
-        assert_eq!(find("02/03"), Some("eth7".to_owned()));
-        assert_eq!(find("03.0"), Some("eth1".to_owned()));
-        assert_eq!(find("02"), None);
-        assert_eq!(find("04"), None);
+        let find =
+            |text: &str, class| text.parse::<Place>().expect("is a place").name_below(bus.path(), class);
+        assert_eq!(find("02/03", "net"), Some("eth7".to_owned()));
+        assert_eq!(find("03.0", "net"), Some("eth1".to_owned()));
+        assert_eq!(find("05/00", "block"), Some("vdb".to_owned()));
+        assert_eq!(find("02", "net"), None);
+        assert_eq!(find("03", "block"), None);
     }
 
     #[test]

@@ -1,0 +1,139 @@
+//! What the containers of a pod share of memory: it stays as long as the sandbox where the host says so, and has the
+//! directories in it that containers bind.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, fchown};
+use std::path::{Component, Path};
+
+use kata_protocol::agent::Storage;
+use kata_protocol::guest;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::io::Errno;
+
+/// A directory in memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PartError {
+    /// The host's words.
+    #[error(
+        "The directory {text:?} in the memory {memory} is not understood; it is `mode:group:path` below it"
+    )]
+    Form {
+        /// What they are.
+        text: String,
+        /// Where it is mounted.
+        memory: String,
+    },
+    /// It is not there and cannot be made, or is something else.
+    #[error(
+        "There is no directory {path:?} in the memory {memory}; a container of this pod has put something else there"
+    )]
+    Make {
+        /// Its path in the memory.
+        path: String,
+        /// Where that is mounted.
+        memory: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Makes the directories that the host names in these storages, which are mounted.
+pub(super) fn make(storages: &[Storage]) -> Result<(), PartError> {
+    for storage in storages {
+        for option in &storage.driver_options {
+            let text = option.strip_prefix(guest::MEMORY_DIRECTORY).and_then(|rest| rest.strip_prefix('='));
+            if let Some(text) = text {
+                make_one(&storage.mount_point, text)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn make_one(memory: &str, text: &str) -> Result<(), PartError> {
+    let form = || PartError::Form { text: text.to_owned(), memory: memory.to_owned() };
+    let mut parts = text.splitn(3, ':');
+    let mode = parts.next().and_then(|mode| u32::from_str_radix(mode, 8).ok()).ok_or_else(form)?;
+    let group = parts.next().and_then(|group| group.parse().ok()).ok_or_else(form)?;
+    let path = parts.next().ok_or_else(form)?;
+    if !Path::new(path).components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(form());
+    }
+    let made = make_folders(Path::new(memory), Path::new(path), mode & 0o7777, group);
+    made.map_err(|source| PartError::Make { path: path.to_owned(), memory: memory.to_owned(), source })
+}
+
+/// Containers write there, so no link of theirs is followed. What is there stays as they have made it.
+fn make_folders(memory: &Path, path: &Path, mode: u32, group: u32) -> io::Result<()> {
+    let mut folder = open(CWD, memory)?;
+    for part in path {
+        let part = Path::new(part);
+        match mkdirat(&folder, part, Mode::RWXU) {
+            Ok(()) => {
+                folder = open(&folder, part)?;
+                fchown(&folder, None, Some(group))?;
+                File::from(folder.try_clone()?).set_permissions(PermissionsExt::from_mode(mode))?;
+            }
+            Err(Errno::EXIST) => folder = open(&folder, part)?,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn open(folder: impl std::os::fd::AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat2(folder, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn storage(memory: &Path, part: &str) -> Storage {
+        Storage {
+            mount_point: memory.to_str().expect("is text").into(),
+            driver_options: vec!["other=1".into(), format!("{}={part}", guest::MEMORY_DIRECTORY)],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_directory_is_made_with_its_mode_and_group_and_then_left_alone() {
+        let memory = tempfile::tempdir().expect("temporary folder");
+        let storages = [storage(memory.path(), "2770:5:a:b/c")];
+        make(&storages).expect("made");
+        let made = memory.path().join("a:b/c");
+        let found = fs::metadata(&made).expect("is there");
+        assert_eq!((found.permissions().mode() & 0o7777, found.gid()), (0o2770, 5));
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o700)).expect("changed");
+        make(&storages).expect("is there");
+        assert_eq!(fs::metadata(&made).expect("is there").permissions().mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn a_link_that_a_container_has_made_leads_nowhere() {
+        let memory = tempfile::tempdir().expect("temporary folder");
+        let outside = tempfile::tempdir().expect("temporary folder");
+        symlink(outside.path(), memory.path().join("a")).expect("linked");
+        for part in ["755:0:a/b", "755:0:a"] {
+            let refused = make(&[storage(memory.path(), part)]).expect_err("a link");
+            assert!(matches!(refused, PartError::Make { .. }), "{refused}");
+        }
+        assert_eq!(fs::read_dir(outside.path()).expect("is there").count(), 0);
+    }
+
+    #[test]
+    fn what_leads_out_of_the_memory_is_refused() {
+        let memory = tempfile::tempdir().expect("temporary folder");
+        for part in ["755:0:../a", "755:0:/a", "755:0", "999:0:a", "755:x:a", ""] {
+            let refused = make(&[storage(memory.path(), part)]).expect_err("no directory in it");
+            assert!(matches!(refused, PartError::Form { .. }), "{part}: {refused}");
+        }
+    }
+}

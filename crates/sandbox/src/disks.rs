@@ -1,0 +1,293 @@
+//! The disks of a VM: each is plugged in once, however many of the pod's containers use it, and taken out with the last of
+//! them.
+//!
+//! What stands for a disk on the host is a descriptor that the VMM has. So there is nothing to undo when the VMM has gone,
+//! and nothing is announced.
+
+#[cfg(test)]
+mod tests;
+mod wanted;
+
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kata_config::{BlockAio, BlockDevices, BlockDriver, SectorSize};
+use kata_protocol::guest;
+use kata_storage::block::{DiskError, DiskImage, DiskKey};
+use kata_vmm::{
+    BlockSize, Disk, DiskAddress, DiskAio, DiskAttachment, DiskCache, DiskHotplug, DiskLimits, VmmError,
+};
+
+use crate::ContainerId;
+use crate::error::chain;
+
+pub(crate) use wanted::{Wanted, driver};
+
+/// A disk could not be given to the VM.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DiskFailure {
+    /// It cannot be opened, or is somebody else's.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The VMM cannot.
+    #[error(
+        "This hypervisor cannot be given disks while it runs: set `disable_block_device_use = true`, or use another \
+         hypervisor"
+    )]
+    NoHotplug,
+    /// The VMM would not.
+    #[error("The disk {path:?} could not be given to the VM")]
+    Plug {
+        /// Where it is on the host.
+        path: PathBuf,
+        /// Why not.
+        source: VmmError,
+    },
+    /// Another container of the pod has it already, only to read.
+    #[error(
+        "The disk {path:?} is in this pod already, but read-only: give it to all of the pod's containers to write, or to none"
+    )]
+    ReadOnly {
+        /// Where it is on the host.
+        path: PathBuf,
+    },
+    /// The opening thread has died.
+    #[error("The disk {path:?} was not opened: the runtime is ending")]
+    Ending {
+        /// Where it is on the host.
+        path: PathBuf,
+    },
+}
+
+/// How disks are attached.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manner {
+    pub(crate) attachment: DiskAttachment,
+    pub(crate) cache: DiskCache,
+    pub(crate) aio: DiskAio,
+    pub(crate) limits: DiskLimits,
+    pub(crate) block_size: Option<BlockSize>,
+    pub(crate) queues: u16,
+    pub(crate) queue_size: u16,
+}
+
+impl Manner {
+    /// As the configuration says.
+    pub(crate) fn of(config: &BlockDevices) -> Self {
+        let attachment = match config.driver {
+            BlockDriver::VirtioBlk => DiskAttachment::Blk,
+            BlockDriver::VirtioScsi => DiskAttachment::Scsi,
+            BlockDriver::VirtioPmem => DiskAttachment::Pmem,
+        };
+        let aio = match config.aio {
+            BlockAio::Threads => DiskAio::Threads,
+            BlockAio::Native => DiskAio::Native,
+            BlockAio::IoUring => DiskAio::IoUring,
+        };
+        let cache = DiskCache { direct: config.cache_direct, no_flush: config.cache_no_flush };
+        let limits = DiskLimits { bytes: config.bytes_per_second, ops: config.ops_per_second };
+        let size = |size: SectorSize| BlockSize { logical: size.logical, physical: size.physical };
+        let block_size = config.sector_size.map(size);
+        let (queues, queue_size) = (config.queues, config.queue_size);
+        Self { attachment, cache, aio, limits, block_size, queues, queue_size }
+    }
+}
+
+/// All disks of one VM.
+pub(crate) struct Disks {
+    manner: Manner,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// One for each disk; only one operation at a time works on it.
+    slots: HashMap<DiskKey, Arc<tokio::sync::Mutex<Slot>>>,
+    /// The disks of each container, in the order in which it got them.
+    held: HashMap<ContainerId, Vec<DiskKey>>,
+    /// How many there have been.
+    made: u64,
+    /// How many containers had layers.
+    layered: u64,
+}
+
+#[derive(Default)]
+struct Slot {
+    attached: Option<Attached>,
+    holders: HashSet<ContainerId>,
+}
+
+struct Attached {
+    /// Its name, as the VMM knows it.
+    id: String,
+    read_only: bool,
+    /// `None` while the VM has not been started with it.
+    address: Option<DiskAddress>,
+}
+
+impl Disks {
+    pub(crate) fn new(manner: Manner) -> Self {
+        Self { manner, table: Mutex::default() }
+    }
+
+    /// Those of `images` that can be opened, for a VM that is to be started with them. Why others cannot is told to whoever
+    /// wants them attached.
+    pub(crate) fn planned(&self, images: &[DiskImage]) -> Vec<Disk> {
+        let mut planned = Vec::new();
+        for image in images {
+            let Ok(key) = image.key() else { continue };
+            let mut table = self.table();
+            if table.slots.contains_key(&key) {
+                continue;
+            }
+            let Ok(file) = image.open() else { continue };
+            let id = table.next();
+            let attached = Attached { id: id.clone(), read_only: image.read_only, address: None };
+            let slot = Slot { attached: Some(attached), holders: HashSet::new() };
+            table.slots.insert(key, Arc::new(tokio::sync::Mutex::new(slot)));
+            planned.push(self.disk(id, file, image.read_only));
+        }
+        planned
+    }
+
+    /// A directory in the guest for the layers of one more container.
+    pub(crate) fn layers(&self) -> PathBuf {
+        let mut table = self.table();
+        table.layered += 1;
+        Path::new(guest::LAYERS_DIR).join(table.layered.to_string())
+    }
+
+    /// Where `image` is in the VM, for `container`, until [`Disks::detach`].
+    pub(crate) async fn attach(
+        &self,
+        container: &ContainerId,
+        image: &DiskImage,
+        vm: &dyn DiskHotplug,
+    ) -> Result<DiskAddress, DiskFailure> {
+        let key = image.key()?;
+        let slot = self.table().hold(container, key);
+        let mut slot = slot.lock().await;
+        let address = match &slot.attached {
+            Some(attached) if attached.read_only && !image.read_only => {
+                return Err(DiskFailure::ReadOnly { path: image.path.clone() });
+            }
+            Some(attached) => attached.address.clone().or_else(|| vm.disk_address(&attached.id)),
+            None => None,
+        };
+        let address = match address {
+            Some(address) => address,
+            None => self.plug(&mut slot, image, vm).await?,
+        };
+        slot.holders.insert(container.clone());
+        Ok(address)
+    }
+
+    /// The name of `image` in the VM, if that has it.
+    pub(crate) async fn name(&self, image: &DiskImage) -> Option<String> {
+        let slot = self.table().slots.get(&image.key().ok()?).cloned()?;
+        let slot = slot.lock().await;
+        slot.attached.as_ref().map(|attached| attached.id.clone())
+    }
+
+    async fn plug(
+        &self,
+        slot: &mut Slot,
+        image: &DiskImage,
+        vm: &dyn DiskHotplug,
+    ) -> Result<DiskAddress, DiskFailure> {
+        let opening = image.clone();
+        let opened = tokio::task::spawn_blocking(move || opening.open()).await;
+        let file = opened.map_err(|_| DiskFailure::Ending { path: image.path.clone() })??;
+        let id = self.table().next();
+        let added = vm.add_disk(self.disk(id.clone(), file, image.read_only)).await;
+        let address = added.map_err(|source| DiskFailure::Plug { path: image.path.clone(), source })?;
+        slot.attached = Some(Attached { id, read_only: image.read_only, address: Some(address.clone()) });
+        Ok(address)
+    }
+
+    /// Takes out what only `container` has used. A guest that does not let go of a disk keeps it until the VM's end.
+    pub(crate) async fn detach(&self, container: &ContainerId, vm: Option<&dyn DiskHotplug>) {
+        let keys = self.table().held.remove(container).unwrap_or_default();
+        for key in keys.into_iter().rev() {
+            let Some(slot) = self.table().slots.get(&key).cloned() else { continue };
+            let mut locked = slot.lock().await;
+            locked.holders.remove(container);
+            if locked.holders.is_empty() {
+                locked.unplug(vm).await;
+            }
+            let is_empty = locked.attached.is_none() && locked.holders.is_empty();
+            drop(locked);
+            self.table().forget(key, &slot, is_empty);
+        }
+    }
+
+    fn disk(&self, id: String, file: OwnedFd, read_only: bool) -> Disk {
+        let Manner { attachment, cache, aio, limits, block_size, queues, queue_size } = self.manner.clone();
+        // Persistent memory is for layers, which pods share.
+        let attachment = match attachment {
+            DiskAttachment::Pmem if !read_only => DiskAttachment::Blk,
+            attachment => attachment,
+        };
+        Disk {
+            id,
+            file,
+            read_only,
+            attachment,
+            cache,
+            aio,
+            discard: !read_only,
+            limits,
+            block_size,
+            queues,
+            queue_size,
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Every change is complete before anything can panic.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn next(&mut self) -> String {
+        self.made += 1;
+        format!("disk-{}", self.made)
+    }
+
+    /// What fails from here on is let go of by [`Disks::detach`].
+    fn hold(&mut self, container: &ContainerId, key: DiskKey) -> Arc<tokio::sync::Mutex<Slot>> {
+        let held = self.held.entry(container.clone()).or_default();
+        if !held.contains(&key) {
+            held.push(key);
+        }
+        Arc::clone(self.slots.entry(key).or_default())
+    }
+
+    /// Removes a slot that nobody else is about to use.
+    fn forget(&mut self, key: DiskKey, slot: &Arc<tokio::sync::Mutex<Slot>>, is_empty: bool) {
+        // The table's own, and this one.
+        if is_empty && Arc::strong_count(slot) == 2 {
+            self.slots.remove(&key);
+        }
+    }
+}
+
+impl Slot {
+    async fn unplug(&mut self, vm: Option<&dyn DiskHotplug>) {
+        let Some(attached) = mem::take(&mut self.attached) else { return };
+        let Some(vm) = vm else { return };
+        match vm.remove_disk(&attached.id).await {
+            Ok(()) | Err(VmmError::NoDisk { .. } | VmmError::Gone(_)) => {}
+            Err(error) => {
+                if !matches!(error, VmmError::DiskStays { .. }) {
+                    tracing::warn!(disk = attached.id, error = chain(&error), "A disk stays in its VM");
+                }
+                self.attached = Some(attached);
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kata_protocol::agent::Storage;
+use kata_storage::RootfsMount;
+use kata_storage::block::{DiskError, DiskImage};
+use kata_vmm::{Disk, DiskAddress, DiskHotplug, VmmError};
+
+use super::{DiskFailure, Disks, Manner, Wanted};
+use crate::ContainerId;
+use crate::host::Sources;
+
+/// A VM that writes down what it is asked for, and holds the files.
+#[derive(Default)]
+struct Vm {
+    asked: Mutex<Vec<String>>,
+    disks: Mutex<Vec<Disk>>,
+    /// The guest lets go of nothing.
+    clings: Mutex<bool>,
+    stay: HashSet<String>,
+}
+
+impl Vm {
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl DiskHotplug for Vm {
+    async fn add_disk(&self, disk: Disk) -> Result<DiskAddress, VmmError> {
+        let access = if disk.read_only { "ro" } else { "rw" };
+        self.asked.lock().unwrap().push(format!("add {} {access}", disk.id));
+        let address = DiskAddress::Pci(format!("02/{}", disk.id));
+        self.disks.lock().unwrap().push(disk);
+        Ok(address)
+    }
+
+    async fn remove_disk(&self, id: &str) -> Result<(), VmmError> {
+        self.asked.lock().unwrap().push(format!("remove {id}"));
+        if *self.clings.lock().unwrap() {
+            return Err(VmmError::DiskInUse { id: id.to_owned(), deadline: Duration::from_secs(1) });
+        }
+        if self.stay.contains(id) {
+            return Err(VmmError::DiskStays { id: id.to_owned() });
+        }
+        self.disks.lock().unwrap().retain(|disk| disk.id != id);
+        Ok(())
+    }
+
+    async fn resize_disk(&self, _: &str, _: u64) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    fn disk_address(&self, id: &str) -> Option<DiskAddress> {
+        Some(DiskAddress::Scsi { id: 0, lun: u16::try_from(id.len()).unwrap() })
+    }
+}
+
+fn cid(id: &str) -> ContainerId {
+    id.parse().unwrap()
+}
+
+fn disks() -> Disks {
+    Disks::new(Manner::of(&kata_config::BlockDevices::default()))
+}
+
+fn image(dir: &Path, name: &str, read_only: bool) -> DiskImage {
+    let path = dir.join(name);
+    File::options().create(true).append(true).open(&path).unwrap();
+    DiskImage { path, read_only }
+}
+
+#[tokio::test]
+async fn a_disk_of_two_containers_is_plugged_in_once_and_taken_out_with_the_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vm, disks, data) = (Vm::default(), disks(), image(dir.path(), "data", false));
+    let first = disks.attach(&cid("a"), &data, &vm).await.unwrap();
+    assert_eq!(disks.attach(&cid("b"), &data, &vm).await.unwrap(), first);
+    disks.attach(&cid("b"), &data, &vm).await.unwrap();
+    disks.detach(&cid("a"), Some(&vm)).await;
+    assert_eq!(vm.asked(), ["add disk-1 rw"]);
+    disks.detach(&cid("b"), Some(&vm)).await;
+    disks.detach(&cid("b"), Some(&vm)).await;
+    assert_eq!(vm.asked(), ["remove disk-1"]);
+    disks.attach(&cid("c"), &data, &vm).await.unwrap();
+    assert_eq!(vm.asked(), ["add disk-2 rw"]);
+}
+
+#[tokio::test]
+async fn a_writable_disk_of_another_pod_is_refused_and_a_read_only_one_is_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (Vm::default(), Vm::default());
+    let (ours, theirs) = (disks(), disks());
+    let (data, layer) = (image(dir.path(), "data", false), image(dir.path(), "layer", true));
+    ours.attach(&cid("a"), &layer, &one).await.unwrap();
+    theirs.attach(&cid("a"), &layer, &other).await.unwrap();
+    ours.attach(&cid("a"), &data, &one).await.unwrap();
+    let refused = theirs.attach(&cid("b"), &data, &other).await;
+    assert!(matches!(refused, Err(DiskFailure::Disk(DiskError::InUse { .. }))), "{refused:?}");
+    theirs.detach(&cid("b"), Some(&other)).await;
+    ours.detach(&cid("a"), Some(&one)).await;
+    theirs.attach(&cid("b"), &data, &other).await.unwrap();
+    assert_eq!(other.asked(), ["add disk-1 ro", "add disk-2 rw"]);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_read_only_in_the_pod_is_not_given_to_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vm, disks) = (Vm::default(), disks());
+    disks.attach(&cid("a"), &image(dir.path(), "data", true), &vm).await.unwrap();
+    let refused = disks.attach(&cid("b"), &image(dir.path(), "data", false), &vm).await;
+    assert!(matches!(refused, Err(DiskFailure::ReadOnly { .. })));
+    disks.detach(&cid("b"), Some(&vm)).await;
+    assert_eq!(vm.asked(), ["add disk-1 ro"], "the other one's disk stays");
+}
+
+#[tokio::test]
+async fn a_disk_that_the_guest_does_not_let_go_of_is_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vm, disks, data) = (Vm::default(), disks(), image(dir.path(), "data", false));
+    disks.attach(&cid("a"), &data, &vm).await.unwrap();
+    *vm.clings.lock().unwrap() = true;
+    disks.detach(&cid("a"), Some(&vm)).await;
+    disks.attach(&cid("b"), &data, &vm).await.unwrap();
+    *vm.clings.lock().unwrap() = false;
+    disks.detach(&cid("b"), Some(&vm)).await;
+    assert_eq!(vm.asked(), ["add disk-1 rw", "remove disk-1", "remove disk-1"]);
+}
+
+#[tokio::test]
+async fn a_disk_of_the_vms_start_is_not_plugged_in_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disks, data) = (disks(), image(dir.path(), "data", false));
+    let missing = DiskImage { path: dir.path().join("missing"), read_only: true };
+    let planned = disks.planned(&[data.clone(), missing, data.clone()]);
+    let vm = Vm { stay: planned.iter().map(|disk| disk.id.clone()).collect(), ..Vm::default() };
+    assert_eq!(planned.len(), 1);
+    for _ in 0..2 {
+        let address = disks.attach(&cid("a"), &data, &vm).await.unwrap();
+        assert_eq!(address, DiskAddress::Scsi { id: 0, lun: 6 });
+        disks.detach(&cid("a"), Some(&vm)).await;
+    }
+    assert_eq!(vm.asked(), ["remove disk-1", "remove disk-1"]);
+}
+
+#[tokio::test]
+async fn nothing_is_remembered_of_disks_that_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vm, disks) = (Vm::default(), disks());
+    for round in 0..20 {
+        let data = image(dir.path(), &round.to_string(), false);
+        disks.attach(&cid("a"), &data, &vm).await.unwrap();
+        disks.detach(&cid("a"), if round % 2 == 0 { Some(&vm) } else { None }).await;
+    }
+    let table = disks.table();
+    assert!(table.slots.is_empty() && table.held.is_empty());
+}
+
+fn sources(mounts: Vec<RootfsMount>) -> Sources {
+    Sources { bundle: "/bundle".into(), rootfs: mounts, spec: oci_spec::runtime::Spec::default() }
+}
+
+fn mount(fs_type: &str, source: &Path, options: &[&str]) -> RootfsMount {
+    let options = options.iter().map(|option| (*option).to_owned()).collect();
+    RootfsMount { fs_type: fs_type.to_owned(), source: source.to_owned(), options, ..Default::default() }
+}
+
+#[tokio::test]
+async fn the_guest_is_told_of_layers_then_of_what_is_made_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = image(dir.path(), "layer", true).path;
+    let list = vec![
+        mount("erofs", &layer, &["ro", "loop"]),
+        mount("format/overlay", Path::new("overlay"), &["lowerdir={{ mount 0 }}"]),
+    ];
+    let (vm, disks) = (Vm::default(), disks());
+    let layers = disks.layers();
+    let wanted = Wanted::of(&cid("c"), &mut sources(list), Some(&layers)).unwrap();
+    assert_eq!(wanted.root().unwrap(), Path::new("/run/kata-containers/c/rootfs"));
+    let told = wanted.attach(&cid("c"), &disks, Some(&vm)).await.unwrap();
+    let line = |storage: &Storage| {
+        let Storage { driver, source, fstype, mount_point, .. } = storage;
+        format!("{driver} {source} {fstype} {mount_point}")
+    };
+    assert_eq!(
+        told.storages.iter().map(line).collect::<Vec<_>>(),
+        [
+            "blk 02/disk-1 erofs /run/kata-containers/sandbox/layers/1/0",
+            "ephemeral tmpfs tmpfs /run/kata-containers/c/writable",
+            "overlayfs overlay overlay /run/kata-containers/c/rootfs",
+        ]
+    );
+    assert_eq!(
+        told.storages[2].driver_options[1],
+        "io.katacontainers.volume.overlayfs.create_directory=/run/kata-containers/c/writable/work"
+    );
+}
+
+#[tokio::test]
+async fn without_hot_plug_the_configuration_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(dir.path(), "image", false).path;
+    let list = vec![mount("ext4", &image, &["loop"])];
+    let wanted = Wanted::of(&cid("c"), &mut sources(list.clone()), Some(Path::new("/l"))).unwrap();
+    let error = wanted.attach(&cid("c"), &disks(), None).await.unwrap_err().to_string();
+    assert!(error.contains("disable_block_device_use"), "{error}");
+    let error = Wanted::of(&cid("c"), &mut sources(list), None).unwrap_err().to_string();
+    assert!(error.contains("disable_block_device_use"), "{error}");
+}

@@ -1,0 +1,214 @@
+//! Root file systems and devices on disks: nothing of them is mounted on the host.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::time::Duration;
+
+use kata_e2e::{Containerd, LoopDevice, Recipe, RootMount, eventually, fail, kata_test, read_ext4, test};
+use serde_json::{Value, json};
+
+const SHIM: &str = "containerd-shim-kata-v2";
+const QEMU: &str = "qemu-system-x86_64";
+
+/// How often a disk comes and goes in a running pod.
+const ROUNDS: usize = 20;
+
+fn idle(containerd: &Containerd) -> Recipe<'_> {
+    containerd.container().spec(|spec| spec["process"]["args"] = json!(["/bin/sleep", "1000"]))
+}
+
+/// A member of the sandbox.
+fn member<'c>(containerd: &'c Containerd, sandbox: &str) -> Recipe<'c> {
+    containerd.container().spec(|spec| {
+        spec["annotations"] = json!({
+            "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": sandbox,
+        });
+        spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+    })
+}
+
+/// As `volumeMode: Block` comes.
+fn give_device(spec: &mut Value, device: &LoopDevice, path: &str, access: &str) {
+    let (major, minor) = device.number();
+    let entry = json!({
+        "path": path, "type": "b", "major": major, "minor": minor, "fileMode": 0o660, "uid": 0, "gid": 0,
+    });
+    let rule = json!({ "allow": true, "type": "b", "major": major, "minor": minor, "access": access });
+    spec["linux"]["devices"] = json!([entry]);
+    let rules = spec["linux"]["resources"]["devices"].as_array_mut();
+    rules.unwrap_or_else(|| fail("a specification has rules for devices")).push(rule);
+}
+
+fn image(path: &Path) -> RootMount {
+    RootMount::new("ext4", path, ["loop"])
+}
+
+fn layer(path: &Path) -> RootMount {
+    RootMount::new("erofs", path, ["ro", "loop"])
+}
+
+/// An ext4 file system that can be used by itself: what was written to it was written whole.
+fn check(image: &Path) {
+    let checked =
+        std::process::Command::new("e2fsck").arg("-fp").arg(image).output().expect("e2fsck is there");
+    // 1: something was put right, as the journal after a crash.
+    assert!(checked.status.code() < Some(4), "{}", String::from_utf8_lossy(&checked.stdout));
+}
+
+#[test]
+fn what_a_container_writes_is_in_the_image_of_its_root() {
+    test(|containerd| {
+        let ext4 = containerd.ext4_of_busybox();
+        let container = idle(containerd).start_on(&[image(&ext4)]);
+        let line = "echo kept > /etc/new; chown 12:34 /etc/new; stat -c '%u %g' /etc/new; cat /etc/passwd";
+        assert_eq!(container.shell(line), "12 34\nroot:x:0:0:root:/:/bin/sh");
+        container.signal("KILL");
+        container.wait_until_stopped();
+        assert_eq!(container.delete(), 137);
+        assert_eq!(read_ext4(&ext4, "/etc/new"), "kept");
+        check(&ext4);
+    });
+}
+
+#[test]
+fn a_root_on_a_block_device_is_the_guests() {
+    test(|containerd| {
+        let ext4 = containerd.ext4_of_busybox();
+        let device = containerd.loop_device(fs::metadata(&ext4).unwrap().len());
+        fs::copy(&ext4, &device.file).unwrap();
+        let container = idle(containerd).start_on(&[RootMount::new("ext4", &device.node, ["noatime"])]);
+        assert_eq!(container.shell("grep ' / ' /proc/mounts | grep -c noatime; echo x > /x; cat /x"), "1\nx");
+        container.remove();
+    });
+}
+
+#[test]
+fn layers_of_erofs_are_written_over_in_memory() {
+    kata_test(|containerd| {
+        let upper = containerd.directory();
+        fs::create_dir(upper.join("etc")).unwrap();
+        fs::write(upper.join("etc/passwd"), "changed\n").unwrap();
+        fs::write(upper.join("etc/added"), "added\n").unwrap();
+        let (top, base) = (containerd.erofs_of(&upper), containerd.erofs_of_busybox());
+        let before = fs::read(&base).unwrap();
+        let options = ["workdir=/none/work", "upperdir=/none/fs", "lowerdir={{ overlay 0 1 }}"];
+        let layers = [layer(&top), layer(&base), RootMount::new("format/overlay", "overlay", options)];
+        let container = idle(containerd).start_on(&layers);
+        assert_eq!(container.shell("cat /etc/passwd /etc/added"), "changed\nadded");
+        assert_eq!(
+            container.shell("rm /etc/group; echo new > /etc/new; ls /etc; cat /etc/new"),
+            "added\nnew\npasswd\nnew"
+        );
+        container.remove();
+        assert!(fs::read(&base).unwrap() == before, "a layer is never written to");
+    });
+}
+
+#[test]
+fn an_image_above_layers_of_erofs_keeps_what_was_written() {
+    kata_test(|containerd| {
+        let empty = containerd.directory();
+        let (ext4, base) = (containerd.ext4_of(&empty), containerd.erofs_of_busybox());
+        let options = [
+            "X-containerd.mkdir.path={{ mount 0 }}/upper:0755",
+            "X-containerd.mkdir.path={{ mount 0 }}/work:0755",
+            "workdir={{ mount 0 }}/work",
+            "upperdir={{ mount 0 }}/upper",
+            "lowerdir={{ overlay 1 1 }}",
+        ];
+        let writable = RootMount::new("ext4", &ext4, ["rw", "loop"]);
+        let layers = [writable, layer(&base), RootMount::new("format/mkdir/overlay", "overlay", options)];
+        for round in ["first", "second"] {
+            let container = idle(containerd).start_on(&layers);
+            container.shell(&format!("echo {round} >> /etc/rounds"));
+            container.remove();
+        }
+        assert_eq!(read_ext4(&ext4, "/upper/etc/rounds"), "first\nsecond");
+    });
+}
+
+#[test]
+fn a_block_device_is_read_and_written_by_its_container() {
+    test(|containerd| {
+        let device = containerd.loop_device(8 << 20);
+        fs::write(&device.file, [b'x'; 8 << 20]).unwrap();
+        let container = containerd.container().spec(|spec| {
+            give_device(spec, &device, "/dev/data", "rwm");
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let container = container.start();
+        assert_eq!(container.shell("head -c 4 /dev/data; blockdev --getsize64 /dev/data"), "xxxx8388608");
+        container.shell("printf written | dd of=/dev/data bs=1M seek=3 conv=fsync 2>/dev/null");
+        container.remove();
+        let mut file = File::open(&device.node).unwrap();
+        file.seek(SeekFrom::Start(3 << 20)).unwrap();
+        let mut bytes = [0; 8];
+        file.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"writtenx");
+    });
+}
+
+#[test]
+fn a_read_only_block_device_is_not_written() {
+    test(|containerd| {
+        let device = containerd.loop_device(1 << 20);
+        let line = "head -c 1 /dev/data | wc -c; echo x > /dev/data || echo refused";
+        let run = containerd.container().spec(|spec| {
+            give_device(spec, &device, "/dev/data", "r");
+            spec["process"]["args"] = json!(["/bin/sh", "-c", line]);
+        });
+        assert_eq!(run.run().ok().text(), "1\nrefused");
+    });
+}
+
+#[test]
+fn disks_come_and_go_in_a_running_pod() {
+    kata_test(|containerd| {
+        let pod = idle(containerd).start();
+        let (ext4, base) = (containerd.ext4_of_busybox(), containerd.erofs_of_busybox());
+        for round in 0..ROUNDS {
+            let container = member(containerd, pod.id()).start_on(&[image(&ext4)]);
+            let other = member(containerd, pod.id()).start_on(&[layer(&base)]);
+            container.shell(&format!("echo {round} >> /rounds"));
+            other.shell("echo x > /x");
+            container.remove();
+            other.remove();
+            assert_eq!(pod.shell("ls /sys/block | grep -c '^[sv]d' || true"), "0", "round {round}");
+        }
+        pod.remove();
+        assert_eq!(read_ext4(&ext4, "/rounds").lines().count(), ROUNDS);
+        check(&ext4);
+    });
+}
+
+#[test]
+fn a_disk_that_one_pod_writes_to_is_refused_to_another_and_its_user_named() {
+    kata_test(|containerd| {
+        let ext4 = containerd.ext4_of_busybox();
+        let first = idle(containerd).start_on(&[image(&ext4)]);
+        let refused = idle(containerd).try_create_task_on(&[image(&ext4)]);
+        let error = refused.err().unwrap_or_else(|| fail("two pods write to one disk"));
+        assert!(error.contains("in use") && error.contains(&format!("pod {}", first.id())), "{error}");
+        first.remove();
+        idle(containerd).start_on(&[image(&ext4)]).remove();
+    });
+}
+
+#[test]
+fn what_was_synced_is_in_the_image_when_all_is_killed() {
+    kata_test(|containerd| {
+        let ext4 = containerd.ext4_of_busybox();
+        let container = idle(containerd).start_on(&[image(&ext4)]);
+        container.shell("echo safe > /safe; sync /safe; sync");
+        for program in [SHIM, QEMU] {
+            for process in containerd.processes_of(program) {
+                process.kill();
+            }
+        }
+        eventually("no process is left", Duration::from_secs(20), || containerd.processes().is_empty());
+        container.remove();
+        check(&ext4);
+        assert_eq!(read_ext4(&ext4, "/safe"), "safe");
+    });
+}
