@@ -1,8 +1,8 @@
 //! Block devices by their addresses: places on the PCI bus, targets of a SCSI controller, names in `/dev`.
 //!
-//! A device may be about to appear: it was plugged in when the request came. The kernel finds it by itself, behind a PCIe
-//! port as on virtio-scsi and virtio-pmem, and announces it when it can be opened; neither bus is scanned again. Nothing
-//! here runs unless a request names a block device.
+//! A device may be about to appear: it was plugged in when the request came. The kernel finds it by itself, behind a port of
+//! the PCI bus (told by ACPI) as on a virtio-scsi controller (told by its events), and announces it when it can be opened;
+//! neither is scanned again. Nothing here runs unless a request names a block device.
 
 use std::fmt;
 use std::fs::{self, File};
