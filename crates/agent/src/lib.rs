@@ -26,3 +26,4 @@ mod stdio;
 mod storage;
 mod sys;
 mod traffic;
+mod watches;

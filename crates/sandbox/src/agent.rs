@@ -8,6 +8,7 @@ mod measured;
 mod network;
 mod seccomp;
 mod upstream;
+mod watches;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -9,7 +9,7 @@
 //! - `pause.rs`: a pod's pause container, which is only told of.
 //! - `stats.rs`: what a container uses, as numbers.
 //! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams; `forward.rs`: connections to the
-//!   pod's ports.
+//!   pod's ports; `watches.rs`: the host's changes to what is watched in the guest.
 //! - `intent_log.rs`, `cleanup.rs`, `sweep.rs`: what is made on the host is written down before, so that it can be undone
 //!   after any crash.
 //! - `timeline.rs`: where the time of a start goes.
@@ -49,6 +49,7 @@ mod stdio;
 mod sweep;
 mod sys;
 pub mod timeline;
+mod watches;
 mod way;
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use crate::command::Finished;
 use crate::containerd::Containerd;
 use crate::recipe::Recipe;
 
-const RUNC: &str = "io.containerd.runc.v2";
+/// The runtime that others are compared with.
+pub const RUNC: &str = "io.containerd.runc.v2";
 
 /// The fact that is always there, and its values.
 const OUTCOME: &str = "outcome";
@@ -148,6 +149,22 @@ fn recipe<'c>(containerd: &'c Containerd, bundle: &Bundle, runtime: &str, words:
         spec["process"]["args"] = json!(words);
         (bundle.change)(spec, root);
     })
+}
+
+/// A container of `runtime` in which the probe runs with `words`, with `source` mounted on `target`.
+pub fn probe_on<'c>(
+    containerd: &'c Containerd,
+    runtime: &str,
+    (source, target, mode): (&Path, &str, &str),
+    words: &[&str],
+) -> Recipe<'c> {
+    let bundle = Bundle::new("a volume", {
+        let mount =
+            json!({"type": "bind", "source": source, "destination": target, "options": ["rbind", mode]});
+        move |spec, _| spec["mounts"].as_array_mut().expect("mounts").push(mount.clone())
+    });
+    let words: Vec<&str> = std::iter::once("/bin/kata-probe").chain(words.iter().copied()).collect();
+    recipe(containerd, &bundle, runtime, &words)
 }
 
 fn told_by(finished: &Finished) -> Facts {

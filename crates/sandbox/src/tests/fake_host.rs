@@ -196,6 +196,7 @@ impl Host for FakeHost {
             netns: None,
             cards,
             daemon: Some(daemon),
+            files: None,
         };
         Ok((machine, Box::new(BySerial { dialer })))
     }
