@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::command::Finished;
 use crate::containerd::Containerd;
 use crate::recipe::Recipe;
+use crate::task::Container;
 
 /// The runtime that others are compared with.
 pub const RUNC: &str = "io.containerd.runc.v2";
@@ -151,20 +152,17 @@ fn recipe<'c>(containerd: &'c Containerd, bundle: &Bundle, runtime: &str, words:
     })
 }
 
-/// A container of `runtime` in which the probe runs with `words`, with `source` mounted on `target`.
-pub fn probe_on<'c>(
+/// A container of `runtime` that does nothing, with the probe in it and `source` mounted on `target`.
+pub fn with_probe<'c>(
     containerd: &'c Containerd,
     runtime: &str,
     (source, target, mode): (&Path, &str, &str),
-    words: &[&str],
-) -> Recipe<'c> {
-    let bundle = Bundle::new("a volume", {
-        let mount =
-            json!({"type": "bind", "source": source, "destination": target, "options": ["rbind", mode]});
-        move |spec, _| spec["mounts"].as_array_mut().expect("mounts").push(mount.clone())
+) -> Container<'c> {
+    let mount = json!({"type": "bind", "source": source, "destination": target, "options": ["rbind", mode]});
+    let bundle = Bundle::new("a volume", move |spec, _| {
+        spec["mounts"].as_array_mut().expect("mounts").push(mount.clone());
     });
-    let words: Vec<&str> = std::iter::once("/bin/kata-probe").chain(words.iter().copied()).collect();
-    recipe(containerd, &bundle, runtime, &words)
+    recipe(containerd, &bundle, runtime, &["/bin/sleep", "1000"]).start()
 }
 
 fn told_by(finished: &Finished) -> Facts {

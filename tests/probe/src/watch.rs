@@ -2,7 +2,7 @@
 //!
 //! A line has the watched path, the kinds of the event, its name, for a rename its number among those seen, and of names
 //! that tests know what can be read right then. Events that are equal to the one before are told once, as it depends on
-//! the moment whether the kernel joins them. A directory that is made is watched, too.
+//! the moment whether the kernel joins them. A directory that is made is watched, too, if it is not hidden.
 
 use std::collections::HashMap;
 use std::fs;
@@ -83,7 +83,7 @@ impl Watching {
             "" if kinds.contains(ReadFlags::CLOSE_WRITE) => Some(path.clone()),
             _ => None,
         };
-        if kinds.contains(ReadFlags::CREATE | ReadFlags::ISDIR) {
+        if kinds.contains(ReadFlags::CREATE | ReadFlags::ISDIR) && !name.starts_with('.') {
             self.add(&path.join(name))?;
         }
         if self.last == line {
