@@ -8,6 +8,7 @@ mod network;
 mod pause;
 mod start;
 mod streams;
+mod watches;
 
 use std::time::Duration;
 
