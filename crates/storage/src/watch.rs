@@ -89,26 +89,29 @@ pub struct Watcher {
     watches: HashMap<u32, Watch>,
     /// By the kernel's number.
     places: HashMap<i32, Place>,
+    /// Those that have left one directory and not come to another, by the rename's number.
+    moving: HashMap<u32, Vec<u32>>,
 }
 
 #[derive(Debug)]
 struct Watch {
     place: i32,
-    /// The directory in which its removal is seen.
+    /// The directory in which its removal is seen; none if it has left for where nobody looks.
     parent: Option<i32>,
     file: OwnedFd,
     /// None if the guest cannot write to it, or the kernel cannot tell who has.
     key: Option<FileKey>,
     /// Path of the volume that it is in.
     volume: PathBuf,
+    is_volume: bool,
 }
 
 /// Who wants to know about a file of the host.
 #[derive(Debug, Default)]
 struct Place {
     watches: Vec<u32>,
-    /// Those whose parent this is.
-    children: Vec<u32>,
+    /// Those that are in this directory, by their names.
+    children: Vec<(Vec<u8>, u32)>,
 }
 
 /// One event of the kernel's.
@@ -117,6 +120,18 @@ struct Raw {
     mask: u32,
     cookie: u32,
     name: Vec<u8>,
+}
+
+impl Watch {
+    /// Whether no name of the file is left.
+    fn is_deleted(&self) -> bool {
+        fstat(&self.file).is_ok_and(|metadata| metadata.st_nlink == 0)
+    }
+
+    /// Whether nobody looks for its end, which a volume has not: its mount keeps it.
+    fn is_lost(&self) -> bool {
+        self.parent.is_none() && !self.is_volume
+    }
 }
 
 impl Watcher {
@@ -134,6 +149,7 @@ impl Watcher {
             daemon,
             watches: HashMap::new(),
             places: HashMap::new(),
+            moving: HashMap::new(),
         })
     }
 
@@ -155,30 +171,38 @@ impl Watcher {
         }
         let is_directory = rustix::fs::FileType::from_raw_mode(metadata.st_mode).is_dir();
         let place = self.watch(&file, events()).map_err(system)?;
-        let parent = if is_directory && path != volume { self.watch_parent(path) } else { None };
+        let parent = if path == volume { None } else { self.watch_parent(path) };
         let flags = fstatvfs(&file).map_err(|errno| system(errno.into()))?.f_flag;
         let is_read_only = flags.contains(StatVfsMountFlags::RDONLY);
         let key = if is_read_only { None } else { self.attribute(&file, is_directory) };
         self.places.entry(place).or_default().watches.push(watch);
         if let Some(parent) = parent {
-            self.places.entry(parent).or_default().children.push(watch);
+            let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
+            self.places.entry(parent).or_default().children.push((name, watch));
         }
-        self.watches.insert(watch, Watch { place, parent, file, key, volume });
+        self.watches.insert(watch, Watch { place, parent, file, key, is_volume: path == volume, volume });
         Ok(())
     }
 
     /// The guest does not watch it any more.
     pub fn remove(&mut self, watch: u32) {
         let Some(Watch { place, parent, .. }) = self.watches.remove(&watch) else { return };
-        for wd in [Some(place), parent].into_iter().flatten() {
-            let Some(known) = self.places.get_mut(&wd) else { continue };
-            known.watches.retain(|other| *other != watch);
-            known.children.retain(|other| *other != watch);
-            if known.watches.is_empty() && known.children.is_empty() {
-                self.places.remove(&wd);
-                // It may be gone with its file.
-                inotify::remove_watch(self.events.get_ref(), wd).ok();
+        for place in [Some(place), parent].into_iter().flatten() {
+            if let Some(known) = self.places.get_mut(&place) {
+                known.watches.retain(|other| *other != watch);
+                known.children.retain(|(_, other)| *other != watch);
             }
+            self.release(place);
+        }
+    }
+
+    /// Ends the kernel's watch of what nobody wants to know of.
+    fn release(&mut self, place: i32) {
+        let unwanted = |place: &Place| place.watches.is_empty() && place.children.is_empty();
+        if self.places.get(&place).is_some_and(unwanted) {
+            self.places.remove(&place);
+            // It may be gone with its file.
+            inotify::remove_watch(self.events.get_ref(), place).ok();
         }
     }
 
@@ -208,10 +232,10 @@ impl Watcher {
         Ok(inotify::add_watch(self.events.get_ref(), path, events)?)
     }
 
-    /// A directory that virtiofsd holds does not tell of its own removal.
+    /// A file that virtiofsd holds does not tell of its own removal.
     fn watch_parent(&self, path: &Path) -> Option<i32> {
         let parent = self.open(path.parent()?).ok()?;
-        let events = WatchFlags::DELETE | WatchFlags::MOVED_TO | WatchFlags::MASK_ADD;
+        let events = WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::MASK_ADD;
         self.watch(&parent, events).ok()
     }
 
@@ -241,49 +265,69 @@ impl Watcher {
                 changes.extend(all.map(|watch| Change { watch: *watch, mask, cookie: 0, name: Vec::new() }));
                 continue;
             }
-            self.tell_of_removed(&event, flags, &mut changes);
-            let Some(place) = self.places.get(&event.place) else { continue };
-            if flags.contains(ReadFlags::IGNORED) {
-                continue;
+            if flags.contains(ReadFlags::DELETE) {
+                let left = self.take_children(&event);
+                self.tell_of_end(left, &mut changes);
             }
-            for watch in &place.watches {
-                if self.is_for(*watch, &event, &mut shared) {
-                    let Raw { cookie, ref name, .. } = event;
-                    changes.push(Change { watch: *watch, mask, cookie, name: name.clone() });
-                }
+            let watches =
+                self.places.get(&event.place).map(|place| place.watches.clone()).unwrap_or_default();
+            for watch in watches.iter().filter(|watch| self.is_for(**watch, &event, &mut shared)) {
+                changes.push(Change { watch: *watch, mask, cookie: event.cookie, name: event.name.clone() });
             }
             if flags.contains(ReadFlags::ATTRIB) && event.name.is_empty() {
-                let gone: Vec<u32> = self.removed(&place.watches);
-                self.tell_of_end(gone, &mut changes);
+                // What is known to be in a directory ends when that says so.
+                let lost = |watch: &u32| self.watches.get(watch).is_some_and(Watch::is_lost);
+                let lost = watches.into_iter().filter(lost).collect();
+                self.tell_of_end(lost, &mut changes);
             }
+            self.follow(&event, flags);
+            self.release(event.place);
         }
         changes
     }
 
-    /// Directories below that of `event` which are not there any more: told before, as the kernel does.
-    fn tell_of_removed(&mut self, event: &Raw, flags: ReadFlags, changes: &mut Vec<Change>) {
-        let may_remove = ReadFlags::DELETE | ReadFlags::MOVED_TO;
-        if !flags.contains(ReadFlags::ISDIR) || !flags.intersects(may_remove) {
-            return;
+    /// Those of the name in `event`, which is not theirs any more.
+    fn take_children(&mut self, event: &Raw) -> Vec<u32> {
+        let Some(place) = self.places.get_mut(&event.place) else { return Vec::new() };
+        let taken: Vec<_> = place.children.extract_if(.., |(name, _)| *name == event.name).collect();
+        let taken: Vec<u32> = taken.into_iter().map(|(_, watch)| watch).collect();
+        for watch in &taken {
+            if let Some(watch) = self.watches.get_mut(watch) {
+                watch.parent = None;
+            }
         }
-        let Some(place) = self.places.get(&event.place) else { return };
-        let gone = self.removed(&place.children);
-        self.tell_of_end(gone, changes);
+        taken
     }
 
-    fn removed(&self, watches: &[u32]) -> Vec<u32> {
-        let is_removed = |watch: &&u32| {
-            let watch = self.watches.get(*watch);
-            watch.is_some_and(|watch| fstat(&watch.file).is_ok_and(|metadata| metadata.st_nlink == 0))
-        };
-        watches.iter().filter(is_removed).copied().collect()
+    /// Keeps up with renames.
+    fn follow(&mut self, event: &Raw, flags: ReadFlags) {
+        if flags.contains(ReadFlags::MOVED_FROM) {
+            let left = self.take_children(event);
+            // Who has moved out of sight is forgotten when another does.
+            self.moving.clear();
+            self.moving.insert(event.cookie, left);
+        }
+        if flags.contains(ReadFlags::MOVED_TO) {
+            // Replaced, which they are told of next.
+            self.take_children(event);
+            let Some(place) = self.places.get_mut(&event.place) else { return };
+            for id in self.moving.remove(&event.cookie).unwrap_or_default() {
+                if let Some(watch) = self.watches.get_mut(&id) {
+                    watch.parent = Some(event.place);
+                    place.children.push((event.name.clone(), id));
+                }
+            }
+        }
     }
 
-    fn tell_of_end(&mut self, gone: Vec<u32>, changes: &mut Vec<Change>) {
-        for watch in gone {
-            let mask = ReadFlags::DELETE_SELF.bits();
-            changes.push(Change { watch, mask, cookie: 0, name: Vec::new() });
-            self.remove(watch);
+    /// Tells those of `watches` that are deleted.
+    fn tell_of_end(&mut self, watches: Vec<u32>, changes: &mut Vec<Change>) {
+        for watch in watches {
+            if self.watches.get(&watch).is_some_and(Watch::is_deleted) {
+                let mask = ReadFlags::DELETE_SELF.bits();
+                changes.push(Change { watch, mask, cookie: 0, name: Vec::new() });
+                self.remove(watch);
+            }
         }
     }
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::libc::{
-    IN_ATTRIB, IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_ISDIR, IN_MODIFY, IN_MOVED_FROM,
-    IN_MOVED_TO,
+    IN_ATTRIB, IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_ISDIR, IN_MODIFY, IN_MOVE_SELF,
+    IN_MOVED_FROM, IN_MOVED_TO,
 };
 
 use super::{Change, WatchError, Watcher, volume_of};
@@ -80,6 +80,54 @@ async fn a_directory_ends_before_its_parent_tells_of_it() {
     fs::remove_dir(volume.join("d")).unwrap();
     let changes = watcher.changes().await.unwrap();
     assert_eq!(told(&changes), [(1, IN_DELETE_SELF, ""), (2, IN_DELETE | IN_ISDIR, "d")]);
+}
+
+/// What is read at once may tell of what has ended long since.
+#[tokio::test]
+async fn the_end_is_told_where_it_was() {
+    let (temp, volume) = share();
+    fs::create_dir_all(volume.join("d/e")).unwrap();
+    fs::write(volume.join("a"), "").unwrap();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/a");
+    add(&mut watcher, temp.path(), 2, "passthrough/c1/0-vol/d/e");
+    add(&mut watcher, temp.path(), 3, VOLUME);
+    fs::set_permissions(volume.join("a"), Permissions::from_mode(0o600)).unwrap();
+    fs::rename(volume.join("d/e"), volume.join("f")).unwrap();
+    fs::rename(volume.join("a"), volume.join("b")).unwrap();
+    fs::remove_dir(volume.join("f")).unwrap();
+    fs::remove_file(volume.join("b")).unwrap();
+    let changes = watcher.changes().await.unwrap();
+    let expected = [
+        (1, IN_ATTRIB, ""),
+        (3, IN_ATTRIB, "a"),
+        (3, IN_MOVED_TO | IN_ISDIR, "f"),
+        (2, IN_MOVE_SELF, ""),
+        (3, IN_MOVED_FROM, "a"),
+        (3, IN_MOVED_TO, "b"),
+        (1, IN_MOVE_SELF, ""),
+        (2, IN_DELETE_SELF, ""),
+        (3, IN_DELETE | IN_ISDIR, "f"),
+        (1, IN_ATTRIB, ""),
+        (1, IN_DELETE_SELF, ""),
+        (3, IN_DELETE, "b"),
+    ];
+    let mut told = told(&changes);
+    // A file and its directory are told of one chmod in either order.
+    told[..2].sort_unstable();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn what_is_replaced_ends_after_its_links_are_counted() {
+    let (temp, volume) = share();
+    fs::write(volume.join("a"), "").unwrap();
+    fs::write(volume.join("b"), "").unwrap();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/a");
+    fs::rename(volume.join("b"), volume.join("a")).unwrap();
+    let changes = watcher.changes().await.unwrap();
+    assert_eq!(told(&changes), [(1, IN_ATTRIB, ""), (1, IN_DELETE_SELF, "")]);
 }
 
 /// What the guest does is done by virtiofsd, here by this process's child.
