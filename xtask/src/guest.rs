@@ -1,5 +1,6 @@
 //! What runs in the virtual machine: the guest kernel and the initrd with the agent.
 
+pub(crate) mod additions;
 pub(crate) mod cpio;
 pub(crate) mod fragments;
 pub(crate) mod initrd;

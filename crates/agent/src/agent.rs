@@ -31,6 +31,7 @@ use crate::stdio::ports::StdioPorts;
 use crate::stdio::{ChildEnds, Prepared, Request, Target};
 use crate::storage::{self, Mounts, Volumes};
 
+use crate::watches::Watches;
 use oom::OomEvents;
 
 /// The guest's resolver configuration, for containers that share it.
@@ -133,6 +134,8 @@ pub(crate) struct Setup {
 pub(crate) struct Agent {
     pub(crate) owns_guest: bool,
     pub(crate) oom: OomEvents,
+    /// What is watched of the host's files.
+    pub(crate) watches: Watches,
     /// None if it is not the agent's to change.
     network: Option<Network>,
     pipe_size: usize,
@@ -171,6 +174,7 @@ impl Agent {
         Self {
             owns_guest: setup.owns_guest,
             oom: OomEvents::default(),
+            watches: Watches::default(),
             network: setup.owns_network.then(Network::owned),
             pipe_size: setup.pipe_size,
             hotplug_timeout: setup.hotplug_timeout,

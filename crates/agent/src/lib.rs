@@ -29,3 +29,4 @@ mod stdio;
 mod storage;
 mod sys;
 mod traffic;
+mod watches;

@@ -30,6 +30,7 @@ mod stdio;
 mod storage;
 mod sys;
 mod traffic;
+mod watches;
 
 use std::env;
 

@@ -9,6 +9,7 @@ mod network;
 mod seccomp;
 mod upstream;
 mod volumes;
+mod watches;
 
 use std::path::Path;
 use std::sync::Arc;

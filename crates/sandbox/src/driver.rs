@@ -248,7 +248,9 @@ impl Driver {
         if !std::mem::replace(&mut running.is_attended, true) {
             let reach = running.reach.clone();
             let agent = reach.agent.clone();
+            let sharing = reach.clone();
             self.spawn(async move |_, queue| Site::watch_memory(agent, queue).await);
+            self.spawn(async move |site: Site, _| site.carry_changes(sharing).await);
             self.spawn(async move |site: Site, _| site.forward_ports(reach).await);
         }
     }

@@ -35,6 +35,17 @@ pub(crate) struct Machine {
     pub(crate) cards: Option<Cards>,
     /// The daemon that shares files with it, if any.
     pub(crate) daemon: Option<Arc<dyn Daemon>>,
+    /// The files shared with it, if any.
+    pub(crate) files: Option<SharedFiles>,
+}
+
+/// Where files are that a VM shares with the host.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedFiles {
+    /// The shared directory.
+    pub(crate) dir: PathBuf,
+    /// The process that works there for the guest.
+    pub(crate) daemon: u32,
 }
 
 /// How a daemon ended.

@@ -10,7 +10,7 @@
 //! - `direct.rs`: direct-assigned volumes of a sandbox that runs.
 //! - `stats.rs`: what a container uses, as numbers.
 //! - `agent.rs`: the client of the agent in the guest; `stdio.rs`: the processes' streams; `forward.rs`: connections to the
-//!   pod's ports.
+//!   pod's ports; `watches.rs`: the host's changes to what is watched in the guest.
 //! - `intent_log.rs`, `cleanup.rs`, `sweep.rs`: what is made on the host is written down before, so that it can be undone
 //!   after any crash.
 //! - `timeline.rs`: where the time of a start goes.
@@ -52,6 +52,7 @@ mod stdio;
 mod sweep;
 mod sys;
 pub mod timeline;
+mod watches;
 mod way;
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::disks::{Disks, Manner, Wanted};
 use crate::error::{Result, SandboxError as Error};
 use crate::gone::NEWS_PATIENCE;
 use crate::hooks::Poststop;
-use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
+use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, SharedFiles, Sources, Way};
 use crate::intent_log::IntentLog;
 use crate::labels::Labels;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
@@ -231,7 +231,9 @@ impl Host for LocalHost {
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
         let netns = place.of_pod();
-        Ok((Machine { vmm, parts, daemon: Some(Arc::new(daemon)), network: guest, netns, cards }, way))
+        let files = Some(SharedFiles { dir: self.share().await?.writable_dir(), daemon: daemon.pid() });
+        let daemon: Option<Arc<dyn Daemon>> = Some(Arc::new(daemon));
+        Ok((Machine { vmm, parts, daemon, files, network: guest, netns, cards }, way))
     }
 
     fn guest_hook_path(&self) -> String {

@@ -9,6 +9,7 @@ mod pause;
 mod start;
 mod streams;
 mod volumes;
+mod watches;
 
 use std::time::Duration;
 

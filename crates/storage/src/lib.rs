@@ -23,5 +23,6 @@ pub mod trail;
 pub mod undo;
 pub mod virtiofsd;
 pub mod volumes;
+pub mod watch;
 
 pub use rootfs::RootfsMount;

@@ -116,7 +116,8 @@ impl SharedDirectory {
     }
 
     /// Where mounts are made.
-    fn writable_dir(&self) -> PathBuf {
+    #[must_use]
+    pub fn writable_dir(&self) -> PathBuf {
         self.root.join("rw")
     }
 

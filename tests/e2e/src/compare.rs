@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use crate::command::Finished;
 use crate::containerd::Containerd;
 use crate::recipe::Recipe;
+use crate::task::Container;
 
-const RUNC: &str = "io.containerd.runc.v2";
+/// The runtime that others are compared with.
+pub const RUNC: &str = "io.containerd.runc.v2";
 
 /// The fact that is always there, and its values.
 const OUTCOME: &str = "outcome";
@@ -148,6 +150,19 @@ fn recipe<'c>(containerd: &'c Containerd, bundle: &Bundle, runtime: &str, words:
         spec["process"]["args"] = json!(words);
         (bundle.change)(spec, root);
     })
+}
+
+/// A container of `runtime` that does nothing, with the probe in it and `source` mounted on `target`.
+pub fn with_probe<'c>(
+    containerd: &'c Containerd,
+    runtime: &str,
+    (source, target, mode): (&Path, &str, &str),
+) -> Container<'c> {
+    let mount = json!({"type": "bind", "source": source, "destination": target, "options": ["rbind", mode]});
+    let bundle = Bundle::new("a volume", move |spec, _| {
+        spec["mounts"].as_array_mut().expect("mounts").push(mount.clone());
+    });
+    recipe(containerd, &bundle, runtime, &["/bin/sleep", "1000"]).start()
 }
 
 fn told_by(finished: &Finished) -> Facts {

@@ -41,7 +41,7 @@ mod terminal;
 pub use action::UnknownBundle;
 pub use cni::{Attachment, host_local};
 pub use command::{Finished, Live};
-pub use compare::{Bundle, Expected, both_refuse, compare, compare_execs, compare_made_up};
+pub use compare::{Bundle, Expected, RUNC, both_refuse, compare, compare_execs, compare_made_up, with_probe};
 pub use containerd::Containerd;
 pub use cri::{
     BRIDGE, ContainerRecipe, Cri, Ended, Forward, LogLine, Pod, PodContainer, PodRecipe, Steady, Stream,

@@ -2,6 +2,8 @@
 //!
 //! One fact a line, its name and its value with a tab between them, so that the reports of two runtimes can be compared
 //! name by name. What must differ between two kernels (times, numbers of mounts and inodes) is not told.
+//!
+//! `kata-probe watch PATH…` tells what happens to files instead.
 
 mod calls;
 mod devices;
@@ -10,6 +12,7 @@ mod paths;
 mod process;
 mod report;
 mod sys;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -32,6 +35,15 @@ const ON_REQUEST: &str = "calls";
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("watch", paths)) = wanted.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return match watch::run(paths) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut report = Report::default();
     for (name, tell) in SECTIONS {
         let asked_for = wanted.iter().any(|wanted| wanted == name);

@@ -1,6 +1,6 @@
-//! The guest kernel: Debian's source with our configuration fragments, everything built in, no modules.
+//! The guest kernel: Debian's source with our configuration fragments and our additions, everything built in, no modules.
 //!
-//! A finished kernel is kept in the cache under the hash of its source version, fragments and recipe. The build takes
+//! A finished kernel is kept in the cache under the hash of its source version, fragments, additions and recipe. The build takes
 //! minutes, once.
 
 use std::fs;
@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use super::additions::Additions;
 use super::fragments::{Fragments, Unmet};
 use super::kernel_source::{self, KernelSource};
 use crate::process;
@@ -32,9 +33,13 @@ const FIXED: [(&str, &str); 4] = [
 /// Takes the kernel from the cache or builds it; returns the path of `vmlinux`.
 pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
     let _lock = workspace.lock("kernel", progress)?;
-    let fragments = Fragments::read(&workspace.root.join("guest/kernel"))?;
+    let directory = workspace.root.join("guest/kernel");
+    let fragments = Fragments::read(&directory)?;
     let source = kernel_source::ensure(workspace, progress)?;
-    let home = workspace.cache.join(format!("kernel-{}", hash(&source, &fragments)));
+    // Another release's inside is another.
+    let additions = if source.wanted { Some(Additions::read(&directory)?) } else { None };
+    let hash = hash(&source, &fragments, additions.as_ref());
+    let home = workspace.cache.join(format!("kernel-{hash}"));
     let vmlinux = home.join("vmlinux");
     if vmlinux.is_file() {
         progress.line("kernel", format_args!("{} ready", source.version));
@@ -43,8 +48,8 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<PathB
     remove_leftovers(workspace)?;
     let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(&workspace.cache)?;
     let ready = scratch.path().join("ready");
-    let build =
-        Build { workspace, progress, source: &source, fragments: &fragments, scratch: scratch.path() };
+    let (source, fragments) = (&source, &fragments);
+    let build = Build { workspace, progress, source, fragments, additions, scratch: scratch.path() };
     build.run(&ready)?;
     fs::rename(&ready, &home).context("Cannot put the kernel into the cache")?;
     progress.line(
@@ -65,9 +70,10 @@ fn remove_leftovers(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-fn hash(source: &KernelSource, fragments: &Fragments) -> String {
+fn hash(source: &KernelSource, fragments: &Fragments, additions: Option<&Additions>) -> String {
     let mut hasher = Sha256::new();
-    for part in [RECIPE, &source.version, &fragments.text] {
+    let additions = additions.map(Additions::text).unwrap_or_default();
+    for part in [RECIPE, &source.version, &fragments.text, &additions] {
         hasher.update(part);
         hasher.update([0]);
     }
@@ -80,6 +86,8 @@ struct Build<'a> {
     progress: &'a Progress,
     source: &'a KernelSource,
     fragments: &'a Fragments,
+    /// None for a release that they were not written for.
+    additions: Option<Additions>,
     scratch: &'a Path,
 }
 
@@ -113,7 +121,7 @@ impl Build<'_> {
         let mut tar = Command::new("tar");
         tar.arg("-xJf").arg(&self.source.tarball).arg("-C").arg(self.tree("source"));
         process::output(tar.arg("--strip-components=1"))?;
-        Ok(())
+        self.additions.as_ref().map_or(Ok(()), |additions| additions.add_to(&self.tree("source")))
     }
 
     fn configure(&self, log: &Path) -> Result<()> {

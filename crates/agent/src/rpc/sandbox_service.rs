@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kata_protocol::kata::{
-    ContainerRequest, ContainerResponse, ExecRequest, ExecResponse, PidsRequest, PidsResponse,
-    StartSandboxRequest, StartSandboxResponse, StatsRequest, StatsResponse, Stdio,
+    ContainerRequest, ContainerResponse, ExecRequest, ExecResponse, HostChangedRequest, HostChangedResponse,
+    NextWatchesRequest, NextWatchesResponse, PidsRequest, PidsResponse, StartSandboxRequest,
+    StartSandboxResponse, StatsRequest, StatsResponse, Stdio,
 };
 use kata_protocol::kata_ttrpc::Sandbox;
 use kata_protocol::oci::Spec;
@@ -61,6 +62,33 @@ impl Sandbox for Service {
         let id = request.container_id.parse().map_err(Failure::from)?;
         Ok(self.agent.container(&id).map_err(Failure::from)?.stats())
     }
+
+    async fn next_watches(
+        &self,
+        _: &TtrpcContext,
+        _: NextWatchesRequest,
+    ) -> ttrpc::Result<NextWatchesResponse> {
+        let watches = asked_of_kernel(self.agent.watches.next().await)?;
+        Ok(NextWatchesResponse { watches, ..Default::default() })
+    }
+
+    async fn host_changed(
+        &self,
+        _: &TtrpcContext,
+        request: HostChangedRequest,
+    ) -> ttrpc::Result<HostChangedResponse> {
+        asked_of_kernel(self.agent.watches.tell(request.changes).await)?;
+        Ok(HostChangedResponse::default())
+    }
+}
+
+/// What the kernel's device answered; `None`: there is no such device.
+fn asked_of_kernel<T>(answer: Option<std::io::Result<T>>) -> Result<T, Failure> {
+    let answer = answer.ok_or(SandboxError::Unsupported { what: "Telling what the host changes" })?;
+    Ok(answer.map_err(|source| SandboxError::Setting {
+        what: "what is watched of the host's files".into(),
+        source,
+    })?)
 }
 
 /// Sees the work through even if the caller goes away in the middle of it.
@@ -83,6 +111,7 @@ async fn start_sandbox(
     }
     if agent.owns_guest {
         seed(&request.entropy)?;
+        agent.watches.begin();
     }
     if let Some(sandbox) = request.sandbox.into_option() {
         agent.configure(sandbox).await?;

@@ -41,6 +41,10 @@ pub(super) struct FakeAgent {
     pub(super) refusals: Mutex<u32>,
     /// What the sandbox was started with.
     pub(super) sandbox: Mutex<kata::StartSandboxRequest>,
+    /// What processes of the guest begin to watch; without it the guest's kernel cannot tell.
+    pub(super) watches: tokio::sync::Mutex<Option<mpsc::UnboundedReceiver<kata::Watch>>>,
+    /// What the host has changed.
+    pub(super) changes: Mutex<Option<mpsc::UnboundedSender<kata::HostChange>>>,
     /// A test may answer a start itself.
     pub(super) starts: Mutex<Option<mpsc::UnboundedReceiver<()>>>,
 }
@@ -195,6 +199,29 @@ impl Sandbox for Service {
     async fn pids(&self, _: &TtrpcContext, _: kata::PidsRequest) -> ttrpc::Result<kata::PidsResponse> {
         let pid = |pid, exec: &str| kata::PidInfo { pid, exec_id: exec.to_owned(), ..Default::default() };
         Ok(kata::PidsResponse { pids: vec![pid(1, ""), pid(2, "e")], ..Default::default() })
+    }
+
+    async fn next_watches(
+        &self,
+        _: &TtrpcContext,
+        _: kata::NextWatchesRequest,
+    ) -> ttrpc::Result<kata::NextWatchesResponse> {
+        let mut watches = self.0.watches.lock().await;
+        let Some(watches) = watches.as_mut() else {
+            return Err(ttrpc::Error::RpcStatus(get_status(Code::INVALID_ARGUMENT, "No such device")));
+        };
+        let watches = watches.recv().await.into_iter().collect();
+        Ok(kata::NextWatchesResponse { watches, ..Default::default() })
+    }
+
+    async fn host_changed(
+        &self,
+        _: &TtrpcContext,
+        request: kata::HostChangedRequest,
+    ) -> ttrpc::Result<kata::HostChangedResponse> {
+        let changes = self.0.changes.lock().unwrap();
+        request.changes.into_iter().for_each(|change| changes.as_ref().unwrap().send(change).unwrap());
+        Ok(kata::HostChangedResponse::default())
     }
 }
 

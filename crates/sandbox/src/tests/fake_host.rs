@@ -23,7 +23,7 @@ use crate::ContainerId;
 use crate::direct::Assigned;
 use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Poststop;
-use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, Sources, Way};
+use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, SharedFiles, Sources, Way};
 use crate::intent_log::IntentLog;
 use crate::network::{Cards, NetworkFailure};
 use crate::poststop::{self, OwedHooks};
@@ -120,6 +120,8 @@ pub(super) struct FakeHost {
     pub(super) levers: Arc<Levers>,
     asked: Mutex<Vec<String>>,
     log: Arc<IntentLog>,
+    /// With the shared files.
+    dir: PathBuf,
     hooks: OwedHooks,
     /// The pod's network namespace, if it has one.
     pub(super) netns: Mutex<Option<PathBuf>>,
@@ -147,6 +149,7 @@ impl FakeHost {
             asked: Mutex::default(),
             hooks: OwedHooks::new(Arc::clone(&log)),
             netns: Mutex::default(),
+            dir: dir.to_owned(),
             log,
         };
         (Arc::new(host), agent)
@@ -201,6 +204,7 @@ impl Host for FakeHost {
             netns: None,
             cards,
             daemon: Some(daemon),
+            files: Some(SharedFiles { dir: self.dir.clone(), daemon: u32::MAX }),
         };
         Ok((machine, Box::new(BySerial { dialer })))
     }

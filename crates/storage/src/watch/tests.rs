@@ -1,0 +1,176 @@
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::libc::{
+    IN_ATTRIB, IN_CLOSE_WRITE, IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_ISDIR, IN_MODIFY, IN_MOVE_SELF,
+    IN_MOVED_FROM, IN_MOVED_TO,
+};
+
+use super::{Change, WatchError, Watcher, volume_of};
+
+/// No process.
+const NOBODY: u32 = u32::MAX;
+const VOLUME: &str = "passthrough/c1/0-vol";
+
+/// A shared directory with one volume.
+fn share() -> (tempfile::TempDir, PathBuf) {
+    let temp = tempfile::tempdir().unwrap();
+    let volume = temp.path().join(VOLUME);
+    fs::create_dir_all(&volume).unwrap();
+    (temp, volume)
+}
+
+fn add(watcher: &mut Watcher, dir: &Path, watch: u32, path: &str) {
+    let inode = fs::symlink_metadata(dir.join(path)).unwrap().ino();
+    watcher.add(watch, Path::new(path), inode).unwrap();
+}
+
+fn told(changes: &[Change]) -> Vec<(u32, u32, &str)> {
+    let name = |change: &Change| str::from_utf8(&change.name).unwrap().len();
+    changes.iter().map(|c| (c.watch, c.mask, str::from_utf8(&c.name[..name(c)]).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn changes_come_in_their_order() {
+    let (temp, volume) = share();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 7, VOLUME);
+    fs::write(volume.join("a"), "x").unwrap();
+    symlink("a", volume.join("new")).unwrap();
+    fs::rename(volume.join("new"), volume.join("data")).unwrap();
+    fs::set_permissions(volume.join("a"), Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(volume.join("a")).unwrap();
+    let changes = watcher.changes().await.unwrap();
+    let expected = [
+        (7, IN_CREATE, "a"),
+        (7, IN_MODIFY, "a"),
+        (7, IN_CLOSE_WRITE, "a"),
+        (7, IN_CREATE, "new"),
+        (7, IN_MOVED_FROM, "new"),
+        (7, IN_MOVED_TO, "data"),
+        (7, IN_ATTRIB, "a"),
+        (7, IN_DELETE, "a"),
+    ];
+    assert_eq!(told(&changes), expected);
+    assert!(changes[4].cookie != 0 && changes[4].cookie == changes[5].cookie);
+}
+
+#[tokio::test]
+async fn a_file_that_is_held_ends_all_the_same() {
+    let (temp, volume) = share();
+    fs::write(volume.join("a"), "x").unwrap();
+    let _held = File::open(volume.join("a")).unwrap();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/a");
+    fs::remove_file(volume.join("a")).unwrap();
+    let changes = watcher.changes().await.unwrap();
+    assert_eq!(told(&changes), [(1, IN_ATTRIB, ""), (1, IN_DELETE_SELF, "")]);
+    assert!(watcher.watches.is_empty() && watcher.places.is_empty());
+}
+
+#[tokio::test]
+async fn a_directory_ends_before_its_parent_tells_of_it() {
+    let (temp, volume) = share();
+    fs::create_dir(volume.join("d")).unwrap();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/d");
+    add(&mut watcher, temp.path(), 2, VOLUME);
+    fs::remove_dir(volume.join("d")).unwrap();
+    let changes = watcher.changes().await.unwrap();
+    assert_eq!(told(&changes), [(1, IN_DELETE_SELF, ""), (2, IN_DELETE | IN_ISDIR, "d")]);
+}
+
+/// What is read at once may tell of what has ended long since.
+#[tokio::test]
+async fn the_end_is_told_where_it_was() {
+    let (temp, volume) = share();
+    fs::create_dir_all(volume.join("d/e")).unwrap();
+    fs::write(volume.join("a"), "").unwrap();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/a");
+    add(&mut watcher, temp.path(), 2, "passthrough/c1/0-vol/d/e");
+    add(&mut watcher, temp.path(), 3, VOLUME);
+    fs::set_permissions(volume.join("a"), Permissions::from_mode(0o600)).unwrap();
+    fs::rename(volume.join("d/e"), volume.join("f")).unwrap();
+    fs::rename(volume.join("a"), volume.join("b")).unwrap();
+    fs::remove_dir(volume.join("f")).unwrap();
+    fs::remove_file(volume.join("b")).unwrap();
+    let changes = watcher.changes().await.unwrap();
+    let expected = [
+        (1, IN_ATTRIB, ""),
+        (3, IN_ATTRIB, "a"),
+        (3, IN_MOVED_TO | IN_ISDIR, "f"),
+        (2, IN_MOVE_SELF, ""),
+        (3, IN_MOVED_FROM, "a"),
+        (3, IN_MOVED_TO, "b"),
+        (1, IN_MOVE_SELF, ""),
+        (2, IN_DELETE_SELF, ""),
+        (3, IN_DELETE | IN_ISDIR, "f"),
+        (1, IN_ATTRIB, ""),
+        (1, IN_DELETE_SELF, ""),
+        (3, IN_DELETE, "b"),
+    ];
+    let mut told = told(&changes);
+    // A file and its directory are told of one chmod in either order.
+    told[..2].sort_unstable();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn what_is_replaced_ends_after_its_links_are_counted() {
+    let (temp, volume) = share();
+    fs::write(volume.join("a"), "").unwrap();
+    fs::write(volume.join("b"), "").unwrap();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/a");
+    fs::rename(volume.join("b"), volume.join("a")).unwrap();
+    let changes = watcher.changes().await.unwrap();
+    assert_eq!(told(&changes), [(1, IN_ATTRIB, ""), (1, IN_DELETE_SELF, "")]);
+}
+
+/// What the guest does is done by virtiofsd, here by this process's child.
+#[tokio::test]
+async fn what_the_guest_has_done_is_left_out() {
+    let (temp, volume) = share();
+    let mut watcher = Watcher::new(temp.path(), std::process::id()).unwrap();
+    add(&mut watcher, temp.path(), 1, VOLUME);
+    if watcher.causes.is_none() {
+        eprintln!("skipped: no fanotify with names here");
+        return;
+    }
+    fs::write(volume.join("own"), "x").unwrap();
+    // A grandchild is somebody else.
+    let script = format!("(echo x >{}/others; true); true", volume.display());
+    let status = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).status().unwrap();
+    assert!(status.success());
+    let changes = watcher.changes().await.unwrap();
+    let expected = [(1, IN_CREATE, "others"), (1, IN_MODIFY, "others"), (1, IN_CLOSE_WRITE, "others")];
+    assert_eq!(told(&changes), expected);
+}
+
+#[tokio::test]
+async fn only_what_is_in_a_volume_and_still_the_same_is_watched() {
+    let (temp, volume) = share();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    symlink("/etc", volume.join("link")).unwrap();
+    fs::create_dir_all(temp.path().join("passthrough/c1/rootfs")).unwrap();
+    for path in ["passthrough/c1/rootfs", "passthrough/c1", "", "../x/y", "passthrough/c1/../0-vol"] {
+        let refused = watcher.add(1, Path::new(path), 0);
+        assert!(matches!(refused, Err(WatchError::Refused { .. })), "{path}");
+    }
+    let through_link = watcher.add(1, &Path::new(VOLUME).join("link/hosts"), 0);
+    assert!(matches!(through_link, Err(WatchError::System { .. })));
+    let inode = fs::metadata(&volume).unwrap().ino();
+    let replaced = watcher.add(1, Path::new(VOLUME), inode + 1);
+    assert!(matches!(replaced, Err(WatchError::Refused { .. })));
+    assert!(watcher.watches.is_empty() && watcher.places.is_empty());
+}
+
+#[test]
+fn a_volume_is_the_part_of_a_path_that_was_mounted() {
+    assert_eq!(volume_of(Path::new("passthrough/c/1-x/a/b")), Some("passthrough/c/1-x".into()));
+    assert_eq!(volume_of(Path::new("passthrough/c/rootfs/a")), None);
+    assert_eq!(volume_of(Path::new("/passthrough/c/1-x")), None);
+}
