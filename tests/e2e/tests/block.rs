@@ -132,7 +132,7 @@ fn an_image_above_layers_of_erofs_keeps_what_was_written() {
 fn a_block_device_is_read_and_written_by_its_container() {
     test(|containerd| {
         let device = containerd.loop_device(8 << 20);
-        fs::write(&device.file, [b'x'; 8 << 20]).unwrap();
+        fs::write(&device.file, vec![b'x'; 8 << 20]).unwrap();
         let container = containerd.container().spec(|spec| {
             give_device(spec, &device, "/dev/data", "rwm");
             spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
