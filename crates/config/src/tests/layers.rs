@@ -54,7 +54,7 @@ fn drop_ins_are_read_in_alphabetical_order() {
 
 #[test]
 fn keys_about_block_devices_become_settings_of_disks() {
-    let given = "[hypervisor.qemu]\nblock_device_driver = 'nvdimm'\nblock_device_aio = 'native'\n\
+    let given = "[hypervisor.qemu]\nblock_device_driver = 'virtio-scsi'\nblock_device_aio = 'native'\n\
                  block_device_cache_set = true\nblock_device_cache_direct = true\n\
                  block_device_physical_sector_size = 4096\nnum_queues = 4\nqueue_size = 128\n\
                  disk_rate_limiter_bw_max_rate = 80\ndisk_rate_limiter_ops_max_rate = 9\n";
@@ -62,7 +62,7 @@ fn keys_about_block_devices_become_settings_of_disks() {
     let expected = BlockDevices {
         ports: 0,
         disabled: false,
-        driver: BlockDriver::VirtioPmem,
+        driver: BlockDriver::VirtioScsi,
         aio: BlockAio::Native,
         cache_direct: true,
         cache_no_flush: false,
