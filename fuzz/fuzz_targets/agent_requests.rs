@@ -35,6 +35,7 @@ fn handle(kind: u8, body: &[u8]) -> protobuf::Result<()> {
         3 => {
             let asked = agent::CreateContainerRequest::parse_from_bytes(body)?;
             request::container(&asked.container_id, asked.OCI.get_or_default(), &asked.storages);
+            request::devices(asked.OCI.get_or_default(), &asked.devices);
         }
         4 => {
             let mut asked = agent::ExecProcessRequest::parse_from_bytes(body)?;
@@ -66,4 +67,5 @@ fn handle(kind: u8, body: &[u8]) -> protobuf::Result<()> {
 
 fn container(asked: &kata::ContainerRequest) {
     request::container(&asked.container_id, asked.oci.get_or_default(), &asked.storages);
+    request::devices(asked.oci.get_or_default(), &asked.devices);
 }

@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use kata_agent::fuzzing;
-use kata_protocol::agent::Storage;
+use kata_protocol::agent::{Device, Storage};
 use kata_protocol::oci::{LinuxResources, Process, Spec};
 use kata_protocol::types::{ARPNeighbor, Interface, Route};
 use kata_seccomp::Program;
@@ -103,6 +103,40 @@ pub fn storage(storage: &Storage) {
     let twice = [&storage.options[..], &storage.options].concat();
     assert_eq!(fuzzing::storage_options(&twice).0, flags);
     assert!(data.split(',').all(|part| !part.is_empty()) || data.is_empty());
+    block_device(&storage.driver, &storage.source);
+}
+
+fn block_device(driver: &str, address: &str) {
+    for driver in [driver, "blk", "scsi", "nvdimm"] {
+        if let Some(node) = fuzzing::block_node(driver, address) {
+            assert!(is_below(&node, "/dev"), "{} is no device", node.display());
+        }
+    }
+}
+
+/// Disks become devices of a container: the guest's numbers stand where the host's stood.
+///
+/// # Panics
+/// Something else has changed.
+pub fn devices(spec: &Spec, asked: &[Device]) {
+    asked.iter().for_each(|device| block_device(&device.type_, &device.id));
+    let numbered = asked.iter().zip(1000..);
+    let disks: Vec<_> = numbered.map(|(device, minor)| (device.clone(), 259, minor)).collect();
+    let mut given = spec.clone();
+    if !fuzzing::give_disks(&mut given, &disks) {
+        return;
+    }
+    let (before, after) = (&spec.Linux.Devices, &given.Linux.Devices);
+    assert_eq!(before.len(), after.len());
+    for (before, after) in before.iter().zip(after) {
+        let is_disk = asked.iter().any(|disk| disk.container_path == before.Path) && before.Type == "b";
+        assert!(if is_disk { after.Major == 259 } else { before == after });
+    }
+    let [before, after] = [spec, &given].map(|spec| &spec.Linux.Resources.Devices);
+    assert!(after.len() >= before.len());
+    if asked.is_empty() {
+        assert_eq!(before, after);
+    }
 }
 
 /// Options of a mount in a container.

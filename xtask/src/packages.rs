@@ -20,6 +20,8 @@ const PACKAGES: &[&str] = &[
     "containerd",                  // the manager that demo and tests start privately
     "containernetworking-plugins", // tests: pods' networks
     "cpio",                        // tests of the initrd writer
+    "e2fsprogs",                   // tests: disks with ext4
+    "erofs-utils",                 // tests: read-only layers
     "flex",                        // kernel build
     "g++",                         // fuzz targets: libFuzzer
     "gcc",                         // kernel build, virtiofsd
@@ -40,6 +42,7 @@ const PACKAGES: &[&str] = &[
     "qemu-system-x86",             // the VMM
     "runc",                        // measurements against an ordinary container
     "util-linux",                  // tests: mounts, namespaces
+    "xfsprogs",                    // tests: disks with XFS
     "xz-utils",                    // kernel source
 ];
 

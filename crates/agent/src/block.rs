@@ -1,8 +1,8 @@
 //! Block devices by their addresses: places on the PCI bus, targets of a SCSI controller, names in `/dev`.
 //!
-//! A device may be about to appear: it was plugged in when the request came. The kernel finds it by itself, behind a PCIe
-//! port as on virtio-scsi and virtio-pmem, and announces it when it can be opened; neither bus is scanned again. Nothing
-//! here runs unless a request names a block device.
+//! A device may be about to appear: it was plugged in when the request came. The kernel finds it by itself, behind a port of
+//! the PCI bus (told by ACPI) as on a virtio-scsi controller (told by its events), and announces it when it can be opened;
+//! neither is scanned again. Nothing here runs unless a request names a block device.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -139,7 +139,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    #[cfg(test)]
+    /// As if it were there.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn new(path: &str, major: u32, minor: u32) -> Self {
         Self { path: path.into(), number: rustix::fs::makedev(major, minor) }
     }

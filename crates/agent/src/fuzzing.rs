@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use kata_protocol::agent::Device;
 use kata_protocol::oci::{Process, Spec};
 
 pub use crate::cgroup::fuzzing::{cgroup_settings, device_program};
@@ -11,7 +12,9 @@ pub use crate::jail::fuzzing::{MountOrders, jail_answer, mount_options};
 pub use crate::network::fuzzing::{asked_addresses, asked_names, asked_neighbor, asked_route};
 pub use crate::storage::fuzzing::storage_options;
 
+use crate::block::Address;
 use crate::cgroup::fuzzing::{folder, hierarchy};
+use crate::container::devices;
 use crate::container::spec::{self, Surroundings};
 use crate::id::{ContainerId, ExecId};
 use crate::options::Options;
@@ -52,6 +55,21 @@ pub fn adapt_spec(spec: &mut Spec, owns_guest: bool) -> Result<HashMap<PathBuf, 
 /// Rewrites a further process.
 pub fn adapt_process(process: &mut Process) {
     spec::adapt_process(process);
+}
+
+/// The node in `/dev` that the address of a block device means, if it is one and names a node.
+#[must_use]
+pub fn block_node(driver: &str, address: &str) -> Option<PathBuf> {
+    match Address::new(driver, address) {
+        Ok(Address::Node(path)) => Some(path),
+        _ => None,
+    }
+}
+
+/// Gives a container disks that have these numbers in the guest; whether all of them are in its specification.
+#[must_use]
+pub fn give_disks(spec: &mut Spec, disks: &[(Device, u32, u32)]) -> bool {
+    devices::fuzzing::translate(spec, disks)
 }
 
 /// The agent's options on the kernel's command line; what was not understood.

@@ -142,6 +142,22 @@ fn bind_all(spec: &mut Spec, disks: &[Disk<'_>]) {
     }
 }
 
+/// What becomes of a specification, for fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    use super::{Device, Disk, Node, Spec};
+
+    /// Whether each disk is in the specification.
+    pub(crate) fn translate(spec: &mut Spec, disks: &[(Device, u32, u32)]) -> bool {
+        let disks = disks.iter().map(|(asked, major, minor)| {
+            let node = Node::new("/dev/vda", *major, *minor);
+            Disk { asked, node }
+        });
+        let disks: Vec<_> = disks.collect();
+        super::translate(spec, &disks).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use kata_protocol::oci::{Linux, LinuxResources};
