@@ -39,9 +39,6 @@ use crate::{ContainerId, pod, way};
 /// Where shared directories are, below it.
 const RUN: &str = "/run";
 
-/// The most ports that a VM has.
-const MOST_PORTS: u8 = 8;
-
 /// What the VMM and virtiofsd may need beyond the guest's memory, as in the usual RuntimeClass.
 const OVERHEAD_MIB: u64 = 160;
 
@@ -83,7 +80,7 @@ impl LocalHost {
     /// Ports for network cards and disks. Whatever the network, there is one for a controller of disks.
     fn ports(&self, place: &Place, cards: usize) -> u8 {
         let more = self.spec.config.hypervisor.block_devices.ports;
-        place.ports(cards).max(1).saturating_add(more).min(MOST_PORTS)
+        place.ports(cards).max(1).saturating_add(more).min(network::MOST_PORTS)
     }
 
     /// The disks that the VM is started with: the block devices that the first container is given.

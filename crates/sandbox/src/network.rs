@@ -31,7 +31,7 @@ const USER_GATEWAY: &str = "10.0.2.2";
 const PORTS: u8 = 2;
 
 /// The most ports that a VM has.
-const MOST_PORTS: u8 = 8;
+pub(crate) const MOST_PORTS: u8 = 8;
 
 /// Where a pod's network is.
 #[derive(Debug, Clone, PartialEq, Eq)]

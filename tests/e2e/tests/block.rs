@@ -14,18 +14,24 @@ const QEMU: &str = "qemu-system-x86_64";
 /// How often a disk comes and goes in a running pod.
 const ROUNDS: usize = 20;
 
+/// For a root file system that is mounted for it.
 fn idle(containerd: &Containerd) -> Recipe<'_> {
-    containerd.container().spec(|spec| spec["process"]["args"] = json!(["/bin/sleep", "1000"]))
-}
-
-/// A member of the sandbox.
-fn member<'c>(containerd: &'c Containerd, sandbox: &str) -> Recipe<'c> {
     containerd.container().spec(|spec| {
-        spec["annotations"] = json!({
-            "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": sandbox,
-        });
+        spec["root"]["path"] = json!("rootfs");
         spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
     })
+}
+
+/// Makes it a member of the sandbox, idle.
+fn belongs_to(spec: &mut Value, sandbox: &str) {
+    spec["annotations"] = json!({
+        "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": sandbox,
+    });
+    spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+}
+
+fn member<'c>(containerd: &'c Containerd, sandbox: &str) -> Recipe<'c> {
+    containerd.container().spec(|spec| belongs_to(spec, sandbox))
 }
 
 /// As `volumeMode: Block` comes.
@@ -132,7 +138,7 @@ fn an_image_above_layers_of_erofs_keeps_what_was_written() {
 fn a_block_device_is_read_and_written_by_its_container() {
     test(|containerd| {
         let device = containerd.loop_device(8 << 20);
-        fs::write(&device.file, [b'x'; 8 << 20]).unwrap();
+        fs::write(&device.file, vec![b'x'; 8 << 20]).unwrap();
         let container = containerd.container().spec(|spec| {
             give_device(spec, &device, "/dev/data", "rwm");
             spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
@@ -146,6 +152,31 @@ fn a_block_device_is_read_and_written_by_its_container() {
         let mut bytes = [0; 8];
         file.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"writtenx");
+    });
+}
+
+#[test]
+fn two_containers_of_a_running_pod_share_a_block_device() {
+    kata_test(|containerd| {
+        let device = containerd.loop_device(1 << 20);
+        let pod = containerd.container().command(["/bin/sleep", "1000"]).start();
+        let add = |path: &str, access: &str| {
+            let sandbox = pod.id().to_owned();
+            let recipe = containerd.container().spec(|spec| {
+                belongs_to(spec, &sandbox);
+                give_device(spec, &device, path, access);
+            });
+            recipe.start()
+        };
+        let (writer, reader) = (add("/dev/one", "rwm"), add("/dev/other", "r"));
+        writer.shell("printf shared | dd of=/dev/one conv=fsync 2>/dev/null");
+        assert_eq!(reader.shell("head -c 6 /dev/other"), "shared");
+        assert_eq!(pod.shell("ls /sys/block | grep -c '^[sv]d'"), "1");
+        writer.remove();
+        assert_eq!(reader.shell("tail -c 1 /dev/other | wc -c"), "1");
+        reader.remove();
+        assert_eq!(pod.shell("ls /sys/block | grep -c '^[sv]d' || true"), "0");
+        pod.remove();
     });
 }
 
@@ -165,7 +196,7 @@ fn a_read_only_block_device_is_not_written() {
 #[test]
 fn disks_come_and_go_in_a_running_pod() {
     kata_test(|containerd| {
-        let pod = idle(containerd).start();
+        let pod = containerd.container().command(["/bin/sleep", "1000"]).start();
         let (ext4, base) = (containerd.ext4_of_busybox(), containerd.erofs_of_busybox());
         for round in 0..ROUNDS {
             let container = member(containerd, pod.id()).start_on(&[image(&ext4)]);

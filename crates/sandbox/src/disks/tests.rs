@@ -1,3 +1,5 @@
+//! Disks of a VM that only writes down what it is asked for.
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;

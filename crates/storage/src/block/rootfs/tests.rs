@@ -1,3 +1,5 @@
+//! Lists of mounts as snapshotters pass them, and what the guest mounts for each.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
