@@ -87,6 +87,17 @@ pub enum DirectVolumeError {
         /// The sandbox.
         sandbox: String,
     },
+    /// The kubelet has mounted a directory of what the host has not mounted.
+    #[error(
+        "{part:?} is a part of the direct-assigned volume {volume:?}, and only the guest has its files: mount the whole volume, \
+         without subPath"
+    )]
+    SubPath {
+        /// The part.
+        part: PathBuf,
+        /// The volume.
+        volume: PathBuf,
+    },
     /// The file system refuses.
     #[error("{path:?} cannot be read or written: are you root, and has its file system room?")]
     Io {

@@ -20,14 +20,16 @@ impl EmptyDir {
         let volume = pod.join("volumes/kubernetes.io~empty-dir/cache");
         let part = pod.join("volume-subpaths/cache/second/0");
         for dir in [&volume, &part] {
-            fs::create_dir_all(dir).unwrap();
+            fs::create_dir_all(dir).expect("the directory is the test's own");
         }
         let (at, at_part) = (volume.display().to_string(), part.display().to_string());
         host(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", &at]);
-        chown(&volume, None, Some(5)).unwrap();
-        fs::set_permissions(&volume, Permissions::from_mode(0o2777)).unwrap();
-        fs::create_dir(volume.join("part")).unwrap();
-        fs::set_permissions(volume.join("part"), Permissions::from_mode(0o2770)).unwrap();
+        chown(&volume, None, Some(5)).expect("the directory is the test's own");
+        fs::set_permissions(&volume, Permissions::from_mode(0o2777))
+            .expect("the directory is the test's own");
+        fs::create_dir(volume.join("part")).expect("the directory is the test's own");
+        fs::set_permissions(volume.join("part"), Permissions::from_mode(0o2770))
+            .expect("the directory is the test's own");
         host(["mount", "--bind", &format!("{at}/part"), &at_part]);
         Self { volume, part }
     }

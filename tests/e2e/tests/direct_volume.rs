@@ -19,8 +19,11 @@ struct Volume<'c> {
 impl<'c> Volume<'c> {
     fn new(containerd: &'c Containerd) -> Self {
         let (image, path) = (containerd.directory().join("image"), containerd.directory().join("volume"));
-        fs::create_dir(&path).unwrap();
-        File::create(&image).unwrap().set_len(64 * MIB).unwrap();
+        fs::create_dir(&path).expect("the directory is the test's own");
+        File::create(&image)
+            .expect("the directory is the test's own")
+            .set_len(64 * MIB)
+            .expect("the directory is the test's own");
         let made = Command::new("mkfs.ext4").arg("-q").arg(&image).status().expect("mkfs.ext4 is there");
         assert!(made.success());
         Self { containerd, image, path }

@@ -18,7 +18,7 @@ impl Agent {
         let request = grpc::VolumeStatsRequest { volume_guest_path: text(guest_path), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.get_volume_stats(within(deadline), &request);
-        Ok(stats(self.call("measure the volume", deadline, rpc).await?))
+        Ok(stats(&self.call("measure the volume", deadline, rpc).await?))
     }
 
     /// Lets the file system on `guest_path` grow to the size of its disk.
@@ -38,7 +38,7 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn stats(answer: csi::VolumeStatsResponse) -> VolumeStats {
+fn stats(answer: &csi::VolumeStatsResponse) -> VolumeStats {
     let usage = |usage: &csi::VolumeUsage| VolumeUsage {
         available: usage.available,
         total: usage.total,

@@ -266,6 +266,22 @@ fn who_is_not_announced_is_not_written_down() {
     assert!(matches!(unknown, DirectVolumeError::Unknown { .. }));
 }
 
+/// The directory on the host is empty: what was written to a part of it was nowhere else.
+#[test]
+fn a_part_of_a_volume_is_refused() {
+    let fixture = Fixture::new();
+    let volume = "/k/pods/7f/volumes/kubernetes.io~csi/pvc-1/mount";
+    fixture.volumes.add(volume.as_ref(), &info(PLAIN)).unwrap();
+    let among = |source: &str| {
+        let mount = oci_spec::runtime::MountBuilder::default().typ("bind").source(source).destination("/d");
+        fixture.volumes.among(&[mount.build().unwrap()], "/bundle".as_ref())
+    };
+    let refused = among("/k/pods/7f/volume-subpaths/pvc-1/main/0").unwrap_err().to_string();
+    assert!(refused.contains(volume) && refused.contains("without subPath"), "{refused}");
+    assert_eq!(among("/k/pods/7f/volume-subpaths/pvc-2/main/0").unwrap(), []);
+    assert_eq!(among(volume).unwrap(), [(PathBuf::from(volume), info(PLAIN))]);
+}
+
 #[test]
 fn what_a_writer_left_that_died_does_not_count() {
     let fixture = Fixture::added();

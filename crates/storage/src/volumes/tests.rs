@@ -231,7 +231,7 @@ fn an_empty_dir_of_memory_is_memory_of_the_guest_until_the_sandbox_ends() {
         let options = ["nodev", "mode=2777", "uid=0", "gid=5"].map(str::to_owned).to_vec();
         let whole = Memory { guest_path: guest_path.into(), size: 8 << 20, options, stays: true, part: None };
         let mut mount = oci("bind", &volume, "/cache", &["rbind", "rprivate", "ro"]);
-        assert_eq!(fixture.share(&mut mount).unwrap(), [whole.clone()]);
+        assert_eq!(fixture.share(&mut mount).unwrap(), std::slice::from_ref(&whole));
         assert_eq!(mount, oci("bind", guest_path, "/cache", &["rbind", "rprivate", "ro"]));
 
         let mut mount = oci("bind", &part, "/part", &["rbind"]);
