@@ -11,6 +11,7 @@ pub mod fuzzing;
 pub mod idmap;
 pub mod memory;
 mod mount;
+mod mountinfo;
 pub mod processes;
 pub mod rootfs;
 pub mod share;
