@@ -12,6 +12,7 @@ use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::idmap::IdMap;
 use kata_storage::memory::Memory;
+use kata_storage::sandbox_mounts::SandboxMount;
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
 use kata_vmm::{Share, VmPlan, Vmm};
@@ -45,6 +46,8 @@ pub(crate) struct LocalHost {
     dir: PathBuf,
     log: Arc<IntentLog>,
     share: OnceCell<Arc<SharedDirectory>>,
+    /// Done when the guest's own mounts are in the share.
+    sandbox_mounts: OnceCell<()>,
     /// The containers' files, each of which only one operation at a time works on.
     files: Mutex<HashMap<ContainerId, Arc<std::sync::Mutex<ContainerFiles>>>>,
     hooks: OwedHooks,
@@ -54,7 +57,15 @@ impl LocalHost {
     /// `dir` is the sandbox's state directory, with `log` in it.
     pub(crate) fn new(spec: LaunchSpec, dir: PathBuf, log: Arc<IntentLog>) -> Self {
         let hooks = OwedHooks::new(Arc::clone(&log));
-        Self { spec, dir, log, share: OnceCell::new(), files: Mutex::default(), hooks }
+        Self {
+            spec,
+            dir,
+            log,
+            share: OnceCell::new(),
+            sandbox_mounts: OnceCell::new(),
+            files: Mutex::default(),
+            hooks,
+        }
     }
 
     /// The shared directory, made by whoever needs it first.
@@ -65,6 +76,24 @@ impl LocalHost {
             Ok::<_, BootError>(Arc::new(tokio::task::spawn_blocking(work).await??))
         });
         made.await.cloned()
+    }
+
+    /// Shares what the configuration has for the guest itself, once, when virtiofsd stands.
+    async fn share_with_guest(&self, share: &Arc<SharedDirectory>) -> std::result::Result<(), BootError> {
+        let named = &self.spec.config.runtime.sandbox_bind_mounts;
+        if named.is_empty() {
+            return Ok(());
+        }
+        let made = self.sandbox_mounts.get_or_try_init(async || {
+            let mounts: Vec<_> = named
+                .iter()
+                .map(|mount| SandboxMount { source: mount.path.clone(), read_only: mount.read_only })
+                .collect();
+            let share = Arc::clone(share);
+            let work = move || share.mount_for_guest(&mounts);
+            Ok::<_, BootError>(tokio::task::spawn_blocking(work).await??)
+        });
+        made.await.copied()
     }
 }
 
@@ -200,6 +229,7 @@ impl Host for LocalHost {
         let of_pod = self.spec.pod.is_some();
         Labels::of(&self.spec.config).confine_container(&mut sources.spec);
         let share = self.share().await.map_err(failed)?;
+        self.share_with_guest(&share).await.map_err(failed)?;
         let id = container.to_string();
         let files = share.container(&id).map_err(|error| failed(error.into()))?;
         let files = Arc::new(std::sync::Mutex::new(files));

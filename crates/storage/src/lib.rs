@@ -14,6 +14,7 @@ mod mount;
 mod mountinfo;
 pub mod processes;
 pub mod rootfs;
+pub mod sandbox_mounts;
 pub mod share;
 mod sys;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //!     rw/                        mounted on itself, a peer group of its own: what is mounted in it …
 //!         passthrough/<container>/rootfs
 //!         volumes/<n>-<name>      volumes of all containers
+//!         sandbox-mounts/<name>   what the guest itself has of the host
 //!     ro/                        … appears here, and this read-only mount is what virtiofsd exports
 //! ```
 //!
@@ -121,8 +122,13 @@ impl SharedDirectory {
     }
 
     /// Where mounts are made.
-    fn writable_dir(&self) -> PathBuf {
+    pub(crate) fn writable_dir(&self) -> PathBuf {
         self.root.join(WRITABLE)
+    }
+
+    /// A new trail into the sandbox's log.
+    pub(crate) fn branch(&self) -> Trail {
+        self.trail.branch()
     }
 
     /// What virtiofsd exports.

@@ -268,7 +268,7 @@ fn is_guests_own(source: &Path, metadata: &Metadata) -> bool {
     if metadata.is_dir() { among(&GUEST_DIRS) } else { among(&GUEST_DEVICES) }
 }
 
-fn unshareable(kind: FileType) -> Option<&'static str> {
+pub(crate) fn unshareable(kind: FileType) -> Option<&'static str> {
     let kinds = [
         (kind.is_socket(), "socket"),
         (kind.is_fifo(), "FIFO"),
@@ -279,7 +279,7 @@ fn unshareable(kind: FileType) -> Option<&'static str> {
 }
 
 /// What `fd`, opened with `O_PATH`, refers to.
-fn metadata(fd: &OwnedFd) -> io::Result<Metadata> {
+pub(crate) fn metadata(fd: &OwnedFd) -> io::Result<Metadata> {
     std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 

@@ -4,6 +4,7 @@
 //! the three together. Keys of upstream that are not honoured yet stand in the private module `known`.
 
 mod agent;
+mod extra_args;
 mod hypervisor;
 mod kind;
 pub(crate) mod known;
