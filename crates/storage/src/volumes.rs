@@ -7,7 +7,7 @@
 //! | `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup` | left as it is: the guest's own |
 //! | bind of `/proc`, `/sys` or below, of `/dev`, `/dev/pts`, `/dev/mqueue`, `/dev/null` and its kind | left as it is: the guest's own |
 //! | bind of a tmpfs onto `/dev/shm` | memory in the guest, of the same size: it cannot be shared with the host, but all containers that bind the same directory share it |
-//! | bind of a directory or regular file | bind-mounted into the share, once for all containers that bind it the same way ([`shared`]); the source rewritten to the guest's path |
+//! | bind of a directory or regular file | bind-mounted into the share, once for all containers that bind it the same way (module `shared`); the source rewritten to the guest's path |
 //! | bind of a socket, FIFO or device | an error: the other end would not be in the guest |
 //! | any other type | an error |
 //!
