@@ -152,7 +152,7 @@ pub(crate) struct Agent {
     volumes: Volumes,
     /// Mount points of containers' storages that the sandbox holds, too.
     kept: Mutex<BTreeSet<String>>,
-    /// Folders of removed containers.
+    /// Folders of removed containers, and volumes.
     stale: Mutex<BTreeSet<PathBuf>>,
     /// Whose namespaces the others share.
     first: Mutex<Option<First>>,
@@ -405,7 +405,7 @@ impl Agent {
         self.power_off.notified().await;
     }
 
-    /// Looks for the folders of containers that were removed before. The kernel remembers what it has seen on the share,
+    /// Looks for the folders of containers that were removed before, and for volumes. The kernel remembers what it has seen on the share,
     /// and the daemon on the host keeps that open, until somebody looks again and it is not there any more.
     fn forget_folders(&self) {
         locked(&self.stale).retain(|folder| fs::symlink_metadata(folder).is_ok());
@@ -441,6 +441,10 @@ impl Agent {
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());
         let device_rules = new.spec.Linux.Resources.Devices.as_slice().into();
+        if self.owns_guest {
+            // Other containers may have the same volumes: they are looked for as long as they are there.
+            locked(&self.stale).extend(spec::shared_sources(&new.spec));
+        }
         let made = match self.give_devices(&mut new).await {
             Ok(()) => self.make_process(&mut new, hierarchy, &cgroup, watch).await,
             Err(error) => Err(error),

@@ -31,7 +31,9 @@ use std::path::PathBuf;
 pub use block_devices::{BlockAio, BlockDevices, BlockDriver, SectorSize};
 pub use error::{ConfigError as Error, Problem};
 pub use kernel_params::{KernelParam, KernelParams};
-pub use model::{Accelerator, Agent, Config, Hypervisor, LogLevel, NetworkModel, Runtime, SharedFs};
+pub use model::{
+    Accelerator, Agent, Config, Hypervisor, LogLevel, NetworkModel, Runtime, SandboxBindMount, SharedFs,
+};
 pub use origin::{Origin, Setting, Sources};
 pub use request::{DEFAULT_PATHS, LoadRequest};
 pub use template::{Placement, TEMPLATE, render_template};

@@ -123,6 +123,17 @@ pub struct Runtime {
     pub disable_guest_apparmor: bool,
     /// The SELinux label of every process of a container, in place of its own; may be empty.
     pub guest_selinux_label: String,
+    /// Files and directories of the host's for the guest itself. No two have the same last name.
+    pub sandbox_bind_mounts: Vec<SandboxBindMount>,
+}
+
+/// A file or directory of the host's for the guest itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxBindMount {
+    /// An absolute path with a last name.
+    pub path: PathBuf,
+    /// Whether the guest can only read it.
+    pub read_only: bool,
 }
 
 /// The accelerator that is asked for.

@@ -13,6 +13,7 @@ use kata_protocol::guest;
 use kata_storage::block::take_devices;
 use kata_storage::idmap::IdMap;
 use kata_storage::memory::{Memory, Part};
+use kata_storage::sandbox_mounts::SandboxMount;
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
 use kata_vmm::{Disk, Share, VmPlan, Vmm};
@@ -48,6 +49,8 @@ pub(crate) struct LocalHost {
     dir: PathBuf,
     log: Arc<IntentLog>,
     share: OnceCell<Arc<SharedDirectory>>,
+    /// Done when the guest's own mounts are in the share.
+    sandbox_mounts: OnceCell<()>,
     /// The containers' files, each of which only one operation at a time works on.
     files: Mutex<HashMap<ContainerId, Arc<std::sync::Mutex<ContainerFiles>>>>,
     hooks: OwedHooks,
@@ -69,6 +72,7 @@ impl LocalHost {
             dir,
             log,
             share: OnceCell::new(),
+            sandbox_mounts: OnceCell::new(),
             files: Mutex::default(),
             hooks,
             volumes: Arc::new(volumes),
@@ -120,6 +124,24 @@ impl LocalHost {
             Ok::<_, BootError>(Arc::new(tokio::task::spawn_blocking(work).await??))
         });
         made.await.cloned()
+    }
+
+    /// Shares what the configuration has for the guest itself, once, when virtiofsd stands.
+    async fn share_with_guest(&self, share: &Arc<SharedDirectory>) -> std::result::Result<(), BootError> {
+        let named = &self.spec.config.runtime.sandbox_bind_mounts;
+        if named.is_empty() {
+            return Ok(());
+        }
+        let made = self.sandbox_mounts.get_or_try_init(async || {
+            let mounts: Vec<_> = named
+                .iter()
+                .map(|mount| SandboxMount { source: mount.path.clone(), read_only: mount.read_only })
+                .collect();
+            let share = Arc::clone(share);
+            let work = move || share.mount_for_guest(&mounts);
+            Ok::<_, BootError>(tokio::task::spawn_blocking(work).await??)
+        });
+        made.await.copied()
     }
 }
 
@@ -266,6 +288,7 @@ impl Host for LocalHost {
         let (sources, wanted) = self.wanted(container, sources).await?;
         let (sources, volumes) = self.claim(container, sources).await?;
         let share = self.share().await.map_err(failed)?;
+        self.share_with_guest(&share).await.map_err(failed)?;
         let files = share.container(container.as_str()).map_err(|error| failed(error.into()))?;
         let files = Arc::new(std::sync::Mutex::new(files));
         self.files.lock().await.insert(container.clone(), Arc::clone(&files));

@@ -22,7 +22,7 @@ pub struct IdMap {
 }
 
 /// What a mount wants.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) ids: IdMap,
     /// For the mounts below it too.

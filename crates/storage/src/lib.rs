@@ -13,8 +13,10 @@ pub mod fuzzing;
 pub mod idmap;
 pub mod memory;
 mod mount;
+mod mountinfo;
 pub mod processes;
 pub mod rootfs;
+pub mod sandbox_mounts;
 pub mod share;
 mod sys;
 #[cfg(test)]

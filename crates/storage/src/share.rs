@@ -4,7 +4,8 @@
 //! /run/kata-containers/shared/sandboxes/<sandbox>/
 //!     rw/                        mounted on itself, a peer group of its own: what is mounted in it …
 //!         passthrough/<container>/rootfs
-//!         passthrough/<container>/<n>-<name>      volumes
+//!         volumes/<n>-<name>      volumes of all containers
+//!         sandbox-mounts/<name>   what the guest itself has of the host
 //!     ro/                        … appears here, and this read-only mount is what virtiofsd exports
 //! ```
 //!
@@ -25,10 +26,13 @@ use kata_protocol::guest;
 use crate::memory::Memories;
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::trail::{StepError, Trail};
+use crate::volumes::shared::{VOLUMES, VolumeId, Volumes};
 use kata_intent::Intents;
 
 /// Where sandboxes' directories are kept, below the runtime directory (`/run`). Removed when the last one leaves.
 const PARENTS: [&str; 3] = ["kata-containers", "kata-containers/shared", "kata-containers/shared/sandboxes"];
+/// Where mounts are made, below a sandbox's directory.
+const WRITABLE: &str = "rw";
 /// How often the parents are made anew when a sandbox that ends removes them at the same time.
 const PARENT_ATTEMPTS: usize = 10;
 
@@ -51,6 +55,7 @@ pub struct SharedDirectory {
     root: PathBuf,
     trail: Trail,
     pub(crate) memories: Arc<Memories>,
+    volumes: Arc<Volumes>,
 }
 
 impl SharedDirectory {
@@ -67,7 +72,8 @@ impl SharedDirectory {
     pub fn create(run_dir: &Path, sandbox: &str, intents: Arc<dyn Intents>) -> Result<Self, ShareError> {
         check_name(sandbox)?;
         let root = Self::path_for(run_dir, sandbox);
-        let mut share = Self { root, trail: Trail::new(intents), memories: Arc::default() };
+        let volumes = Arc::new(Volumes::new(&root.join(WRITABLE)));
+        let mut share = Self { root, trail: Trail::new(intents), memories: Arc::default(), volumes };
         match share.make(run_dir) {
             Ok(()) => Ok(share),
             Err(error) => {
@@ -90,7 +96,8 @@ impl SharedDirectory {
             let copy = DetachedMount::copy_of(open_path(&rw)?.as_fd(), false)?;
             copy.propagate(Propagation::Slave)?.read_only()?.attach(&ro)
         })?;
-        self.trail.dir(&rw.join("passthrough"))
+        self.trail.dir(&rw.join("passthrough"))?;
+        self.trail.dir(&rw.join(VOLUMES))
     }
 
     fn make_root(&mut self, run_dir: &Path) -> Result<(), StepError> {
@@ -118,7 +125,12 @@ impl SharedDirectory {
     /// Where mounts are made.
     #[must_use]
     pub fn writable_dir(&self) -> PathBuf {
-        self.root.join("rw")
+        self.root.join(WRITABLE)
+    }
+
+    /// A new trail into the sandbox's log.
+    pub(crate) fn branch(&self) -> Trail {
+        self.trail.branch()
     }
 
     /// What virtiofsd exports.
@@ -137,8 +149,9 @@ impl SharedDirectory {
         let mut trail = self.trail.branch();
         trail.dir(&dir)?;
         let guest_dir = Path::new(guest::SHARED_DIR).join("passthrough").join(container);
-        let (memories, assigned) = (Arc::clone(&self.memories), HashMap::new());
-        Ok(ContainerFiles { dir, guest_dir, trail, volumes: 0, memories, assigned })
+        let (shared, memories) = (Arc::clone(&self.volumes), Arc::clone(&self.memories));
+        let assigned = HashMap::new();
+        Ok(ContainerFiles { dir, guest_dir, trail, volumes: Vec::new(), shared, memories, assigned })
     }
 
     /// Takes back all that [`SharedDirectory::create`] made. Containers' files must be removed before. May be
@@ -158,8 +171,10 @@ pub struct ContainerFiles {
     /// The same directory as the guest sees it.
     pub(crate) guest_dir: PathBuf,
     pub(crate) trail: Trail,
-    /// How many volumes there have been.
-    pub(crate) volumes: usize,
+    /// Its volumes, a volume that is mounted twice also here.
+    pub(crate) volumes: Vec<VolumeId>,
+    /// The sandbox's.
+    pub(crate) shared: Arc<Volumes>,
     /// The sandbox's.
     pub(crate) memories: Arc<Memories>,
     /// Where the guest has what the host does not share, by its path on the host.
@@ -172,13 +187,21 @@ impl ContainerFiles {
     /// # Errors
     /// Something could not be removed; the rest is.
     pub fn remove(&mut self) -> Result<(), StepError> {
-        self.trail.undo()
+        let mut released = Ok(());
+        self.volumes.retain(|volume| match self.shared.release(*volume) {
+            Ok(()) => false,
+            Err(error) => {
+                released = std::mem::replace(&mut released, Ok(())).and(Err(error));
+                true
+            }
+        });
+        released.and(self.trail.undo())
     }
 
     /// Whether there is nothing (any more).
     #[must_use]
     pub fn is_removed(&self) -> bool {
-        self.trail.is_empty()
+        self.volumes.is_empty() && self.trail.is_empty()
     }
 }
 

@@ -10,7 +10,7 @@
 //! | bind of what the kubelet mounted for an `emptyDir` with `medium: Memory`, or of a directory in it | the same: see [`memory`](crate::memory) |
 //! | `hugetlbfs`, or a bind of one | an error: the VM has no huge pages of its own |
 //! | bind of a direct-assigned volume | a bind of the disk in the guest: see [`direct_volume`](crate::direct_volume) |
-//! | bind of a directory or regular file | bind-mounted into the share, the source rewritten to the guest's path |
+//! | bind of a directory or regular file | bind-mounted into the share, once for all containers that bind it the same way (module `shared`); the source rewritten to the guest's path |
 //! | bind of a socket, FIFO or device | an error: the other end would not be in the guest (a block device has become a disk before, see [`crate::block`]) |
 //! | any other type | an error |
 //!
@@ -21,7 +21,6 @@
 
 use std::fs::{FileType, Metadata};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -29,12 +28,15 @@ use oci_spec::runtime::Mount;
 
 use crate::idmap::{self, IdMap, NoIds, Wanted};
 use crate::memory::{self, Memory};
-use crate::mount::{DetachedMount, Propagation, metadata, open_path};
+use crate::mount::{Propagation, metadata, open_path};
 use crate::share::{ContainerFiles, SharedDirectory};
 use crate::trail::StepError;
 
+pub(crate) mod shared;
 #[cfg(test)]
 mod tests;
+
+use shared::{Manner, Source};
 
 /// File systems that the guest's kernel provides by itself.
 const GUEST_TYPES: [&str; 8] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs"];
@@ -49,8 +51,6 @@ const GUEST_DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 /// Where a pod's shared memory is mounted.
 const SHARED_MEMORY: &str = "/dev/shm";
-/// The longest part of a volume's name that is taken from its source.
-const MAX_NAME: usize = 64;
 
 /// Why a volume could not be shared.
 #[derive(Debug, thiserror::Error)]
@@ -236,44 +236,26 @@ impl ContainerFiles {
         if let Some(kind) = unshareable(metadata.file_type()) {
             return Err(VolumeError::Kind { from: source, destination, kind });
         }
-        let path = self
-            .bind(&source, (&fd, metadata.is_dir()), mount, mapping)
-            .map_err(|error| VolumeError::Share { from: source, source: Box::new(error) })?;
+        let found = Source { path: &source, fd: &fd, metadata: &metadata };
+        let (volume, path) = self
+            .shared
+            .bind(&found, manner(mount, mapping), self.trail.branch())
+            .map_err(|error| VolumeError::Share { from: source.clone(), source: Box::new(error) })?;
+        self.volumes.push(volume);
         rewrite(mount, path);
         Ok(Shared::Files)
     }
+}
 
-    /// Binds what `fd` refers to into the share; returns its path in the guest.
-    fn bind(
-        &mut self,
-        source: &Path,
-        (fd, is_dir): (&OwnedFd, bool),
-        mount: &Mount,
-        mapping: Option<&Wanted>,
-    ) -> Result<PathBuf, StepError> {
-        let name = format!("{}-{}", self.volumes, printable(source));
-        self.volumes += 1;
-        let target = self.dir.join(&name);
-        if is_dir {
-            self.trail.dir(&target)?;
-        } else {
-            self.trail.file(&target)?;
-        }
-        let has = |options: &[&str]| options.iter().any(|option| has_option(mount, option));
-        self.trail.mount(&target, || {
-            let follows = has(&["rslave", "slave", "rshared", "shared"]);
-            let propagation = if follows { Propagation::Slave } else { Propagation::Private };
-            let recursive = has(&["rbind"]) || !has(&["bind"]);
-            let mut copy = DetachedMount::copy_of(fd.as_fd(), recursive)?.propagate(propagation)?;
-            if is_read_only(mount) {
-                copy = copy.read_only()?;
-            }
-            if let Some(Wanted { ids, recursive }) = mapping {
-                copy = copy.map_ids(ids, *recursive).map_err(explain_mapping)?;
-            }
-            copy.attach(&target)
-        })?;
-        Ok(self.guest_dir.join(name))
+/// How `mount` wants its source to be bound.
+fn manner(mount: &Mount, mapping: Option<&Wanted>) -> Manner {
+    let has = |options: &[&str]| options.iter().any(|option| has_option(mount, option));
+    let follows = has(&["rslave", "slave", "rshared", "shared"]);
+    Manner {
+        read_only: is_read_only(mount),
+        recursive: has(&["rbind"]) || !has(&["bind"]),
+        propagation: if follows { Propagation::Slave } else { Propagation::Private },
+        mapping: mapping.cloned(),
     }
 }
 
@@ -304,17 +286,6 @@ pub(crate) fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
     }
 }
 
-fn explain_mapping(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::InvalidInput => {
-            let text = "the ids of its files cannot be mapped: its file system or the host's kernel does not support it, \
-                        or mappings overlap";
-            io::Error::new(io::ErrorKind::InvalidInput, text)
-        }
-        _ => error,
-    }
-}
-
 fn has_option(mount: &Mount, wanted: &str) -> bool {
     mount.options().as_ref().is_some_and(|options| options.iter().any(|option| option == wanted))
 }
@@ -335,7 +306,7 @@ fn is_guests_own(source: &Path, metadata: &Metadata) -> bool {
     if metadata.is_dir() { among(&GUEST_DIRS) } else { among(&GUEST_DEVICES) }
 }
 
-fn unshareable(kind: FileType) -> Option<&'static str> {
+pub(crate) fn unshareable(kind: FileType) -> Option<&'static str> {
     let kinds = [
         (kind.is_socket(), "socket"),
         (kind.is_fifo(), "FIFO"),
@@ -363,11 +334,4 @@ fn rewrite(mount: &mut Mount, path: PathBuf) {
         mount.set_options(Some(options));
     }
     mount.set_typ(Some("bind".to_owned())).set_source(Some(path));
-}
-
-/// The source's name, for people who look at the share.
-fn printable(source: &Path) -> String {
-    let name = source.file_name().unwrap_or_default().to_string_lossy();
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
-    name.chars().take(MAX_NAME).map(plain).collect()
 }

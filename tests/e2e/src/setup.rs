@@ -67,6 +67,11 @@ impl Stage {
         self.runtime == KATA
     }
 
+    /// The program that tells what a container sees, static.
+    pub fn probe(&self) -> &Path {
+        &self.probe
+    }
+
     /// The folder with the images of the tests.
     pub fn images(&self) -> PathBuf {
         self.cache.join("images")

@@ -75,6 +75,24 @@ fn a_killed_virtiofsd_can_be_cleaned_up() {
 }
 
 #[test]
+fn a_killed_virtiofsd_ends_all_with_137_and_the_log_says_why() {
+    kata_test(|containerd| {
+        let container = containerd.container().command(["/bin/sleep", "1000"]).start();
+        let mut exec = container.exec_shell("echo up; while ls -R / ; do :; done > /dev/null 2>&1").attach();
+        exec.expect_line("up");
+        let events = containerd.events();
+        for process in containerd.processes_of(VIRTIOFSD) {
+            process.kill();
+        }
+        let exit = events.expect("/tasks/exit", container.id(), Duration::from_secs(10));
+        assert_eq!(exit.exit_status(), 137);
+        exec.finish_within(Duration::from_secs(20)).with_code(137).done();
+        assert_eq!(container.delete(), 137);
+        assert!(containerd.log().contains("virtiofsd, which the VM's files come from, has ended"));
+    });
+}
+
+#[test]
 fn a_killed_shim_gives_an_exit_event_and_leaves_nothing() {
     kata_test(|containerd| {
         let container = containerd.container().command(["/bin/sleep", "1000"]).start();

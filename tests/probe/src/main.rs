@@ -1,4 +1,5 @@
-//! Tells what a process in a container can see: `kata-probe [SECTION…]`, without sections all but `calls`.
+//! Tells what a process in a container can see: `kata-probe [SECTION…]`, without sections all but `calls` and `files`.
+//! `kata-probe hold DIR` and `kata-probe meet DIR` are two ends of a test, `kata-probe user` tells the effective user's id.
 //!
 //! One fact a line, its name and its value with a tab between them, so that the reports of two runtimes can be compared
 //! name by name. What must differ between two kernels (times, numbers of mounts and inodes) is not told.
@@ -7,13 +8,17 @@
 
 mod calls;
 mod devices;
+mod files;
 mod mounts;
 mod paths;
+mod peers;
 mod process;
 mod report;
 mod sys;
 mod watch;
 
+use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use report::Report;
@@ -22,16 +27,17 @@ use report::Report;
 type Section = (&'static str, fn(&mut Report));
 
 /// In the order in which they are told.
-const SECTIONS: [Section; 5] = [
+const SECTIONS: [Section; 6] = [
     ("process", process::tell),
     ("mounts", mounts::tell),
     ("devices", devices::tell),
     ("paths", paths::tell),
     ("calls", calls::tell),
+    ("files", files::tell),
 ];
 
-/// Takes long, and is told only on request.
-const ON_REQUEST: &str = "calls";
+/// Take long, and are told only on request.
+const ON_REQUEST: [&str; 2] = ["calls", "files"];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -45,14 +51,27 @@ fn main() -> ExitCode {
         };
     }
     let mut report = Report::default();
-    for (name, tell) in SECTIONS {
-        let asked_for = wanted.iter().any(|wanted| wanted == name);
-        if asked_for || wanted.is_empty() && name != ON_REQUEST {
-            tell(&mut report);
-        }
+    let told = tell(&mut report, &wanted.iter().map(String::as_str).collect::<Vec<_>>());
+    if let Err(error) = &told {
+        report.tell("failure", error);
     }
-    match report.print() {
+    match report.print().and(told) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
+}
+
+fn tell(report: &mut Report, wanted: &[&str]) -> io::Result<()> {
+    match wanted {
+        ["hold", dir] => return peers::hold(report, Path::new(dir)),
+        ["meet", dir] => return peers::meet(report, Path::new(dir)),
+        ["user"] => report.tell("user", rustix::process::geteuid().as_raw()),
+        _ => {}
+    }
+    for (name, tell) in SECTIONS {
+        if wanted.contains(&name) || wanted.is_empty() && !ON_REQUEST.contains(&name) {
+            tell(report);
+        }
+    }
+    Ok(())
 }

@@ -1,7 +1,9 @@
 //! From the host's specification of a container to one that holds inside the guest.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
+use kata_protocol::guest;
 use kata_protocol::oci::{Hooks, Linux, LinuxResources, Process, Spec};
 use protobuf::MessageField;
 
@@ -78,6 +80,12 @@ pub(crate) fn of_all_processes(spec: Spec) -> Spec {
         Linux { Seccomp, Personality, Namespaces, CgroupsPath, UIDMappings, GIDMappings, ..Linux::default() };
     let Spec { Version, Root, Annotations, .. } = spec;
     Spec { Version, Root, Annotations, Linux: MessageField::some(linux), ..Spec::default() }
+}
+
+/// Where the sources of a container's mounts are on the share.
+pub(crate) fn shared_sources(spec: &Spec) -> impl Iterator<Item = PathBuf> {
+    let sources = spec.Mounts.iter().map(|mount| Path::new(&mount.source));
+    sources.filter(|source| source.starts_with(guest::SHARED_DIR)).map(Path::to_owned)
 }
 
 /// What a process is added by. Only a listener of system calls is told about the container.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Applied, Kind, Refusal, Row, Table, known, set};
+use super::{Applied, Kind, Refusal, Row, Table, extra_args, known, set};
 use crate::kernel_params::KernelParams;
 use crate::model::{Accelerator, Config, SharedFs};
 use crate::nearest::nearest;
@@ -81,6 +81,7 @@ pub(super) static ROWS: &[Row] = &[
         .does("Entries of each virtio-fs queue, a power of two.", apply_queue_size),
     row("virtio_fs_extra_args", Kind::List, Fixed::List(&[]))
         .does("Extra arguments for virtiofsd.", |c, v| {
+            extra_args::check(v.list())?;
             set(&mut c.hypervisor.virtio_fs_extra_args, v.list().to_vec())
         })
         .annotation("hypervisor.virtio_fs_extra_args"),

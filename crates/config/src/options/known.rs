@@ -111,7 +111,7 @@ static KNOWN: &[Known] = &[
     empty(Table::Runtime, &[
         "dan_conf", "jaeger_endpoint", "jaeger_password", "jaeger_user", "pod_resource_api_sock",
     ]),
-    no_items(Table::Runtime, &["sandbox_bind_mounts", "shared_mounts"]),
+    no_items(Table::Runtime, &["shared_mounts"]),
     word(Table::Runtime, "virt_container", &["name"]),
     word(Table::Runtime, "qemu", &["hypervisor_name"]),
     word(Table::Runtime, "kata", &["agent_name"]),

@@ -5,6 +5,7 @@
 
 mod agent;
 mod block;
+mod extra_args;
 mod hypervisor;
 mod kind;
 pub(crate) mod known;

@@ -1,8 +1,10 @@
 //! Keys of `[runtime]`.
 
+use std::path::PathBuf;
+
 use super::agent::{LOG_LEVELS, log_level};
 use super::{Applied, Kind, Refusal, Row, Table, set};
-use crate::model::{Config, NetworkModel};
+use crate::model::{Config, NetworkModel, SandboxBindMount};
 use crate::value::{Fixed, Value};
 
 const fn row(key: &'static str, kind: Kind, default: Fixed) -> Row {
@@ -49,6 +51,10 @@ pub(super) static ROWS: &[Row] = &[
             set(&mut c.runtime.guest_selinux_label, v.text().to_owned())
         })
         .annotation("runtime.guest_selinux_label"),
+    row("sandbox_bind_mounts", Kind::List, Fixed::List(&[])).does(
+        "Files and directories of the host for the guest itself: PATH, PATH:ro or PATH:rw.",
+        sandbox_bind_mounts,
+    ),
 ];
 
 fn experimental(config: &mut Config, value: &Value) -> Applied {
@@ -65,4 +71,27 @@ fn experimental(config: &mut Config, value: &Value) -> Applied {
         *allowed = true;
     }
     Ok(())
+}
+
+fn sandbox_bind_mounts(config: &mut Config, value: &Value) -> Applied {
+    let mut mounts: Vec<SandboxBindMount> = Vec::new();
+    for item in value.list() {
+        let (path, read_only) = match item.rsplit_once(':') {
+            Some((path, "rw")) => (path, false),
+            Some((path, "ro")) => (path, true),
+            _ => (item.as_str(), true),
+        };
+        let path = PathBuf::from(path);
+        let named = path.file_name().is_some() && !path.components().any(|part| part.as_os_str() == "..");
+        if !path.is_absolute() || !named {
+            return Err(Refusal::Invalid(format!("must name absolute paths, not {item:?}")));
+        }
+        if mounts.iter().any(|other| other.path.file_name() == path.file_name()) {
+            return Err(Refusal::Invalid(format!(
+                "names two paths that end alike, the second one {item:?}: the guest finds each by its last name"
+            )));
+        }
+        mounts.push(SandboxBindMount { path, read_only });
+    }
+    set(&mut config.runtime.sandbox_bind_mounts, mounts)
 }

@@ -150,3 +150,31 @@ proptest! {
         prop_assert_eq!(params.to_words(), words);
     }
 }
+
+#[test]
+fn files_for_the_guest_itself_are_read_only_unless_they_say_otherwise() {
+    let config =
+        Tree::new("[runtime]\nsandbox_bind_mounts = ['/a/tools', '/b/x:ro', '/b/a:b:rw']\n").load().unwrap();
+    let read: Vec<_> =
+        config.runtime.sandbox_bind_mounts.iter().map(|m| (m.path.to_str().unwrap(), m.read_only)).collect();
+    assert_eq!(read, [("/a/tools", true), ("/b/x", true), ("/b/a:b", false)]);
+}
+
+#[test]
+fn files_for_the_guest_itself_must_be_absolute_and_end_differently() {
+    for (list, words) in [
+        ("'tools'", "must name absolute paths, not \"tools\""),
+        ("'/'", "must name absolute paths"),
+        ("'/a/../b'", "must name absolute paths"),
+        ("'/a/x', '/b/x:rw'", "names two paths that end alike"),
+    ] {
+        let refused = Tree::new(&format!("[runtime]\nsandbox_bind_mounts = [{list}]\n")).load().unwrap_err();
+        assert!(refused.to_string().contains(words), "{refused}");
+    }
+}
+
+#[test]
+fn files_for_the_guest_itself_are_no_matter_of_a_pod() {
+    let tree = Tree::new("");
+    assert!(tree.annotated(&[("io.katacontainers.config.runtime.sandbox_bind_mounts", "/etc")]).is_err());
+}

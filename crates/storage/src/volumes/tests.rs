@@ -87,12 +87,12 @@ fn directories_and_files_are_shared_under_new_names() {
         fs::write(seen.join("file"), "x").unwrap();
         assert_eq!(fs::read(fixture.host("data/file")).unwrap(), b"x");
         assert_eq!(directory.options().as_ref().unwrap(), &["rbind", "rw"]);
-        assert!(directory.source().as_ref().unwrap().ends_with("c/0-data"));
+        assert!(directory.source().as_ref().unwrap().ends_with("volumes/0-data"));
 
         let mut file = oci("bind", Path::new("a link ü"), "/etc/resolv.conf", &[]);
         let seen = fixture.shared(&mut file);
         assert_eq!(fs::read(&seen).unwrap(), b"nameserver ::1\n");
-        assert!(file.source().as_ref().unwrap().ends_with("c/1-a_link__"));
+        assert!(file.source().as_ref().unwrap().ends_with("volumes/1-a_link__"));
         assert_eq!(file.options().as_ref().unwrap(), &["rbind"]);
         fixture.finish();
     });

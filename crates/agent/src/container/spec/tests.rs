@@ -1,6 +1,6 @@
 //! What the guest makes of the host's specification.
 
-use kata_protocol::oci::{Hook, Hooks, LinuxMemory, LinuxNamespace, Root};
+use kata_protocol::oci::{Hook, Hooks, LinuxMemory, LinuxNamespace, Mount, Root};
 
 use super::*;
 
@@ -89,4 +89,12 @@ fn a_root_needs_an_absolute_path() {
 fn a_process_begins_at_the_root_unless_it_says_otherwise() {
     let (spec, _) = adapted(spec(Linux::default()), true);
     assert_eq!(spec.Process.Cwd, "/");
+}
+
+#[test]
+fn volumes_are_the_mounts_from_the_share() {
+    let mount = |source: &str| Mount { source: source.to_owned(), ..Default::default() };
+    let share = format!("{}volumes/3-data", guest::SHARED_DIR);
+    let spec = Spec { Mounts: vec![mount("tmpfs"), mount(&share), mount("/dev/shm")], ..Default::default() };
+    assert_eq!(shared_sources(&spec).collect::<Vec<_>>(), [Path::new(&share)]);
 }

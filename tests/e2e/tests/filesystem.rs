@@ -1,0 +1,112 @@
+//! What a file system does, on a container's root and on a volume: the same as under runc, but for the listed differences.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use kata_e2e::proto::{ContainerConfig, Mount};
+use kata_e2e::{Bind, Bundle, Cri, Expected, compare, cri_test, eventually, test};
+use serde_json::{Value, json};
+
+/// Linux 6.12 marks the root of a virtio-fs for POSIX access lists, and not the mounts below it, where all files are.
+const LISTS: &str = "the guest's kernel takes no access lists on the share's mounts";
+const TMPFILE: &str = "virtiofsd (1.14) does not know FUSE_TMPFILE; programs fall back to a name";
+const ALLOCATE: &str =
+    "Linux (6.12) leaves it to the daemon to clear the bits and does not tell it with FUSE_FALLOCATE";
+const TRUSTED: &str = "virtiofsd has no CAP_SYS_ADMIN on the host, on purpose";
+
+/// Differences that are right, or that nothing here can change.
+const DIFFERENCES: &[Expected<'_>] = &[
+    Expected { fact: "root: O_TMPFILE *", reason: TMPFILE },
+    Expected { fact: "volume: O_TMPFILE *", reason: TMPFILE },
+    Expected { fact: "root: an access list *", reason: LISTS },
+    Expected { fact: "volume: an access list *", reason: LISTS },
+    Expected { fact: "root: a folder's default list *", reason: LISTS },
+    Expected { fact: "volume: a folder's default list *", reason: LISTS },
+    Expected { fact: "root: * go when another allocates", reason: ALLOCATE },
+    Expected { fact: "volume: * go when another allocates", reason: ALLOCATE },
+    Expected { fact: "root: trusted attributes", reason: TRUSTED },
+    Expected { fact: "volume: trusted attributes", reason: TRUSTED },
+];
+
+fn add_volume(spec: &mut Value, source: &Path) {
+    let mounts = spec["mounts"].as_array_mut().expect("a list");
+    mounts.push(
+        json!({ "destination": "/data", "type": "bind", "source": source, "options": ["rbind", "rw"] }),
+    );
+}
+
+/// Attributes of the family `trusted` need it, and set-user-ID programs that they may gain rights.
+fn more_rights(spec: &mut Value) {
+    for set in ["bounding", "effective", "permitted"] {
+        spec["process"]["capabilities"][set].as_array_mut().expect("a list").push(json!("CAP_SYS_ADMIN"));
+    }
+    spec["process"]["noNewPrivileges"] = json!(false);
+}
+
+#[test]
+fn root_and_volumes_do_what_a_file_system_does() {
+    test(|containerd| {
+        let data = containerd.directory();
+        let bundle = Bundle::new("a volume", move |spec, _| {
+            add_volume(spec, &data);
+            more_rights(spec);
+        });
+        compare(containerd, &[bundle.sections(&["files"])], DIFFERENCES);
+    });
+}
+
+/// The probe at `/probe`, and the host's directory at `/data`.
+fn with_probe(cri: &Cri<'_>, data: &Path) -> impl Fn(&mut ContainerConfig) {
+    let mount = |host: &Path, container: &str, readonly| Mount {
+        container_path: container.to_owned(),
+        host_path: host.to_string_lossy().into_owned(),
+        readonly,
+        ..Default::default()
+    };
+    let mounts = [mount(cri.containerd.stage.probe(), "/probe", true), mount(data, "/data", false)];
+    move |config| config.mounts.extend_from_slice(&mounts)
+}
+
+/// Two containers had a file system each of one directory: neither saw the other's locks and mapped pages.
+#[test]
+fn two_containers_of_a_pod_have_one_file_system_of_a_common_volume() {
+    cri_test(|cri| {
+        let data = cri.containerd.directory();
+        let with = with_probe(cri, &data);
+        let pod = cri.pod().run();
+        let holder = pod.container("holder").with(&with).command(["/probe", "hold", "/data"]).start();
+        eventually("what is to be met is there", Duration::from_secs(30), || data.join("made").exists());
+        let met = pod.container("other").with(&with).command(["/probe", "meet", "/data"]).run();
+        let seen = "a lock of the whole file\terror 11\na record lock\terror 11\na socket\tthrough the socket\nlinks\t1\n\
+                    what the other one mapped and wrote is mapped here\t1";
+        assert_eq!(met.text(), seen);
+        holder.wait();
+        let held = "the other one's file is as long\t12345\nwhat the other one mapped and wrote is mapped here\t2\n\
+                    what the other one mapped and wrote is read\t2\nwhat the other one wrote is mapped here\t3";
+        assert_eq!(holder.ended().text(), held);
+    });
+}
+
+/// As many as take some seconds under emulation.
+const FILES: usize = 3000;
+
+#[test]
+fn a_tree_of_small_files_is_packed_and_unpacked_unchanged() {
+    test(|containerd| {
+        let data = containerd.directory();
+        let path = |tree: &str, number: usize| data.join(tree).join(format!("{}/{number}", number % 50));
+        let content = |number: usize| format!("{number} ").repeat(number % 700);
+        for number in 0..FILES {
+            fs::create_dir_all(path("tree", number).parent().unwrap()).unwrap();
+            fs::write(path("tree", number), content(number)).unwrap();
+        }
+        let line = "mkdir /data/copy && tar -cf - -C /data/tree . | tar -xf - -C /data/copy && \
+                    find /data/copy -type f | wc -l && rm -r /data/tree && ls /data";
+        let run = containerd.container().bind(&Bind::writable(&data, "/data")).shell(line).run();
+        assert_eq!(run.ok().text(), format!("{FILES}\ncopy"));
+        assert!(
+            (0..FILES).all(|number| fs::read_to_string(path("copy", number)).unwrap() == content(number))
+        );
+    });
+}

@@ -1,0 +1,375 @@
+//! Volumes of pods, on the host as a kubelet prepares them.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kata_e2e::proto::{ContainerConfig, Mount, MountPropagation};
+use kata_e2e::{Bind, Containerd, cri_test, eventually, kata_cri_test, kata_test, test};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::json;
+
+/// A guest may know names and sizes for a second.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
+
+const WRITABLE: &str = "the test's directory is writable";
+const ROOT: &str = "root can mount";
+
+fn volume(host: &Path, container: &str, readonly: bool) -> Mount {
+    let host_path = host.to_string_lossy().into_owned();
+    Mount { host_path, container_path: container.to_owned(), readonly, ..Default::default() }
+}
+
+fn mounts(mounts: Vec<Mount>) -> impl FnOnce(&mut ContainerConfig) {
+    |config| config.mounts.extend(mounts)
+}
+
+/// Files as a ConfigMap's, a Secret's or a projected volume's: names that link to the present version's.
+struct Projected(PathBuf);
+
+impl Projected {
+    fn new(dir: PathBuf, files: &[(&str, &str)]) -> Self {
+        fs::create_dir_all(&dir).expect(WRITABLE);
+        let projected = Self(dir);
+        projected.publish("..1", files);
+        for (name, _) in files {
+            symlink(Path::new("..data").join(name), projected.0.join(name)).expect(WRITABLE);
+        }
+        projected
+    }
+
+    /// The new version appears at once, and the old one goes.
+    fn publish(&self, version: &str, files: &[(&str, &str)]) {
+        let (dir, data) = (self.0.join(version), self.0.join("..data"));
+        fs::create_dir(&dir).expect(WRITABLE);
+        for (name, content) in files {
+            fs::write(dir.join(name), content).expect(WRITABLE);
+        }
+        let old = fs::read_link(&data);
+        symlink(version, self.0.join("..data_tmp")).expect(WRITABLE);
+        fs::rename(self.0.join("..data_tmp"), data).expect(WRITABLE);
+        if let Ok(old) = old {
+            fs::remove_dir_all(self.0.join(old)).expect(WRITABLE);
+        }
+    }
+}
+
+/// Mounted on the host until this is dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    /// As a kubelet does it for a `subPath`.
+    fn bind(source: &Path, target: PathBuf) -> Self {
+        if source.is_dir() {
+            fs::create_dir_all(&target).expect(WRITABLE);
+        } else {
+            fs::create_dir_all(target.parent().expect("below the test's directory")).expect(WRITABLE);
+            fs::write(&target, "").expect(WRITABLE);
+        }
+        mount(Some(source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).expect(ROOT);
+        Self(target)
+    }
+
+    fn tmpfs(target: PathBuf) -> Self {
+        fs::create_dir_all(&target).expect(WRITABLE);
+        mount(Some("tmpfs"), &target, Some("tmpfs"), MsFlags::empty(), None::<&str>).expect(ROOT);
+        Self(target)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // What a failed test leaves is unmounted with its namespace.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_new_version_of_a_config_map_is_seen_by_the_workload() {
+    cri_test(|cri| {
+        let config =
+            Projected::new(cri.containerd.directory().join("config"), &[("key", "one"), ("other", "1")]);
+        let pod = cri.pod().run();
+        let container =
+            pod.container("main").with(mounts(vec![volume(&config.0, "/config", true)])).idle().start();
+        assert_eq!(container.shell("cat /config/key /config/other; ls /config"), "one1key\nother");
+        for (version, content) in [("..2", "two and longer"), ("..3", "3")] {
+            config.publish(version, &[("key", content), ("other", content)]);
+            eventually("the new version is there", SEEN_WITHIN, || {
+                container.exec_shell("cat /config/key").text() == content
+            });
+            assert_eq!(
+                container.shell("cat /config/other; readlink /config/..data"),
+                format!("{content}{version}")
+            );
+        }
+        assert_ne!(container.exec_shell("echo x > /config/key").code, 0, "it is read-only");
+    });
+}
+
+#[test]
+fn sub_paths_are_the_directory_or_file_below_the_volume() {
+    cri_test(|cri| {
+        let dir = cri.containerd.directory();
+        let disk = dir.join("volumes/disk");
+        fs::create_dir_all(disk.join("pod-0/logs")).unwrap();
+        fs::write(disk.join("app.conf"), "from the volume").unwrap();
+        let at =
+            |container: &str, number: &str| dir.join("volume-subpaths/disk").join(container).join(number);
+        let logs = disk.join("pod-0/logs");
+        let [own, file, other] = [
+            Mounted::bind(&logs, at("main", "0")),
+            Mounted::bind(&disk.join("app.conf"), at("main", "1")),
+            Mounted::bind(&logs, at("other", "0")),
+        ];
+        let pod = cri.pod().run();
+        let mine = vec![volume(&own.0, "/logs", false), volume(&file.0, "/etc/app.conf", true)];
+        let main = pod.container("main").with(mounts(mine)).idle().start();
+        let other =
+            pod.container("other").with(mounts(vec![volume(&other.0, "/logs", false)])).idle().start();
+        assert_eq!(main.shell("cat /etc/app.conf; echo line > /logs/main; ls /logs"), "from the volumemain");
+        assert_eq!(fs::read_to_string(logs.join("main")).unwrap(), "line\n");
+        // One file system in the guest, whatever the kubelet's mounts.
+        main.shell("flock /logs/lock sleep 1000 > /dev/null 2>&1 & sleep 1");
+        assert_eq!(other.exec_shell("flock -n /logs/lock true || echo locked").text(), "locked");
+        pod.remove();
+    });
+}
+
+#[test]
+fn a_file_that_is_replaced_on_the_host_is_the_new_one_for_the_next_container() {
+    cri_test(|cri| {
+        let dir = cri.containerd.directory();
+        fs::write(dir.join("hosts"), "old").unwrap();
+        let pod = cri.pod().run();
+        let with = || mounts(vec![volume(&dir.join("hosts"), "/etc/hosts", false)]);
+        let first = pod.container("first").with(with()).idle().start();
+        fs::write(dir.join("new"), "new").unwrap();
+        fs::rename(dir.join("new"), dir.join("hosts")).unwrap();
+        assert_eq!(first.shell("cat /etc/hosts"), "old");
+        assert_eq!(pod.container("second").with(with()).shell("cat /etc/hosts").run().text(), "new");
+    });
+}
+
+#[test]
+fn a_mount_that_the_host_makes_later_is_seen_if_the_volume_follows_the_host() {
+    cri_test(|cri| {
+        let shared = Mounted::tmpfs(cri.containerd.directory().join("shared"));
+        mount(None::<&str>, &shared.0, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+        fs::create_dir(shared.0.join("later")).unwrap();
+        let follows = Mount {
+            propagation: MountPropagation::PropagationHostToContainer.into(),
+            ..volume(&shared.0, "/follows", false)
+        };
+        let pod = cri.pod().run();
+        let with = mounts(vec![follows, volume(&shared.0, "/private", false)]);
+        let container = pod.container("main").with(with).idle().start();
+        assert_eq!(container.shell("ls /follows/later /private/later"), "/follows/later:\n\n/private/later:");
+        let later = Mounted::tmpfs(shared.0.join("later"));
+        fs::write(later.0.join("file"), "").unwrap();
+        eventually("the mount is seen", SEEN_WITHIN, || container.shell("ls /follows/later") == "file");
+        assert_eq!(container.shell("ls /private/later"), "");
+        pod.remove();
+    });
+}
+
+/// A socket's other end would be a process of the host, which the guest's kernel does not know.
+#[test]
+fn what_leads_to_a_process_or_device_of_the_host_is_refused_by_name() {
+    kata_cri_test(|cri| {
+        let dir = cri.containerd.directory();
+        let _listener = UnixListener::bind(dir.join("socket")).unwrap();
+        mkfifo(&dir.join("fifo"), Mode::S_IRWXU).unwrap();
+        let pod = cri.pod().run();
+        let sources = [
+            ("socket", dir.join("socket")),
+            ("FIFO", dir.join("fifo")),
+            ("character device", "/dev/fuse".into()),
+        ];
+        for (kind, source) in sources {
+            let with = mounts(vec![volume(&source, "/x", false)]);
+            let started = pod.container(&format!("c{}", kind.len())).with(with).idle().create().try_start();
+            let text = started.unwrap_err();
+            assert!(text.contains(&format!("is a {kind}")) && text.contains("\"/x\""), "{text}");
+        }
+        assert_eq!(pod.container("good").shell("echo well").run().text(), "well");
+    });
+}
+
+/// Of every kind that a kubelet knows, read and written, and nothing is left.
+#[test]
+fn a_pod_may_have_twenty_volumes_of_all_kinds() {
+    cri_test(|cri| {
+        let dir = cri.containerd.directory();
+        let mut held = Vec::new();
+        let mut all = Vec::new();
+        for number in 0..20 {
+            let path = dir.join(format!("volume-{number}"));
+            let target = format!("/v/{number}");
+            match number % 5 {
+                // ConfigMap, Secret, projected.
+                0 => all.push(volume(&Projected::new(path, &[("file", "x")]).0, &target, true)),
+                // emptyDir of memory.
+                1 => {
+                    held.push(Mounted::tmpfs(path.clone()));
+                    fs::write(path.join("file"), "x").unwrap();
+                    all.push(volume(&path, &target, false));
+                }
+                // emptyDir, hostPath.
+                2 => {
+                    fs::create_dir(&path).unwrap();
+                    fs::write(path.join("file"), "x").unwrap();
+                    all.push(volume(&path, &target, false));
+                }
+                // subPath.
+                3 => {
+                    fs::create_dir(dir.join(format!("below-{number}"))).unwrap();
+                    fs::write(dir.join(format!("below-{number}/file")), "x").unwrap();
+                    held.push(Mounted::bind(&dir.join(format!("below-{number}")), path.clone()));
+                    all.push(volume(&path, &target, false));
+                }
+                // A single file.
+                _ => {
+                    fs::write(&path, "x").unwrap();
+                    all.push(volume(&path, &format!("{target}/file"), false));
+                }
+            }
+        }
+        let pod = cri.pod().run();
+        let line =
+            "cat /v/*/file | wc -c; for v in /v/*; do echo y >> $v/file && printf .; done 2> /dev/null";
+        let [first, second] = ["first", "second"].map(|name| pod.container(name).with(mounts(all.clone())));
+        assert_eq!(first.shell(line).run().text(), format!("20\n{}", ".".repeat(16)));
+        assert_eq!(
+            second.shell("cat /v/*/file | wc -c").run().text(),
+            "52",
+            "what the first one wrote is there"
+        );
+        pod.remove();
+        drop(held);
+    });
+}
+
+/// The daemon had each volume open that there ever was.
+#[test]
+fn volumes_of_containers_that_are_gone_are_not_kept_open() {
+    kata_cri_test(|cri| {
+        let dir = cri.containerd.directory();
+        let pod = cri.pod().run();
+        let open = || -> usize {
+            let daemons = cri.containerd.processes_of("virtiofsd");
+            let folders =
+                daemons.iter().filter_map(|daemon| fs::read_dir(format!("/proc/{}/fd", daemon.pid)).ok());
+            folders.map(Iterator::count).sum()
+        };
+        let run = |number: usize| {
+            let (folder, file) = (dir.join(format!("folder-{number}")), dir.join(format!("file-{number}")));
+            fs::create_dir(&folder).unwrap();
+            let memory = Mounted::tmpfs(folder);
+            fs::write(memory.0.join("x"), "x").unwrap();
+            fs::write(&file, "x").unwrap();
+            let with = mounts(vec![volume(&memory.0, "/folder", false), volume(&file, "/file", false)]);
+            let container = pod.container(&format!("c{number}")).with(with);
+            let container = container.shell("cat /folder/x /file; sleep 1.5").start();
+            container.wait();
+            container.remove();
+        };
+        (0..3).for_each(run);
+        let before = open();
+        (3..11).for_each(run);
+        let after = open();
+        assert!(after <= before + 4, "{before}, then {after}");
+    });
+}
+
+/// With these lines of the configuration in the place of others.
+fn configure(containerd: &Containerd, old: &str, new: &str) {
+    containerd.reconfigure(|text| {
+        assert!(text.contains(old), "{old} is in the shipped file");
+        text.replace(old, new)
+    });
+}
+
+#[test]
+fn hooks_in_the_guest_may_run_programs_that_the_configuration_shares() {
+    kata_test(|containerd| {
+        let dir = containerd.directory();
+        let (tools, notes) = (dir.join("tools"), dir.join("notes"));
+        fs::create_dir_all(&tools).unwrap();
+        fs::create_dir_all(&notes).unwrap();
+        fs::copy("/bin/busybox", tools.join("busybox")).unwrap();
+        let named = format!("sandbox_bind_mounts = [\"{}\", \"{}:rw\"]", tools.display(), notes.display());
+        configure(containerd, "sandbox_bind_mounts = []", &named);
+        let place = "/run/kata-containers/shared/containers/sandbox-mounts";
+        let line = format!(
+            "echo hook > {place}/notes/file; echo x > {place}/tools/file || echo refused >> {place}/notes/file"
+        );
+        let run = containerd.container().spec(|spec| {
+            spec["hooks"] = json!({ "createContainer": [
+                { "path": format!("{place}/tools/busybox"), "args": ["busybox", "sh", "-c", line] }
+            ] });
+            spec["process"]["args"] = json!(["/bin/sh", "-c", format!("ls {place}")]);
+        });
+        let run = run.run();
+        assert_eq!(fs::read_to_string(notes.join("file")).unwrap_or_default(), "hook\nrefused\n", "{run:?}");
+        run.fails_because("No such file or directory");
+        assert!(!tools.join("file").exists());
+    });
+}
+
+/// How long a change on the host stays unseen: by what `virtio_fs_cache` means.
+#[test]
+fn the_cache_mode_decides_how_soon_a_change_on_the_host_is_seen() {
+    kata_test(|containerd| {
+        for (mode, at_once, later) in [
+            ("never", true, true),
+            ("metadata", false, false),
+            ("auto", false, true),
+            ("always", false, false),
+        ] {
+            let data = containerd.directory().join(mode);
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("file"), "1").unwrap();
+            configure(containerd, "virtio_fs_cache = \"auto\"", &format!("virtio_fs_cache = \"{mode}\""));
+            let container = containerd.container().bind(&Bind::writable(&data, "/data"));
+            // The shell stays, so that nothing but the change lies between its two looks.
+            let line = "stat -c %s /data/file; read x; stat -c %s /data/file; sleep 2; stat -c %s /data/file";
+            let mut run = container.shell(line).attach();
+            run.expect_line("1");
+            fs::write(data.join("file"), "longer").unwrap();
+            run.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+            let text = run.finish_within(Duration::from_secs(30)).text();
+            let seen: Vec<&str> = text.lines().collect();
+            if at_once {
+                assert_eq!(seen[seen.len() - 2], "6", "{mode}: {text}");
+            }
+            assert_eq!(seen[seen.len() - 1] == "6", later, "{mode}: {text}");
+        }
+    });
+}
+
+#[test]
+fn an_argument_that_breaks_the_daemons_walls_is_refused() {
+    kata_test(|containerd| {
+        configure(containerd, "virtio_fs_extra_args = []", "virtio_fs_extra_args = [\"--sandbox=none\"]");
+        containerd.container().shell("true").run().fails_because("cannot have \"--sandbox=none\"");
+    });
+}
+
+/// Links of the workload's own lead nowhere but into its container.
+#[test]
+fn a_link_in_a_volume_leads_into_the_container() {
+    test(|containerd| {
+        let data = containerd.directory();
+        symlink("/etc/hostname-of-the-host", data.join("link")).unwrap();
+        fs::write(data.join("x"), "").unwrap();
+        let line = "echo own > /etc/hostname-of-the-host; cat /data/link";
+        let run = containerd.container().bind(&Bind::writable(&data, "/data")).shell(line).run();
+        assert_eq!(run.ok().text(), "own");
+    });
+}
