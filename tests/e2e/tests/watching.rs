@@ -134,8 +134,11 @@ const CASES: [Case; 9] = [
         prepare: one_file,
         paths: &["/data/config", "/data"],
         change: |volume, _, live| {
-            fs::write(volume.join("config"), "longer than before")?;
+            append(&volume.join("config"), " and more")?;
             live.expect_line("/data\tmodify\tconfig");
+            live.expect_line("/data/config\tmodify\t");
+            live.expect_line("/data\tclose\tconfig\tfirst and more");
+            live.expect_line("/data/config\tclose\t\tfirst and more");
             fs::set_permissions(volume.join("config"), Permissions::from_mode(0o600))?;
             fs::rename(volume.join("config"), volume.join("old"))?;
             fs::remove_file(volume.join("old"))?;
