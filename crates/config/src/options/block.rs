@@ -100,7 +100,7 @@ fn driver(config: &mut Config, value: &Value) -> Applied {
         "virtio-blk-pci" | "virtio-blk" => BlockDriver::VirtioBlk,
         "virtio-scsi" => BlockDriver::VirtioScsi,
         other => {
-            // The VMM has persistent memory; the guest's kernel lacks CONFIG_NVDIMM_PFN, and finds no disk in it.
+            // VMM and guest have what it takes, but no guest has mounted one yet.
             let instead = "use \"virtio-blk-pci\" or \"virtio-scsi\"";
             return Err(Refusal::NotYet(format!("disks of the kind \"{other}\"; {instead}")));
         }
