@@ -7,7 +7,7 @@
 //! | `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup` | left as it is: the guest's own |
 //! | bind of `/proc`, `/sys` or below, of `/dev`, `/dev/pts`, `/dev/mqueue`, `/dev/null` and its kind | left as it is: the guest's own |
 //! | bind of a tmpfs onto `/dev/shm` | memory in the guest, of the same size: it cannot be shared with the host, but all containers that bind the same directory share it |
-//! | bind of what the kubelet mounted for an `emptyDir` with `medium: Memory`, or of a directory in it | the same: see [`memory`](crate::memory) |
+//! | bind of what the kubelet mounted for an `emptyDir` with `medium: Memory`, or of a directory in it | the same: see [`memory`] |
 //! | `hugetlbfs`, or a bind of one | an error: the VM has no huge pages of its own |
 //! | bind of a direct-assigned volume | a bind of the disk in the guest: see [`direct_volume`](crate::direct_volume) |
 //! | bind of a directory or regular file | bind-mounted into the share, once for all containers that bind it the same way (module `shared`); the source rewritten to the guest's path |

@@ -5,7 +5,7 @@
 //! the guest costs anything; there is no walking of directories.
 //!
 //! virtiofsd works for the guest, and the guest's kernel has told of that itself: such changes are found by
-//! [`causes`] and left out. Another volume may show the same files to another container of the pod, which the guest's
+//! `causes` and left out. Another volume may show the same files to another container of the pod, which the guest's
 //! kernel cannot know; if that can be written to, they are told.
 
 mod causes;

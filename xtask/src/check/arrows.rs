@@ -32,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
         ],
     ),
     ("containerd-shim-kata-v2", &["kata-config", "kata-protocol", "kata-sandbox", "kata-storage"]),
-    ("kata-runtime", &["kata-config", "kata-sandbox", "kata-vmm"]),
+    ("kata-runtime", &["kata-config", "kata-sandbox", "kata-storage", "kata-vmm"]),
     ("kata-agent", &["kata-protocol", "kata-seccomp", "kata-transport"]),
     (
         "kata-fuzz",

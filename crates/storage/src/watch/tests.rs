@@ -1,3 +1,5 @@
+//! Watching, on real files.
+
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
