@@ -27,8 +27,6 @@ const REQUEST: usize = 24;
 const MAX_PATH: usize = 4096;
 /// The most that is written to the device at once.
 const MAX_WRITTEN: usize = 64 * 1024;
-/// A container's root file system, in its folder of the share; the host does not change it.
-const ROOTFS: &str = "rootfs";
 
 /// The device, from the first use on.
 #[derive(Debug, Default)]
@@ -152,7 +150,7 @@ fn share_path(path: &Path, (major, minor): (u32, u32), mounts: &str) -> Option<P
     let mut lines = mounts.lines().filter(|line| line.split(' ').nth(2) == Some(&device));
     let of_share = |line| mount_point(line)?.strip_prefix(guest::SHARED_DIR).ok().map(Path::to_owned);
     let place = lines.find_map(of_share)?.join(path.strip_prefix("/").ok()?);
-    let is_volume = place.components().nth(2).is_some_and(|part| part.as_os_str() != ROOTFS);
+    let is_volume = place.starts_with(guest::VOLUMES) && place.components().nth(1).is_some();
     // A root is no name.
     is_volume.then(|| place.components().collect())
 }
@@ -177,7 +175,7 @@ mod tests {
     const MOUNTS: &str = "\
         20 1 0:5 / /dev rw - devtmpfs devtmpfs rw\n\
         40 1 0:40 / /run/kata-containers/shared/containers rw - virtiofs kataShared rw\n\
-        41 40 0:41 / /run/kata-containers/shared/containers/passthrough/c1/0-config\\040map rw - virtiofs none rw";
+        41 40 0:41 / /run/kata-containers/shared/containers/volumes/0-config\\040map rw - virtiofs none rw";
 
     fn share_path_of(path: &str, minor: u32) -> Option<String> {
         share_path(Path::new(path), (0, minor), MOUNTS).map(|path| path.to_str().unwrap().to_owned())
@@ -185,16 +183,16 @@ mod tests {
 
     #[test]
     fn the_host_knows_a_file_by_its_path_in_the_share() {
-        let volume = "passthrough/c1/0-config map";
+        let volume = "volumes/0-config map";
         assert_eq!(share_path_of("/", 41).as_deref(), Some(volume));
         assert_eq!(share_path_of("/..data/a", 41), Some(format!("{volume}/..data/a")));
-        assert_eq!(share_path_of("/passthrough/c1/1-hosts", 40).as_deref(), Some("passthrough/c1/1-hosts"));
+        assert_eq!(share_path_of("/volumes/1-hosts", 40).as_deref(), Some("volumes/1-hosts"));
     }
 
     #[test]
     fn what_is_in_no_volume_is_answered_here() {
         assert_eq!(share_path_of("/passthrough/c1/rootfs/etc", 40), None);
-        assert_eq!(share_path_of("/passthrough", 40), None);
+        assert_eq!(share_path_of("/volumes", 40), None);
         assert_eq!(share_path_of("/null", 5), None);
         let request = Request { id: 3, device: (0, 5), inode: 1, path: Some("/null".into()) };
         let (watches, answers) = sort(vec![request], MOUNTS);

@@ -14,3 +14,6 @@ pub const LAYERS_DIR: &str = "/run/kata-containers/sandbox/layers/";
 pub const SHARE_TAG: &str = "kataShared";
 /// The virtio-serial port that carries the agent's streams when there is no vsock.
 pub const SERIAL_PORT: &str = "org.katacontainers.agent.0";
+
+/// Where the volumes of all containers are, below [`SHARED_DIR`].
+pub const VOLUMES: &str = "volumes";

@@ -21,12 +21,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kata_protocol::guest;
+use kata_protocol::guest::{self, VOLUMES};
 
 use crate::memory::Memories;
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::trail::{StepError, Trail};
-use crate::volumes::shared::{VOLUMES, VolumeId, Volumes};
+use crate::volumes::shared::{VolumeId, Volumes};
 use kata_intent::Intents;
 
 /// Where sandboxes' directories are kept, below the runtime directory (`/run`). Removed when the last one leaves.

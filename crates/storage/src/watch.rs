@@ -14,7 +14,6 @@ mod sys;
 mod tests;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
@@ -23,11 +22,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use kata_protocol::guest::VOLUMES;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatvfs, openat2, statvfs};
 use tokio::io::unix::AsyncFd;
 
 use crate::mount::open_path;
+
 use causes::{Causes, FileKey};
 
 /// Bytes of events that are read at once.
@@ -36,10 +37,6 @@ const READ_AT_ONCE: usize = 64 * 1024;
 const MAX_AT_ONCE: usize = 1024;
 /// Watches of one sandbox, as a guest could use up those of the whole host.
 const MAX_WATCHES: usize = 4096;
-/// Where containers' files are, below the shared directory.
-const CONTAINERS: &str = "passthrough";
-/// What is not a volume among them.
-const ROOTFS: &str = "rootfs";
 
 /// A file cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -353,8 +350,8 @@ impl Watcher {
         let Some(own) = identity(&self.dir.join(volume)) else { return false };
         let below =
             |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-        let volumes = below(self.dir.join(CONTAINERS)).flat_map(below);
-        let mut others = volumes.filter(|path| !path.ends_with(volume) && identity(path) == Some(own));
+        let mut others = below(self.dir.join(VOLUMES))
+            .filter(|path| !path.ends_with(volume) && identity(path) == Some(own));
         others.any(|path| statvfs(&path).is_ok_and(|fs| !fs.f_flag.contains(StatVfsMountFlags::RDONLY)))
     }
 }
@@ -391,14 +388,12 @@ fn read(fd: &OwnedFd) -> io::Result<Vec<Raw>> {
     Ok(events)
 }
 
-/// `passthrough/<container>/<n>-<name>` of a path in such a volume.
+/// `volumes/<n>-<name>` of a path in such a volume.
 fn volume_of(path: &Path) -> Option<PathBuf> {
     let mut parts = path.components();
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
-    if !path.components().all(plain) || parts.next()?.as_os_str() != CONTAINERS {
+    if !path.components().all(plain) || parts.next()?.as_os_str() != VOLUMES {
         return None;
     }
-    let (container, volume) = (parts.next()?, parts.next()?);
-    let is_volume = volume.as_os_str() != OsStr::from_bytes(ROOTFS.as_bytes());
-    is_volume.then(|| Path::new(CONTAINERS).join(container).join(volume))
+    Some(Path::new(VOLUMES).join(parts.next()?))
 }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::{PATIENCE, Scene, cid, container};
 
-const VOLUME: &str = "passthrough/c/0-vol";
+const VOLUME: &str = "volumes/0-vol";
 
 /// A running container with a volume; what it watches, and what it is told.
 async fn scene() -> (Scene, UnboundedSender<kata::Watch>, UnboundedReceiver<kata::HostChange>) {

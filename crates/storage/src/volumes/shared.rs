@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kata_protocol::guest;
+use kata_protocol::guest::{self, VOLUMES};
 use rustix::fs::{AtFlags, StatVfsMountFlags, StatxFlags, fstatvfs, statx};
 
 use crate::idmap::Wanted;
@@ -23,8 +23,6 @@ use crate::trail::{StepError, Trail};
 #[cfg(test)]
 mod tests;
 
-/// Where volumes are in the share.
-pub(crate) const VOLUMES: &str = "volumes";
 /// The longest part of a volume's name that is taken from its source.
 const MAX_NAME: usize = 64;
 

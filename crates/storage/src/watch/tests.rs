@@ -14,7 +14,7 @@ use super::{Change, WatchError, Watcher, volume_of};
 
 /// No process.
 const NOBODY: u32 = u32::MAX;
-const VOLUME: &str = "passthrough/c1/0-vol";
+const VOLUME: &str = "volumes/0-vol";
 
 /// A shared directory with one volume.
 fn share() -> (tempfile::TempDir, PathBuf) {
@@ -65,7 +65,7 @@ async fn a_file_that_is_held_ends_all_the_same() {
     fs::write(volume.join("a"), "x").unwrap();
     let _held = File::open(volume.join("a")).unwrap();
     let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
-    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/a");
+    add(&mut watcher, temp.path(), 1, "volumes/0-vol/a");
     fs::remove_file(volume.join("a")).unwrap();
     let changes = watcher.changes().await.unwrap();
     assert_eq!(told(&changes), [(1, IN_ATTRIB, ""), (1, IN_DELETE_SELF, "")]);
@@ -77,7 +77,7 @@ async fn a_directory_ends_before_its_parent_tells_of_it() {
     let (temp, volume) = share();
     fs::create_dir(volume.join("d")).unwrap();
     let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
-    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/d");
+    add(&mut watcher, temp.path(), 1, "volumes/0-vol/d");
     add(&mut watcher, temp.path(), 2, VOLUME);
     fs::remove_dir(volume.join("d")).unwrap();
     let changes = watcher.changes().await.unwrap();
@@ -91,8 +91,8 @@ async fn the_end_is_told_where_it_was() {
     fs::create_dir_all(volume.join("d/e")).unwrap();
     fs::write(volume.join("a"), "").unwrap();
     let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
-    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/a");
-    add(&mut watcher, temp.path(), 2, "passthrough/c1/0-vol/d/e");
+    add(&mut watcher, temp.path(), 1, "volumes/0-vol/a");
+    add(&mut watcher, temp.path(), 2, "volumes/0-vol/d/e");
     add(&mut watcher, temp.path(), 3, VOLUME);
     fs::set_permissions(volume.join("a"), Permissions::from_mode(0o600)).unwrap();
     fs::rename(volume.join("d/e"), volume.join("f")).unwrap();
@@ -126,7 +126,7 @@ async fn what_is_replaced_ends_after_its_links_are_counted() {
     fs::write(volume.join("a"), "").unwrap();
     fs::write(volume.join("b"), "").unwrap();
     let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
-    add(&mut watcher, temp.path(), 1, "passthrough/c1/0-vol/a");
+    add(&mut watcher, temp.path(), 1, "volumes/0-vol/a");
     fs::rename(volume.join("b"), volume.join("a")).unwrap();
     let changes = watcher.changes().await.unwrap();
     assert_eq!(told(&changes), [(1, IN_ATTRIB, ""), (1, IN_DELETE_SELF, "")]);
@@ -158,7 +158,7 @@ async fn only_what_is_in_a_volume_and_still_the_same_is_watched() {
     let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
     symlink("/etc", volume.join("link")).unwrap();
     fs::create_dir_all(temp.path().join("passthrough/c1/rootfs")).unwrap();
-    for path in ["passthrough/c1/rootfs", "passthrough/c1", "", "../x/y", "passthrough/c1/../0-vol"] {
+    for path in ["passthrough/c1/rootfs", "volumes", "", "../x/y", "volumes/../volumes/0-vol"] {
         let refused = watcher.add(1, Path::new(path), 0);
         assert!(matches!(refused, Err(WatchError::Refused { .. })), "{path}");
     }
@@ -172,7 +172,7 @@ async fn only_what_is_in_a_volume_and_still_the_same_is_watched() {
 
 #[test]
 fn a_volume_is_the_part_of_a_path_that_was_mounted() {
-    assert_eq!(volume_of(Path::new("passthrough/c/1-x/a/b")), Some("passthrough/c/1-x".into()));
+    assert_eq!(volume_of(Path::new("volumes/1-x/a/b")), Some("volumes/1-x".into()));
     assert_eq!(volume_of(Path::new("passthrough/c/rootfs/a")), None);
-    assert_eq!(volume_of(Path::new("/passthrough/c/1-x")), None);
+    assert_eq!(volume_of(Path::new("/volumes/1-x")), None);
 }
