@@ -86,10 +86,11 @@ impl Disk {
         open(&self.node, OFlags::RDONLY | OFlags::EXCL, Mode::empty()).is_ok()
     }
 
-    /// Its first bytes, as they are in the file.
+    /// Its first bytes. The kernel brings them to the file when nobody has the disk open any more, another test's look for a
+    /// free one included.
     pub(crate) fn start(&self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        File::open(&self.file).and_then(|mut file| file.read_exact(&mut bytes)).expect("is read");
+        File::open(&self.node).and_then(|mut disk| disk.read_exact(&mut bytes)).expect("is read");
         bytes
     }
 
