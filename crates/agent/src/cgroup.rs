@@ -1,6 +1,6 @@
 //! The guest's cgroup v2 hierarchy and the cgroups of containers in it.
 
-mod devices;
+pub(crate) mod devices;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod limits;

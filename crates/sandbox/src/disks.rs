@@ -134,20 +134,16 @@ impl Disks {
     }
 
     /// Those of `images` that can be opened, for a VM that is to be started with them. Why others cannot is told to whoever
-    /// wants them attached.
+    /// wants them attached. To be called before anything is attached; it blocks.
     pub(crate) fn planned(&self, images: &[DiskImage]) -> Vec<Disk> {
         let mut planned = Vec::new();
         for image in images {
             let Ok(key) = image.key() else { continue };
-            let mut table = self.table();
-            if table.slots.contains_key(&key) {
+            if self.table().slots.contains_key(&key) {
                 continue;
             }
             let Ok(file) = image.open() else { continue };
-            let id = table.next();
-            let attached = Attached { id: id.clone(), read_only: image.read_only, address: None };
-            let slot = Slot { attached: Some(attached), holders: HashSet::new() };
-            table.slots.insert(key, Arc::new(tokio::sync::Mutex::new(slot)));
+            let id = self.table().plan(key, image.read_only);
             planned.push(self.disk(id, file, image.read_only));
         }
         planned
@@ -256,6 +252,15 @@ impl Table {
     fn next(&mut self) -> String {
         self.made += 1;
         format!("disk-{}", self.made)
+    }
+
+    /// The name of a disk that the VM is to be started with.
+    fn plan(&mut self, key: DiskKey, read_only: bool) -> String {
+        let id = self.next();
+        let attached = Attached { id: id.clone(), read_only, address: None };
+        let slot = Slot { attached: Some(attached), holders: HashSet::new() };
+        self.slots.insert(key, Arc::new(tokio::sync::Mutex::new(slot)));
+        id
     }
 
     /// What fails from here on is let go of by [`Disks::detach`].

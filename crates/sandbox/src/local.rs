@@ -55,7 +55,7 @@ pub(crate) struct LocalHost {
     files: Mutex<HashMap<ContainerId, Arc<std::sync::Mutex<ContainerFiles>>>>,
     hooks: OwedHooks,
     volumes: Arc<Assigning>,
-    disks: Disks,
+    disks: Arc<Disks>,
     /// The VM, from the first container on: who takes disks out needs it.
     machine: std::sync::Mutex<Weak<Machine>>,
 }
@@ -76,7 +76,7 @@ impl LocalHost {
             files: Mutex::default(),
             hooks,
             volumes: Arc::new(volumes),
-            disks,
+            disks: Arc::new(disks),
             machine: std::sync::Mutex::default(),
         }
     }
@@ -88,10 +88,15 @@ impl LocalHost {
     }
 
     /// The disks that the VM is started with: the block devices that the first container is given.
-    fn first_disks(&self) -> Vec<Disk> {
-        let devices = take_devices(&mut self.spec.spec.clone(), &self.spec.bundle);
-        let images: Vec<_> = devices.into_iter().flatten().map(|device| device.disk).collect();
-        self.disks.planned(&images)
+    async fn first_disks(&self) -> std::result::Result<Vec<Disk>, BootError> {
+        let disks = Arc::clone(&self.disks);
+        let (mut spec, bundle) = (self.spec.spec.clone(), self.spec.bundle.clone());
+        let work = move || {
+            let devices = take_devices(&mut spec, &bundle);
+            let images: Vec<_> = devices.into_iter().flatten().map(|device| device.disk).collect();
+            disks.planned(&images)
+        };
+        Ok(tokio::task::spawn_blocking(work).await?)
     }
 
     /// What of a container is on disks.
@@ -233,7 +238,7 @@ impl Host for LocalHost {
             shares: vec![share],
             cgroup,
             hotplug_ports: self.ports(&place, nics.len()),
-            disks: self.first_disks(),
+            disks: self.first_disks().await?,
             nics,
             netns: place.of_vmm(),
             console_log: self.dir.join(CONSOLE_FILE),

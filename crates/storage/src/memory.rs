@@ -19,6 +19,7 @@ use kata_protocol::guest;
 use rustix::fs::{AtFlags, StatVfsMountFlags, StatxAttributes, StatxFlags, fstatfs, fstatvfs, statx};
 
 use crate::mount::{metadata, open_path};
+use crate::mountinfo::{MountTable, mount_id};
 
 /// `f_type` of a tmpfs.
 const TMPFS: i64 = 0x0102_1994;
@@ -167,14 +168,8 @@ fn is_mount(fd: &OwnedFd) -> bool {
 
 /// What the mount that `fd` is in shows of its file system, relative to that one's root.
 fn path_in_file_system(fd: &OwnedFd) -> Option<PathBuf> {
-    let id = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?.stx_mnt_id.to_string();
-    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").ok()?;
-    let line = table.lines().find(|line| line.split(' ').next() == Some(&id))?;
-    let root = line.split(' ').nth(3)?.strip_prefix('/')?;
-    // Octal for what would end the field. A directory that was deleted is shown with a word more.
-    let plain =
-        root.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
-    Some(plain.into())
+    let table = MountTable::read().ok()?;
+    Some(table.root(mount_id(fd)?)?.strip_prefix("/").ok()?.to_owned())
 }
 
 fn mode(metadata: &Metadata) -> u32 {

@@ -1,10 +1,19 @@
-//! The kernel's table of mounts, as far as two mounts of one directory are compared.
+//! The kernel's table of mounts (proc_pid_mountinfo(5)).
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxFlags, major, minor, statx};
+
+/// The number of the mount that `fd` was reached by, if the kernel tells (since Linux 5.8).
+pub(crate) fn mount_id(fd: &OwnedFd) -> Option<u64> {
+    let found = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID).then_some(found.stx_mnt_id)
+}
 
 /// The mounts of this thread's namespace, in the kernel's order.
 pub(crate) struct MountTable(Vec<Row>);
@@ -40,6 +49,17 @@ impl MountTable {
         // Copies of a tree need not be in the order of the original.
         below.sort_unstable();
         below
+    }
+
+    /// Which directory of its file system the mount with this id shows. One that was deleted has `//deleted` at its end.
+    pub(crate) fn root(&self, id: u64) -> Option<&Path> {
+        self.0.iter().find(|row| row.id == id).map(|row| row.root.as_path())
+    }
+
+    /// Where the block device of this number is mounted.
+    pub(crate) fn points_of(&self, device: u64) -> impl Iterator<Item = &Path> {
+        let device = format!("{}:{}", major(device), minor(device));
+        self.0.iter().filter(move |row| row.device == device).map(|row| row.point.as_path())
     }
 
     /// Whether the ids of files are mapped by the mount with this id, or by the one on this point.
@@ -84,6 +104,8 @@ fn unescaped(word: &[u8]) -> PathBuf {
 mod tests {
     use std::path::Path;
 
+    use rustix::fs::makedev;
+
     use super::MountTable;
 
     const TABLE: &[u8] = b"21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
@@ -107,6 +129,14 @@ mod tests {
         let table = MountTable::parse(TABLE);
         assert!(table.is_mapped(Some(42), Path::new("")) && !table.is_mapped(Some(43), Path::new("")));
         assert!(table.is_mapped(None, Path::new("/data/a b/c\\d")) && !table.is_mapped(None, Path::new("/")));
+    }
+
+    #[test]
+    fn a_mount_is_found_by_number_and_a_device_by_all_its_places() {
+        let table = MountTable::parse(TABLE);
+        assert_eq!((table.root(42), table.root(41)), (Some(Path::new("/x")), None));
+        let points: Vec<_> = table.points_of(makedev(8, 1)).collect();
+        assert_eq!(points, [Path::new("/"), Path::new("/data/a b/c\\d")]);
     }
 
     #[test]

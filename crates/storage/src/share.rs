@@ -31,6 +31,8 @@ use kata_intent::Intents;
 
 /// Where sandboxes' directories are kept, below the runtime directory (`/run`). Removed when the last one leaves.
 const PARENTS: [&str; 3] = ["kata-containers", "kata-containers/shared", "kata-containers/shared/sandboxes"];
+/// Where containers have their root file systems, below it.
+const CONTAINERS: &str = "passthrough";
 /// Where mounts are made, below a sandbox's directory.
 const WRITABLE: &str = "rw";
 /// How often the parents are made anew when a sandbox that ends removes them at the same time.
@@ -96,7 +98,7 @@ impl SharedDirectory {
             let copy = DetachedMount::copy_of(open_path(&rw)?.as_fd(), false)?;
             copy.propagate(Propagation::Slave)?.read_only()?.attach(&ro)
         })?;
-        self.trail.dir(&rw.join("passthrough"))?;
+        self.trail.dir(&rw.join(CONTAINERS))?;
         self.trail.dir(&rw.join(VOLUMES))
     }
 
@@ -145,10 +147,10 @@ impl SharedDirectory {
     /// The id is no file name, there is one already, or the directory cannot be made.
     pub fn container(&self, container: &str) -> Result<ContainerFiles, ShareError> {
         check_name(container)?;
-        let dir = self.writable_dir().join("passthrough").join(container);
+        let dir = self.writable_dir().join(CONTAINERS).join(container);
         let mut trail = self.trail.branch();
         trail.dir(&dir)?;
-        let guest_dir = Path::new(guest::SHARED_DIR).join("passthrough").join(container);
+        let guest_dir = Path::new(guest::SHARED_DIR).join(CONTAINERS).join(container);
         let (shared, memories) = (Arc::clone(&self.volumes), Arc::clone(&self.memories));
         let assigned = HashMap::new();
         Ok(ContainerFiles { dir, guest_dir, trail, volumes: Vec::new(), shared, memories, assigned })

@@ -270,7 +270,7 @@ enum Shared {
 pub(crate) fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
     let destination = mount.destination();
     let fs_type = mount.typ().as_deref().unwrap_or_default();
-    if fs_type != "bind" && !has_option(mount, "bind") && !has_option(mount, "rbind") {
+    if !is_bind(mount) {
         if fs_type.is_empty() || GUEST_TYPES.contains(&fs_type) {
             return Ok(None);
         }
@@ -286,12 +286,17 @@ pub(crate) fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
     }
 }
 
+/// Whether the mount is of a file or directory, by its type or its options.
+pub(crate) fn is_bind(mount: &Mount) -> bool {
+    mount.typ().as_deref() == Some("bind") || has_option(mount, "bind") || has_option(mount, "rbind")
+}
+
 fn has_option(mount: &Mount, wanted: &str) -> bool {
     mount.options().as_ref().is_some_and(|options| options.iter().any(|option| option == wanted))
 }
 
 /// Of several `ro` and `rw` the last counts.
-fn is_read_only(mount: &Mount) -> bool {
+pub(crate) fn is_read_only(mount: &Mount) -> bool {
     let options = mount.options().iter().flatten();
     let last = options.map(String::as_str).rfind(|option| matches!(*option, "ro" | "rw" | "rro"));
     last.is_some_and(|option| option != "rw")

@@ -239,11 +239,16 @@ fn answer(allow: bool) -> [Step; 2] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::{ALL, BLOCK, CHARACTER, Instruction, MKNOD, READ, WRITE, program};
     use kata_protocol::oci::LinuxDeviceCgroup;
 
-    fn rule(allow: bool, kind: &str, (major, minor): (i64, i64), access: &str) -> LinuxDeviceCgroup {
+    pub(crate) fn rule(
+        allow: bool,
+        kind: &str,
+        (major, minor): (i64, i64),
+        access: &str,
+    ) -> LinuxDeviceCgroup {
         LinuxDeviceCgroup {
             Allow: allow,
             Type: kind.to_owned(),

@@ -164,6 +164,7 @@ mod tests {
     use protobuf::MessageField;
 
     use super::*;
+    use crate::cgroup::devices::tests::rule;
 
     fn asked(path: &str, options: &[&str]) -> Device {
         Device {
@@ -180,17 +181,6 @@ mod tests {
             Type: "b".to_owned(),
             Major: major,
             Minor: minor,
-            ..Default::default()
-        }
-    }
-
-    fn rule(allow: bool, kind: &str, major: i64, minor: i64, access: &str) -> LinuxDeviceCgroup {
-        LinuxDeviceCgroup {
-            Allow: allow,
-            Type: kind.to_owned(),
-            Major: major,
-            Minor: minor,
-            Access: access.to_owned(),
             ..Default::default()
         }
     }
@@ -215,7 +205,7 @@ mod tests {
     fn disks_may_have_in_the_guest_each_others_numbers() {
         let devices = vec![device("/dev/a", 8, 0), device("/dev/b", 254, 0), device("/dev/c", 7, 7)];
         let given =
-            vec![rule(true, "b", 8, 0, "rw"), rule(true, "b", 254, 0, "r"), rule(true, "c", 8, 0, "m")];
+            vec![rule(true, "b", (8, 0), "rw"), rule(true, "b", (254, 0), "r"), rule(true, "c", (8, 0), "m")];
         let mut spec = spec(devices, given);
         let (a, b) = (asked("/dev/a", &[]), asked("/dev/b", &[]));
         let disks = [
@@ -229,8 +219,11 @@ mod tests {
 
     #[test]
     fn a_rule_for_many_devices_holds_for_the_disk_too() {
-        let given =
-            vec![rule(false, "a", -1, -1, "rwm"), rule(true, "b", 8, -1, "rwm"), rule(true, "b", 9, -1, "r")];
+        let given = vec![
+            rule(false, "a", (-1, -1), "rwm"),
+            rule(true, "b", (8, -1), "rwm"),
+            rule(true, "b", (9, -1), "r"),
+        ];
         let mut spec = spec(vec![device("/dev/a", 8, 0)], given);
         let a = asked("/dev/a", &[]);
         translate(&mut spec, &[Disk { asked: &a, node: Node::new("/dev/vda", 254, 0) }]).expect("is there");
@@ -242,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_read_only_disk_cannot_be_written_by_its_rules() {
-        let mut spec = spec(vec![device("/dev/a", 8, 0)], vec![rule(true, "b", 8, 0, "rwm")]);
+        let mut spec = spec(vec![device("/dev/a", 8, 0)], vec![rule(true, "b", (8, 0), "rwm")]);
         let a = asked("/dev/a", &["ro"]);
         translate(&mut spec, &[Disk { asked: &a, node: Node::new("/dev/vda", 254, 0) }]).expect("is there");
         assert_eq!(rules(&spec), [(true, 254, 0, "rm")]);

@@ -16,6 +16,7 @@ use oci_spec::runtime::{
 use rustix::fs::{major, makedev, minor};
 
 use super::DiskImage;
+use crate::volumes;
 
 /// Where the kernel tells the names of block devices by their numbers.
 const BY_NUMBER: &str = "/sys/dev/block";
@@ -142,8 +143,7 @@ fn binds_become_devices(spec: &mut Spec, bundle: &Path) -> Result<(), DeviceErro
 
 /// The block device that `mount` binds.
 fn bound_device(mount: &Mount, bundle: &Path) -> Option<fs::Metadata> {
-    let has = |wanted: &str| mount.options().iter().flatten().any(|option| option == wanted);
-    if mount.typ().as_deref() != Some("bind") && !has("bind") && !has("rbind") {
+    if !volumes::is_bind(mount) {
         return None;
     }
     let metadata = fs::metadata(bundle.join(mount.source().as_ref()?)).ok()?;
@@ -152,8 +152,6 @@ fn bound_device(mount: &Mount, bundle: &Path) -> Option<fs::Metadata> {
 
 fn add_device(linux: &mut Linux, mount: &Mount, device: &fs::Metadata) -> Result<(), DeviceError> {
     let (major, minor) = (i64::from(major(device.rdev())), i64::from(minor(device.rdev())));
-    let options = mount.options().iter().flatten().map(String::as_str);
-    let read_only = options.clone().rfind(|option| matches!(*option, "ro" | "rw")) == Some("ro");
     let entry = LinuxDeviceBuilder::default()
         .path(mount.destination().clone())
         .typ(LinuxDeviceType::B)
@@ -168,7 +166,7 @@ fn add_device(linux: &mut Linux, mount: &Mount, device: &fs::Metadata) -> Result
         .typ(LinuxDeviceType::B)
         .major(major)
         .minor(minor)
-        .access(if read_only { "rm" } else { "rwm" })
+        .access(if volumes::is_read_only(mount) { "rm" } else { "rwm" })
         .build()?;
     let mut devices = linux.devices().clone().unwrap_or_default();
     devices.push(entry);

@@ -10,8 +10,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock, major, minor};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+
+use crate::mountinfo::MountTable;
 
 /// Arguments of a VMM that name its pod.
 const POD: &str = "sandbox-";
@@ -149,11 +151,8 @@ fn users(path: &Path, key: DiskKey) -> Vec<String> {
 }
 
 fn mounts_of(number: u64) -> Vec<String> {
-    let number = format!("{}:{}", major(number), minor(number));
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let mounts = fields.filter(|fields| fields.get(2) == Some(&number.as_str()));
-    mounts.filter_map(|fields| fields.get(4).map(|at| format!("mounted on {at}"))).take(NAMED).collect()
+    let Ok(table) = MountTable::read() else { return Vec::new() };
+    table.points_of(number).map(|at| format!("mounted on {}", at.display())).take(NAMED).collect()
 }
 
 /// Only by the names of what is open, as far as that goes: to look at a file may take for ever where it is shared.

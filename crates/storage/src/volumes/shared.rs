@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kata_protocol::guest::{self, VOLUMES};
-use rustix::fs::{AtFlags, StatVfsMountFlags, StatxFlags, fstatvfs, statx};
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
 
 use crate::idmap::Wanted;
 use crate::mount::{DetachedMount, Propagation};
-use crate::mountinfo::MountTable;
+use crate::mountinfo::{MountTable, mount_id};
 use crate::trail::{StepError, Trail};
 
 #[cfg(test)]
@@ -175,12 +175,6 @@ impl Volume {
 fn origin(source: &Source<'_>) -> io::Result<Origin> {
     let flags = fstatvfs(source.fd)?.f_flag;
     Ok(Origin { device: source.metadata.dev(), inode: source.metadata.ino(), flags })
-}
-
-/// The number of the mount that `fd` was reached by, if the kernel tells (since Linux 5.8).
-fn mount_id(fd: &OwnedFd) -> Option<u64> {
-    let found = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-    StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID).then_some(found.stx_mnt_id)
 }
 
 fn guest_path(name: &str) -> PathBuf {
