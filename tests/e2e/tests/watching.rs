@@ -202,3 +202,25 @@ fn changes_of_the_host_are_told_as_under_runc() {
 fn changes_of_both_in_a_writable_volume_are_told_once() {
     test(|containerd| same_as_under_runc(containerd, &CASES, "rw"));
 }
+
+#[test]
+fn changes_of_a_single_file_are_told() {
+    test(|containerd| {
+        for runtime in [RUNC, &containerd.stage.runtime] {
+            let file = containerd.directory().join("hosts");
+            fs::write(&file, "first").unwrap();
+            let mount = (file.as_path(), "/etc/hosts", "ro");
+            let container = with_probe(containerd, runtime, mount);
+            let mut live = container.exec(["/bin/kata-probe", "watch", "/etc/hosts"]).attach();
+            live.expect_line("ready");
+            append(&file, " second").unwrap();
+            live.expect_line("/etc/hosts\tmodify\t");
+            live.expect_line("/etc/hosts\tclose\t\tfirst second");
+            fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+            live.expect_line("/etc/hosts\tattrib\t");
+            container.shell("kill $(pidof kata-probe)");
+            assert_eq!(live.finish().with_code(143).text(), "", "nothing more is told");
+            container.remove();
+        }
+    });
+}
