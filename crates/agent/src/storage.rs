@@ -11,6 +11,7 @@ mod options;
 mod sys;
 pub(crate) mod usage;
 mod volumes;
+mod watchable;
 
 use std::io;
 use std::path::PathBuf;
@@ -20,10 +21,13 @@ use crate::block::{BLK, BlockError, NVDIMM, SCSI};
 pub(crate) use volumes::{Mounts, Volumes};
 
 /// Driver names of storages that this agent can mount (upstream's names).
-pub(crate) const DRIVERS: [&str; 8] =
-    ["virtio-fs", "bind", EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
+pub(crate) const DRIVERS: [&str; 9] =
+    ["virtio-fs", "bind", WATCHABLE, EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
 /// The driver of memory.
 const EPHEMERAL: &str = "ephemeral";
+
+/// The driver of copies that follow a volume.
+const WATCHABLE: &str = "watchable-bind";
 
 /// A storage could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,9 @@ pub(crate) enum StorageError {
     /// A folder could not be made or changed.
     #[error("Cannot prepare {}", path.display())]
     Prepare { path: PathBuf, source: io::Error },
+    /// A volume could not be copied.
+    #[error("Cannot copy the volume {} for those who watch it", volume.display())]
+    Copy { volume: PathBuf, source: io::Error },
     /// A volume could not be given to a group.
     #[error("Cannot give the volume {} to group {group}", target.display())]
     Group { target: PathBuf, group: u32, source: io::Error },

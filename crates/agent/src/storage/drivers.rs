@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use kata_protocol::agent::{FSGroup, Storage};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -11,12 +12,16 @@ use rustix::fs::syncfs;
 
 use super::folders::Made;
 use super::options::MountOptions;
-use super::{EPHEMERAL, Result, StorageError, group, layers};
+use super::watchable::{Copy, Updates};
+use super::{EPHEMERAL, Result, StorageError, WATCHABLE, group, layers};
 use crate::block::{BLK, NVDIMM, SCSI};
 use crate::report::chain;
 
 /// Driver option of `overlayfs` that names a folder to be made first.
 const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
+
+/// The copies of volumes of driver `watchable-bind`.
+const COPIES: &str = "/run/kata-containers/watchable";
 
 /// Whether it mounts a block device.
 pub(super) fn is_block(driver: &str) -> bool {
@@ -32,12 +37,14 @@ pub(super) struct Mounted {
     is_mounted: bool,
     /// It has data that must be on a disk before that goes, and must let go of the disk.
     is_on_disk: bool,
+    /// It is a copy.
+    updates: Option<Updates>,
 }
 
 impl Mounted {
     /// Nothing yet.
     fn at(target: PathBuf) -> Self {
-        Self { target, made: Made::default(), is_mounted: false, is_on_disk: false }
+        Self { target, made: Made::default(), is_mounted: false, is_on_disk: false, updates: None }
     }
 
     /// Unmounts it, and takes away what was made.
@@ -49,6 +56,7 @@ impl Mounted {
                 return;
             }
         }
+        drop(self.updates.take());
         self.made.take_back();
     }
 
@@ -93,7 +101,8 @@ pub(super) fn add(storage: &Storage, node: Option<&Path>) -> Result<Option<Mount
             let source = Some(storage.source.as_str());
             mount_at(storage, (source, or(&storage.fstype, "virtiofs")), &mut mounted)
         }
-        ("bind", _) => bind(storage, &mut mounted),
+        ("bind", _) => bind(storage, Path::new(&storage.source), &mut mounted),
+        (WATCHABLE, _) => watchable(storage, &mut mounted),
         (EPHEMERAL, _) => ephemeral(storage, &mut mounted),
         ("overlayfs", _) => overlay(storage, &mut mounted),
         ("local", _) => {
@@ -151,15 +160,51 @@ fn block(storage: &Storage, node: &Path, mounted: &mut Mounted) -> Result<()> {
     }
 }
 
-fn bind(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
-    let (source, target) = (Path::new(&storage.source), mounted.target.clone());
+/// A copy of a small volume, or a large volume itself.
+fn watchable(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
+    let source = Path::new(&storage.source);
+    let failed = |error| StorageError::Copy { volume: source.to_owned(), source: error };
+    make_room(mounted)?;
+    match Copy::of(source, Path::new(COPIES)).map_err(failed)? {
+        Some(copy) => {
+            let path = copy.path().to_owned();
+            mounted.updates = Some(Updates::of(copy).map_err(failed)?);
+            bind(storage, &path, mounted)
+        }
+        None => bind(storage, source, mounted),
+    }
+}
+
+/// The guest may not be able to write to the share, where upstream's runtime has an empty directory for such mounts.
+fn make_room(mounted: &mut Mounted) -> Result<()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(folder) = mounted.target.parent().map(Path::to_owned) else { return Ok(()) };
+    let trial = folder.join(".kata-trial");
+    match fs::create_dir(&trial) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+        made => {
+            // Other failures are told by whoever makes the mount point.
+            return made.and_then(|()| fs::remove_dir(&trial)).or(Ok(()));
+        }
+    }
+    mount(Some("tmpfs"), &folder, Some("tmpfs"), MsFlags::MS_NODEV | MsFlags::MS_NOSUID, Some("mode=755"))
+        .map_err(|errno| StorageError::Mount {
+            what: "tmpfs".to_owned(),
+            target: folder,
+            source: errno.into(),
+        })
+}
+
+fn bind(storage: &Storage, source: &Path, mounted: &mut Mounted) -> Result<()> {
+    let target = mounted.target.clone();
     if source.is_dir() {
         mounted.folder(&target)?;
     } else {
         mounted.made.file(&target).map_err(|source| prepare(&target, source))?;
     }
     let failed = |errno: nix::Error| StorageError::Mount {
-        what: storage.source.clone(),
+        what: source.display().to_string(),
         target: target.clone(),
         source: errno.into(),
     };

@@ -37,6 +37,7 @@ mod network;
 mod properties;
 mod seccomp;
 mod volumes;
+mod watchable;
 
 agent_test!(a_container_exits_with_the_code_of_its_process, |guest| {
     guest.run("c", &["sh", "-c", "exit 7"]).await;
