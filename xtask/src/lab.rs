@@ -106,9 +106,10 @@ impl Lab {
         fs::create_dir_all(&out)?;
         let stage = prefix.root().display();
         let cache = workspace.cache.display();
-        // Inside, /tmp is the only place that can carry overlayfs.
-        let mut environment =
-            format!("export KATA_TEST_STAGE='{stage}' KATA_TEST_CACHE='{cache}' TMPDIR=/tmp\n");
+        // Inside, /tmp is the only place that can carry overlayfs, and nobody makes the nodes of device-mapper but dmsetup.
+        let mut environment = format!(
+            "export KATA_TEST_STAGE='{stage}' KATA_TEST_CACHE='{cache}' TMPDIR=/tmp DM_DISABLE_UDEV=1\n"
+        );
         environment += &format!("export KATA_CONF_FILE='{}'\n", prefix.configuration().display());
         let file = out.join("inside.sh");
         let inside = format!("{environment}export PATH='{stage}/bin':$PATH\n{script}\n");

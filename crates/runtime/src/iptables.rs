@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Subcommand};
+use clap::{Args, Command, Subcommand};
 use hyper::Method;
 
-use crate::cli::Cli;
 use crate::global::Global;
 use crate::input;
 use crate::management::Sandbox;
@@ -92,7 +91,7 @@ impl Set {
 }
 
 fn wrong(kind: ErrorKind, words: &str) -> ! {
-    Cli::command().error(kind, words).exit()
+    Set::augment_args(Command::new("kata-runtime iptables set")).error(kind, words).exit()
 }
 
 fn path(v6: bool) -> &'static str {

@@ -9,6 +9,9 @@ pub(crate) const BIND_FD_ENV: &str = "KATA_RUNTIME_BIND_FD";
 /// The path that the server's socket will have, likewise.
 pub(crate) const SOCKET_ENV: &str = "KATA_RUNTIME_SOCKET";
 
+/// Set by containerd: its own ttRPC socket, for events.
+pub(crate) const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
+
 /// Shown by `-help` and after wrong use.
 pub(crate) const USAGE: &str = "\
 Usage: containerd-shim-kata-v2 -namespace N -id ID -address A [-publish-binary B] [-bundle P] [-debug] start|delete

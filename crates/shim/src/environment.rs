@@ -3,8 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use crate::args::{BIND_FD_ENV, SOCKET_ENV};
-use crate::start::TTRPC_ADDRESS_ENV;
+use crate::args::{BIND_FD_ENV, SOCKET_ENV, TTRPC_ADDRESS_ENV};
 
 /// Worker threads of the server when [`Environment::workers`] is not given.
 const WORKERS: usize = 2;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::address::{self, Bound};
-use crate::args::{BIND_FD_ENV, Identity, SOCKET_ENV};
+use crate::args::{BIND_FD_ENV, Identity, SOCKET_ENV, TTRPC_ADDRESS_ENV};
 use crate::bootstrap::{self, Request};
 use crate::handover::Giver;
 use crate::kata;
@@ -20,8 +20,6 @@ use crate::pod::{self, Role};
 pub(crate) const PID_FILE: &str = "shim.pid";
 /// The file in the bundle that names the server's socket; containerd 1.6 reads it when it restarts.
 pub(crate) const ADDRESS_FILE: &str = "address";
-/// containerd's own ttRPC socket, for events.
-pub(crate) const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
 
 /// `start` failed; nothing is left of it: a server that was started ends by itself.
 #[derive(Debug, thiserror::Error)]

@@ -117,6 +117,18 @@ impl Containerd {
         path
     }
 
+    /// Starts containerd again with one of the plugins that tests do without, and its section of `config.toml`.
+    pub fn enable(&self, plugin: &str, section: &str) {
+        let path = Path::new(RUN).join("config.toml");
+        let text = fs::read_to_string(&path).expect("/run is the test's own");
+        let disabled = format!("  {plugin:?},\n");
+        assert!(text.contains(&disabled), "{plugin} is not among those that are disabled");
+        let text = text.replace(&disabled, "") + &format!("\n[plugins.{plugin:?}]\n{section}");
+        fs::write(&path, text).expect("/run is the test's own");
+        self.stop(Signal::SIGTERM);
+        self.start_again();
+    }
+
     /// The runtime's configuration as it is in use now.
     pub fn kata_configuration(&self) -> PathBuf {
         self.configuration.lock().expect("no holder panics").clone()

@@ -1,6 +1,8 @@
 //! What needs a host kernel with more than this project's machines have: run by `cargo xtask lab test`, not by the
 //! workspace's tests. A test that finds its kernel without the thing fails.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
@@ -79,5 +81,73 @@ fn packets_are_moved_by_vhost_net_unless_it_is_disabled() {
             assert_eq!(vhost.count(), usize::from(!disabled));
             container.remove();
         }
+    });
+}
+
+const GIB: u64 = 1 << 30;
+
+/// A thin pool of device-mapper on two loop devices; to be removed by [`ThinPool::remove`].
+struct ThinPool {
+    loops: [String; 2],
+}
+
+impl ThinPool {
+    const NAME: &str = "e2e-pool";
+
+    fn new(directory: &Path) -> Self {
+        printed("modprobe", ["dm-thin-pool"]);
+        let loops = [("metadata", GIB / 16), ("data", 2 * GIB)].map(|(name, size)| {
+            let file = directory.join(name);
+            File::create_new(&file).and_then(|file| file.set_len(size)).expect("the test's directory");
+            printed("losetup", [OsStr::new("--find"), OsStr::new("--show"), file.as_os_str()])
+        });
+        // Sectors of 512 bytes; blocks of 64 KiB; what is new is not filled with zeros.
+        let table =
+            format!("0 {} thin-pool {} {} 128 1024 1 skip_block_zeroing", 2 * GIB / 512, loops[0], loops[1]);
+        printed("dmsetup", ["create", Self::NAME, "--table", &table]);
+        Self { loops }
+    }
+
+    fn remove(self) {
+        printed("dmsetup", ["remove", "--retry", Self::NAME]);
+        for device in self.loops {
+            printed("losetup", ["--detach", &device]);
+        }
+    }
+}
+
+/// What a program prints, which must not fail.
+#[track_caller]
+fn printed<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> String {
+    let output = Command::new(program).args(arguments).output().expect("the program is there");
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn a_container_of_the_devmapper_snapshotter_has_its_thin_device() {
+    kata_test(|containerd| {
+        let directory = containerd.directory();
+        let pool = ThinPool::new(&directory);
+        let section = format!(
+            "  root_path = {directory:?}\n  pool_name = {:?}\n  base_image_size = \"128MB\"\n",
+            ThinPool::NAME
+        );
+        containerd.enable("io.containerd.snapshotter.v1.devmapper", &section);
+        let image = containerd.stage.images().join("busybox.tar");
+        let import = ["images", "import", "--snapshotter", "devmapper"].map(OsStr::new);
+        containerd.ctr(import.into_iter().chain([image.as_os_str()])).ok().done();
+        let script = "echo kept > /file; sync; cat /file; grep ' / ' /proc/mounts";
+        let name = "localhost/kata/busybox:1";
+        for id in ["one", "two"] {
+            let run = ["run", "--rm", "--snapshotter", "devmapper", "--runtime", &containerd.stage.runtime];
+            let told = containerd.ctr(run.into_iter().chain([name, id, "sh", "-c", script])).ok().text();
+            assert!(told.starts_with("kept\n/dev/") && told.contains(" ext4 rw,"), "{told}");
+        }
+        containerd.ctr(["images", "rm", "--sync", name]).ok().done();
+        assert_eq!(printed("dmsetup", ["ls", "--target", "thin"]), "No devices found");
+        containerd.stop(nix::sys::signal::Signal::SIGTERM);
+        pool.remove();
+        containerd.start_again();
     });
 }

@@ -1,6 +1,6 @@
 //! The agent in the guest.
 
-use super::routes::{Answer, Call};
+use super::call::{Answer, Call};
 use crate::backend::Failure;
 
 /// `GET /agent-url`

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use super::routes::{Answer, Call};
+use super::call::{Answer, Call};
 use crate::backend::{Failure, Kind};
 
 /// A volume's new size. Upstream has written the keys, and the number, in several ways.

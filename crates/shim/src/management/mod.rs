@@ -6,6 +6,7 @@
 //! directory, after any crash.
 
 mod agent;
+mod call;
 mod direct_volume;
 mod listener;
 mod network;

@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::routes::{Answer, Call};
+use super::call::{Answer, Call};
 use crate::backend::{Failure, Kind};
 
 /// `GET /network/interfaces`

@@ -1,6 +1,6 @@
 //! The guest's packet filter: text of iptables-save(8), as it is.
 
-use super::routes::{Answer, Call};
+use super::call::{Answer, Call};
 use crate::backend::Failure;
 
 /// `GET /iptables`, `GET /ip6tables`

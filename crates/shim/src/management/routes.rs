@@ -9,43 +9,11 @@ use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
-use serde::Serialize;
 use tokio::time::timeout;
 
+use super::call::{Answer, Call};
 use super::{Managed, agent, direct_volume, network, packet_filter};
 use crate::backend::{Failure, Kind};
-
-/// A request to an endpoint.
-pub(super) struct Call {
-    pub(super) sandbox: Arc<dyn Managed>,
-    /// What stands in the path where the table has `*`.
-    pub(super) name: String,
-    /// What stands behind a question mark, as it is.
-    pub(super) query: String,
-    pub(super) body: Bytes,
-}
-
-/// What an endpoint answers if it succeeds.
-#[derive(Debug)]
-pub(super) struct Answer {
-    media: &'static str,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    pub(super) fn text(text: impl Into<Vec<u8>>) -> Self {
-        Self { media: "text/plain; charset=utf-8", body: text.into() }
-    }
-
-    pub(super) fn json(value: &impl Serialize) -> Result<Self, Failure> {
-        let body = serde_json::to_vec(value).map_err(|error| Failure::of(Kind::Unknown, &error))?;
-        Ok(Self { media: "application/json", body })
-    }
-
-    pub(super) fn empty() -> Self {
-        Self::text("")
-    }
-}
 
 type Answering = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
 type Handler = fn(Call) -> Answering;
