@@ -14,7 +14,7 @@ mod program;
 mod storage;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -198,12 +198,14 @@ impl Bench<'_> {
             return Ok(());
         }
         images::pause(self.workspace)?;
-        let mut ours = self.with_programs(Pods::ours)?;
+        let probe = binaries::probe(self.workspace, self.progress)?;
+        let mut ours = Pods::ours(&self.programs(&probe))?;
         if starts {
             self.pod_starts(&BareGuest::of(containers)?, &mut ours, figures)?;
         }
         if second {
-            self.second_containers(&mut ours, figures)?;
+            let runc = Pods::of_runc(&self.programs(&probe))?;
+            self.second_containers(&mut ours, runc, figures)?;
         }
         if network {
             self.network(&mut ours, figures)?;
@@ -249,9 +251,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn second_containers(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
+    fn second_containers(&self, ours: &mut Pods, mut runc: Pods, figures: &mut Figures) -> Result<()> {
         self.say("second containers, ours and runc's in turn");
-        let mut runc = self.with_programs(Pods::of_runc)?;
         let times = self.in_turn(|| Ok([ours.second_container()?, runc.second_container()?]))?;
         runc.stop()?;
         let [ours, runc] = times;
@@ -270,11 +271,13 @@ impl Bench<'_> {
         if !(share || block || start || cache) {
             return Ok(());
         }
-        let mut ours = self.with_programs(Storage::ours)?;
+        let probe = binaries::probe(self.workspace, self.progress)?;
+        let programs = self.programs(&probe);
+        let mut ours = Storage::ours(&programs)?;
         if share || block {
-            let mut runc = self.with_programs(Storage::of_runc)?;
-            let bare = self.with_programs(|bench| BareStorage::of(containers, bench))?;
-            let data = self.with_programs(Data::new)?;
+            let mut runc = Storage::of_runc(&programs)?;
+            let bare = BareStorage::of(containers, &programs)?;
+            let data = Data::new(&programs)?;
             if share {
                 self.shared_files(&data, (&mut ours, &mut runc, &bare), figures)?;
             }
@@ -340,10 +343,9 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// For what is done by measuring programs.
-    fn with_programs<T>(&self, work: impl FnOnce(&program::Bench<'_>) -> Result<T>) -> Result<T> {
-        let probe = binaries::probe(self.workspace, self.progress)?;
-        work(&program::Bench { workspace: self.workspace, prefix: self.prefix, probe: &probe })
+    /// What measuring programs need.
+    fn programs<'a>(&'a self, probe: &'a Path) -> program::Bench<'a> {
+        program::Bench { workspace: self.workspace, prefix: self.prefix, probe }
     }
 
     /// The medians of what is measured one after the other; the first of each only warms the caches.

@@ -18,7 +18,7 @@ use crate::process;
 
 /// What reaches `init` when nobody else's boot is measured against it.
 const PLAIN_MEMORY: &str = "2048M";
-const DEADLINE: &str = "120";
+const DEADLINE: &str = "600";
 const SHARE: &str = "vhost-user-fs-pci,";
 
 /// QEMU's command line without initrd.
