@@ -10,12 +10,15 @@ mod figure;
 mod payload;
 mod pods;
 mod process_memory;
+mod program;
+mod storage;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::binaries;
 use crate::containerd::Containerd;
 use crate::images;
 use crate::prefix::Prefix;
@@ -27,6 +30,7 @@ use bare::BareGuest;
 use containers::Containers;
 use figure::{Bar, Figures};
 use pods::Pods;
+use storage::{BareStorage, Data, Shared, Storage};
 
 /// As many as a node starts after it was drained.
 const PODS_AT_ONCE: u32 = 8;
@@ -88,6 +92,7 @@ impl Bench<'_> {
         self.stdout(containers, &mut figures)?;
         self.memory(containers, &mut figures)?;
         self.pods(containers, &mut figures)?;
+        self.storage(containers, &mut figures)?;
         if self.wants(&["initrd_size"]) {
             let bytes = fs::metadata(self.prefix.initrd())?.len();
             figures.add("initrd_size", figure::mib(bytes), "MiB", Bar::AtMost(6.0));
@@ -193,12 +198,14 @@ impl Bench<'_> {
             return Ok(());
         }
         images::pause(self.workspace)?;
-        let mut ours = Pods::ours(self.workspace, self.prefix)?;
+        let probe = binaries::probe(self.workspace, self.progress)?;
+        let mut ours = Pods::ours(&self.programs(&probe))?;
         if starts {
             self.pod_starts(&BareGuest::of(containers)?, &mut ours, figures)?;
         }
         if second {
-            self.second_containers(&mut ours, figures)?;
+            let runc = Pods::of_runc(&self.programs(&probe))?;
+            self.second_containers(&mut ours, runc, figures)?;
         }
         if network {
             self.network(&mut ours, figures)?;
@@ -244,9 +251,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn second_containers(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
+    fn second_containers(&self, ours: &mut Pods, mut runc: Pods, figures: &mut Figures) -> Result<()> {
         self.say("second containers, ours and runc's in turn");
-        let mut runc = Pods::of_runc(self.workspace, self.prefix)?;
         let times = self.in_turn(|| Ok([ours.second_container()?, runc.second_container()?]))?;
         runc.stop()?;
         let [ours, runc] = times;
@@ -254,6 +260,92 @@ impl Bench<'_> {
         figures.add("second_container_runc", runc * 1000.0, "ms", Bar::None);
         figures.add("second_ratio", ours / runc, "", Bar::AtMost(3.0));
         Ok(())
+    }
+
+    /// Disks, shared directories and what is started from them.
+    fn storage(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
+        let share = self.wants(&["share_read_ratio", "share_write_ratio", "metadata_ratio"]);
+        let block = self.wants(&["block_read_ratio"]);
+        let start = self.wants(&["erofs_start_ratio", "start_on_erofs", "start_on_share"]);
+        let cache = self.wants(&["second_pod_cache"]);
+        if !(share || block || start || cache) {
+            return Ok(());
+        }
+        let probe = binaries::probe(self.workspace, self.progress)?;
+        let programs = self.programs(&probe);
+        let mut ours = Storage::ours(&programs)?;
+        if share || block {
+            let mut runc = Storage::of_runc(&programs)?;
+            let bare = BareStorage::of(containers, &programs)?;
+            let data = Data::new(&programs)?;
+            if share {
+                self.shared_files(&data, (&mut ours, &mut runc, &bare), figures)?;
+            }
+            if block {
+                self.disks(&data, (&mut ours, &mut runc, &bare), figures)?;
+            }
+            runc.stop()?;
+        }
+        if start {
+            self.say("starts on layers of EROFS and on the share, in turn");
+            let [erofs, share] = self.in_turn(|| Ok([ours.start_on_erofs()?, ours.start_on_share()?]))?;
+            figures.add("start_on_erofs", erofs, "s", Bar::None);
+            figures.add("start_on_share", share, "s", Bar::None);
+            figures.add("erofs_start_ratio", erofs / share, "", Bar::AtMost(1.0));
+        }
+        if cache {
+            self.say("page cache of two pods of one image");
+            let pages = ours.cache()?;
+            let share = |pages: u32, of: u32| f64::from(pages) / f64::from(of);
+            figures.add("first_pod_cache", share(pages.first, pages.image), "", Bar::None);
+            let more = pages.second.saturating_sub(pages.first);
+            figures.add("second_pod_cache", share(more, pages.image), "", Bar::AtMost(0.05));
+        }
+        ours.stop()
+    }
+
+    fn shared_files(
+        &self,
+        data: &Data,
+        (ours, runc, bare): (&mut Storage, &mut Storage, &BareStorage),
+        figures: &mut Figures,
+    ) -> Result<()> {
+        self.say("files on the share, ours, a bare guest's and runc's in turn");
+        let measure = || {
+            let [ours, bare, runc] = [ours.share(data)?, bare.share(data)?, runc.share(data)?];
+            let of_each = |work: fn(&Shared) -> f64| [work(&ours), work(&bare), work(&runc)];
+            let [read, write, small] =
+                [of_each(|all| all.read), of_each(|all| all.write), of_each(|all| all.small)];
+            Ok([read[0], read[1], read[2], write[0], write[1], write[2], small[0], small[1], small[2]])
+        };
+        let took = self.in_turn(measure)?;
+        let names = [
+            ["share_read", "share_read_bare", "share_read_runc", "share_read_ratio"],
+            ["share_write", "share_write_bare", "share_write_runc", "share_write_ratio"],
+            ["metadata", "metadata_bare", "metadata_runc", "metadata_ratio"],
+        ];
+        for ((took, names), bar) in took.chunks(3).zip(names).zip([0.95, 0.95, 0.9]) {
+            add_speeds(names, took, bar, figures);
+        }
+        Ok(())
+    }
+
+    fn disks(
+        &self,
+        data: &Data,
+        (ours, runc, bare): (&mut Storage, &mut Storage, &BareStorage),
+        figures: &mut Figures,
+    ) -> Result<()> {
+        self.say("reads at random from a root on a disk, ours, a bare guest's and runc's in turn");
+        let took = self.in_turn(|| Ok([ours.block(data)?, bare.block(data)?, runc.block(data)?]))?;
+        let names = ["block_read", "block_read_bare", "block_read_runc", "block_read_ratio"];
+        add_speeds(names, &took, 0.95, figures);
+        Ok(())
+    }
+
+    /// What measuring programs need.
+    fn programs<'a>(&'a self, probe: &'a Path) -> program::Bench<'a> {
+        program::Bench { workspace: self.workspace, prefix: self.prefix, probe }
     }
 
     /// The medians of what is measured one after the other; the first of each only warms the caches.
@@ -273,4 +365,12 @@ impl Bench<'_> {
     fn say(&self, what: &str) {
         self.progress.line("bench", what);
     }
+}
+
+/// What took ours, the bare guest's and runc's so many seconds, and how fast ours was for the bare guest's.
+fn add_speeds(names: [&'static str; 4], took: &[f64], bar: f64, figures: &mut Figures) {
+    for (name, seconds) in names.into_iter().zip(took) {
+        figures.add(name, *seconds, "s", Bar::None);
+    }
+    figures.add(names[3], took[1] / took[0], "", Bar::AtLeast(bar));
 }

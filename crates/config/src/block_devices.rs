@@ -35,7 +35,7 @@ pub enum BlockDriver {
     VirtioBlk,
     /// On one virtio-scsi controller.
     VirtioScsi,
-    /// Persistent memory where that can be, else virtio-blk. Refused in files so far: no guest kernel of ours uses it.
+    /// Persistent memory where that can be, else virtio-blk.
     VirtioPmem,
 }
 

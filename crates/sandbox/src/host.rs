@@ -102,6 +102,10 @@ pub(crate) trait Host: Send + Sync {
     /// Starts the VM and its daemons.
     async fn boot(&self, recorder: &Recorder) -> std::result::Result<(Machine, Box<dyn Way>), BootError>;
 
+    /// A container is about to be made on this root file system. Only the first one matters, while [`Host::boot`] is
+    /// under way.
+    fn foresee(&self, rootfs: &[RootfsMount]);
+
     /// What the guest must mount for the sandbox as a whole.
     fn sandbox_storages(&self) -> Vec<Storage>;
 

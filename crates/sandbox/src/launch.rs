@@ -55,6 +55,8 @@ pub struct LaunchSpec {
     pub config: Config,
     /// The first container's `config.json`.
     pub spec: Spec,
+    /// The request for that container is on its way: what of its root file system is on disks is in the VM from the start.
+    pub container_follows: bool,
     /// What its containers have in common beyond what their specifications say; none where the manager sees to it.
     pub pod: Option<Pod>,
     /// Where sandboxes have their state, usually [`STATE_ROOT`]; the links for tools are made only for that.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kata_cgroup::Cgroup;
@@ -10,7 +11,8 @@ use kata_intent::{Intent, Intents};
 use kata_network::Request;
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
-use kata_storage::block::take_devices;
+use kata_storage::RootfsMount;
+use kata_storage::block::{root_disks, take_devices};
 use kata_storage::idmap::IdMap;
 use kata_storage::memory::{Memory, Part};
 use kata_storage::sandbox_mounts::SandboxMount;
@@ -18,7 +20,7 @@ use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
 use kata_vmm::{Disk, Share, VmPlan, Vmm};
 use oci_spec::runtime::{Process, RootBuilder, Spec};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, SetOnce};
 use tokio::time::timeout;
 
 use crate::cleanup::{blocking, replay};
@@ -43,9 +45,15 @@ const RUN: &str = "/run";
 /// What the VMM and virtiofsd may need beyond the guest's memory, as in the usual RuntimeClass.
 const OVERHEAD_MIB: u64 = 160;
 
+/// How long the VM waits for the request for its first container. containerd sends it at once: it is there before
+/// virtiofsd runs.
+const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Makes what one sandbox needs on this machine.
 pub(crate) struct LocalHost {
     spec: LaunchSpec,
+    /// The first container's root file system, as soon as it is known.
+    first_root: SetOnce<Vec<RootfsMount>>,
     dir: PathBuf,
     log: Arc<IntentLog>,
     share: OnceCell<Arc<SharedDirectory>>,
@@ -69,6 +77,7 @@ impl LocalHost {
         let disks = Disks::new(Manner::of(&spec.config.hypervisor.block_devices));
         Self {
             spec,
+            first_root: SetOnce::new(),
             dir,
             log,
             share: OnceCell::new(),
@@ -87,16 +96,27 @@ impl LocalHost {
         place.ports(cards).max(1).saturating_add(more).min(network::MOST_PORTS)
     }
 
-    /// The disks that the VM is started with: the block devices that the first container is given.
+    /// The disks that the VM is started with: those of the first container's root file system, and the block devices that
+    /// it is given.
     async fn first_disks(&self) -> std::result::Result<Vec<Disk>, BootError> {
         let disks = Arc::clone(&self.disks);
         let (mut spec, bundle) = (self.spec.spec.clone(), self.spec.bundle.clone());
+        let root = self.first_root().await.to_vec();
         let work = move || {
-            let devices = take_devices(&mut spec, &bundle);
-            let images: Vec<_> = devices.into_iter().flatten().map(|device| device.disk).collect();
+            let devices = take_devices(&mut spec, &bundle).into_iter().flatten();
+            let images: Vec<_> = root_disks(&root).chain(devices.map(|device| device.disk)).collect();
             disks.planned(&images)
         };
         Ok(tokio::task::spawn_blocking(work).await?)
+    }
+
+    /// The first container's root file system; empty if nothing of it can be a disk, or if it is not known in time. Its
+    /// disks are plugged in later then.
+    async fn first_root(&self) -> &[RootfsMount] {
+        if !self.spec.container_follows || self.spec.config.hypervisor.block_devices.disabled {
+            return &[];
+        }
+        timeout(ROOT_PATIENCE, self.first_root.wait()).await.map_or(&[], Vec::as_slice)
     }
 
     /// What of a container is on disks.
@@ -258,6 +278,11 @@ impl Host for LocalHost {
         let files = Some(SharedFiles { dir: self.share().await?.writable_dir(), daemon: daemon.pid() });
         let daemon: Option<Arc<dyn Daemon>> = Some(Arc::new(daemon));
         Ok((Machine { vmm, parts, daemon, files, network: guest, netns, cards }, way))
+    }
+
+    fn foresee(&self, rootfs: &[RootfsMount]) {
+        // The later ones come to a VM that runs.
+        self.first_root.set(rootfs.to_vec()).ok();
     }
 
     fn guest_hook_path(&self) -> String {

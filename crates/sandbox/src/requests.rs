@@ -136,6 +136,9 @@ impl Driver {
             self.refuse_creation(error, reply);
             return;
         }
+        if !request.is_pause {
+            self.site.host.foresee(&request.rootfs);
+        }
         let hooks = Hooks::of(&id, &request.bundle, &request.spec);
         let container = Container::new(request.stdio.terminal, Arc::clone(&hooks), request.is_pause);
         self.containers.0.insert(id.clone(), container);

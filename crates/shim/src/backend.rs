@@ -137,6 +137,8 @@ pub(crate) struct NewSandbox {
     pub(crate) spec: Spec,
     /// What its containers have in common, if it is a pod of Kubernetes'.
     pub(crate) pod: Option<Pod>,
+    /// The request for a container of this specification comes at once.
+    pub(crate) container_follows: bool,
 }
 
 /// Launches sandboxes.

@@ -20,4 +20,4 @@ mod template;
 
 pub use device::{BlockDevice, DeviceError, take_devices};
 pub use disk::{DiskError, DiskImage, DiskKey};
-pub use rootfs::{BlockRootfs, BlockRootfsError, GuestMount, What};
+pub use rootfs::{BlockRootfs, BlockRootfsError, GuestMount, What, root_disks};

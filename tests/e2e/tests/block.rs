@@ -112,6 +112,39 @@ fn layers_of_erofs_are_written_over_in_memory() {
 }
 
 #[test]
+fn disks_of_the_first_root_are_there_when_the_vm_starts() {
+    kata_test(|containerd| {
+        let (ext4, base) = (containerd.ext4_of_busybox(), containerd.erofs_of_busybox());
+        let options = ["lowerdir={{ overlay 0 0 }}"];
+        let layers = [layer(&base), RootMount::new("format/overlay", "overlay", options)];
+        for root in [vec![image(&ext4)], layers.to_vec()] {
+            let container = idle(containerd).start_on(&root);
+            let vmm = containerd.processes_of(QEMU).pop().unwrap_or_else(|| fail("there is a VM"));
+            assert!(vmm.command.contains("virtio-blk-pci"), "{}", vmm.command);
+            container.remove();
+        }
+    });
+}
+
+#[test]
+fn layers_are_persistent_memory_if_the_configuration_says_so() {
+    kata_test(|containerd| {
+        containerd.reconfigure(|text| {
+            text.replace("block_device_driver = \"virtio-blk-pci\"", "block_device_driver = \"virtio-pmem\"")
+        });
+        let (whole, odd) = (containerd.erofs_of_busybox(), containerd.erofs_of(&containerd.directory()));
+        let file = File::options().write(true).open(&whole).unwrap();
+        file.set_len(file.metadata().unwrap().len().next_multiple_of(2 << 20)).unwrap();
+        let options = ["lowerdir={{ overlay 0 1 }}"];
+        let layers = [layer(&odd), layer(&whole), RootMount::new("format/overlay", "overlay", options)];
+        let container = idle(containerd).start_on(&layers);
+        let line = "echo x > /x; cat /x; ls /sys/block | grep -E '^(pmem|vd)'";
+        assert_eq!(container.shell(line), "x\npmem0\nvda", "the smaller layer cannot be mapped");
+        container.remove();
+    });
+}
+
+#[test]
 fn an_image_above_layers_of_erofs_keeps_what_was_written() {
     kata_test(|containerd| {
         let empty = containerd.directory();

@@ -4,7 +4,7 @@
 //! One fact a line, its name and its value with a tab between them, so that the reports of two runtimes can be compared
 //! name by name. What must differ between two kernels (times, numbers of mounts and inodes) is not told.
 //!
-//! `kata-probe watch PATH…` tells what happens to files instead.
+//! `kata-probe watch PATH…` tells what happens to files instead, `kata-probe storage WHAT PATH…` how fast they are.
 
 mod calls;
 mod devices;
@@ -14,6 +14,7 @@ mod paths;
 mod peers;
 mod process;
 mod report;
+mod storage;
 mod sys;
 mod watch;
 
@@ -65,6 +66,7 @@ fn tell(report: &mut Report, wanted: &[&str]) -> io::Result<()> {
     match wanted {
         ["hold", dir] => return peers::hold(report, Path::new(dir)),
         ["meet", dir] => return peers::meet(report, Path::new(dir)),
+        ["storage", wanted @ ..] => return storage::run(wanted),
         ["user"] => report.tell("user", rustix::process::geteuid().as_raw()),
         _ => {}
     }

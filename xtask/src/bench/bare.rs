@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -18,12 +18,15 @@ use crate::process;
 
 /// What reaches `init` when nobody else's boot is measured against it.
 const PLAIN_MEMORY: &str = "2048M";
-const DEADLINE: &str = "120";
+const DEADLINE: &str = "600";
+const SHARE: &str = "vhost-user-fs-pci,";
 
 /// QEMU's command line without initrd.
 pub(crate) struct BareGuest {
     program: String,
     arguments: Vec<String>,
+    /// The device of the shared directory, which is left out there.
+    share: Option<String>,
 }
 
 impl BareGuest {
@@ -32,7 +35,9 @@ impl BareGuest {
     pub(crate) fn of(containers: &Containers<'_>) -> Result<Self> {
         let mut words = containers.qemu_command_line()?.into_iter();
         let program = words.next().context("A process has a program")?;
-        Ok(Self { program, arguments: without_peers(words.collect()) })
+        let words: Vec<_> = words.collect();
+        let share = words.iter().find(|word| word.starts_with(SHARE)).cloned();
+        Ok(Self { program, arguments: without_peers(words), share })
     }
 
     /// Another kernel on a default `q35`.
@@ -43,7 +48,8 @@ impl BareGuest {
         let arguments =
             arguments.into_iter().chain(["-accel", "tcg", "-m", PLAIN_MEMORY, "-kernel", &kernel]);
         let arguments = arguments.chain(["-append", "quiet reboot=k panic=1"]);
-        Self { program: "qemu-system-x86_64".to_owned(), arguments: arguments.map(str::to_owned).collect() }
+        let arguments = arguments.map(str::to_owned).collect();
+        Self { program: "qemu-system-x86_64".to_owned(), arguments, share: None }
     }
 
     /// Seconds from starting QEMU to its end, with an init that powers off at once.
@@ -57,18 +63,47 @@ impl BareGuest {
 
     /// MB/s (10⁶ bytes) through the agent's virtio-serial port, written by `dd` in pieces of 32 KiB.
     pub(crate) fn throughput(&self) -> Result<f64> {
+        self.at_port(&payload::writer()?, &[], |port| rate_of(port, payload::PORT_BYTES))
+    }
+
+    /// What the guest writes to the agent's virtio-serial port before it powers off. It has these `devices` more.
+    pub(crate) fn tells(&self, initrd: &[u8], devices: &[String]) -> Result<String> {
+        self.at_port(initrd, devices, |port| {
+            let mut told = String::new();
+            port.read_to_string(&mut told)?;
+            Ok(told)
+        })
+    }
+
+    /// The shared directory's device, with a daemon at the other end of `socket`.
+    pub(crate) fn sharing(&self, socket: &Path) -> Result<Vec<String>> {
+        let device = self.share.clone().context("A sandbox has a shared directory")?;
+        let name = device.split(',').find_map(|word| word.strip_prefix("chardev="));
+        let name = name.context("The device names its other end")?;
+        let other_end = format!("socket,id={name},path={}", socket.display());
+        Ok(vec!["-chardev".to_owned(), other_end, "-device".to_owned(), device])
+    }
+
+    /// Runs a guest with somebody at the other end of the agent's port.
+    fn at_port<T>(
+        &self,
+        initrd_bytes: &[u8],
+        devices: &[String],
+        listen: impl FnOnce(&mut UnixStream) -> Result<T>,
+    ) -> Result<T> {
         let directory = tempfile::tempdir()?;
-        let initrd = initrd(&directory, &payload::writer()?)?;
+        let initrd = initrd(&directory, initrd_bytes)?;
         let socket = directory.path().join("port.sock");
         let listener = UnixListener::bind(&socket)?;
         let mut command = self.command(&initrd, &format!("socket,id=agent,path={}", socket.display()));
-        let mut qemu = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        command.args(devices).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut qemu = command.spawn()?;
         let (mut port, _) = listener.accept()?;
-        let rate = rate_of(&mut port, payload::PORT_BYTES);
+        let heard = listen(&mut port);
         // It powers off by itself; killing it is for the case that it does not.
         let _ = qemu.kill();
         qemu.wait()?;
-        rate
+        heard
     }
 
     fn command(&self, initrd: &Path, agent: &str) -> Command {

@@ -152,6 +152,13 @@ impl<'c> Containers<'c> {
         Ok(find("qemu-system-x86_64", |word| word.split(',').next() == Some(&name))?.command)
     }
 
+    /// The words of a running sandbox's virtiofsd.
+    pub(crate) fn virtiofsd_command_line(&self) -> Result<Vec<String>> {
+        let idle = self.idle(RUNTIME)?;
+        let share = Path::new(&idle.id).join("ro");
+        Ok(find("virtiofsd", |word| Path::new(word).ends_with(&share))?.command)
+    }
+
     /// Resident memory of the guest's process 1, in bytes: a container that has no PID namespace of its own sees it.
     pub(crate) fn agent_resident_memory(&self, workspace: &Workspace) -> Result<u64> {
         let directory = tempfile::Builder::new().prefix(".agent-memory-").tempdir_in(&workspace.cache)?;
@@ -159,7 +166,7 @@ impl<'c> Containers<'c> {
         let mut spec: Value =
             serde_json::from_slice(&process::output(self.containerd.ctr().args(["oci", "spec"]))?)?;
         let rootfs = directory.path().join("rootfs");
-        busybox_tree(&rootfs)?;
+        busybox_tree(&rootfs, &["cat"])?;
         spec["root"]["path"] = json!(rootfs);
         spec["process"]["args"] = json!(["/bin/cat", "/proc/1/status"]);
         let namespaces =
@@ -215,11 +222,14 @@ impl Drop for Idle<'_> {
     }
 }
 
-fn busybox_tree(rootfs: &Path) -> Result<()> {
+/// A root file system with these of busybox's programs.
+pub(crate) fn busybox_tree(rootfs: &Path, applets: &[&str]) -> Result<()> {
     for directory in ["bin", "dev", "proc", "sys"] {
         fs::create_dir_all(rootfs.join(directory))?;
     }
     fs::copy("/bin/busybox", rootfs.join("bin/busybox")).context("Cannot copy busybox")?;
-    symlink("busybox", rootfs.join("bin/cat"))?;
+    for applet in applets {
+        symlink("busybox", rootfs.join("bin").join(applet))?;
+    }
     Ok(())
 }

@@ -19,20 +19,31 @@ pub(crate) fn power_off() -> Vec<u8> {
 
 /// An initrd whose `/init` writes [`PORT_BYTES`] zero bytes in pieces of 32 KiB to the agent's port, then powers off.
 pub(crate) fn writer() -> Result<Vec<u8>> {
+    let blocks = PORT_BYTES >> 15;
+    let commands = format!("/bin/busybox dd if=/dev/zero of=/dev/vport0p1 bs=32768 count={blocks}\n");
+    Ok(shell(&commands)?.to_bytes())
+}
+
+/// An initrd whose `/init` carries out `commands` of busybox's shell, with `program` as `/probe` and a directory `/data`, then
+/// powers off.
+pub(crate) fn worker(program: Vec<u8>, commands: &str) -> Result<Vec<u8>> {
+    let mut archive = shell(commands)?;
+    archive.directory("data", 0o755).file("probe", 0o755, program);
+    Ok(archive.to_bytes())
+}
+
+fn shell(commands: &str) -> Result<Archive> {
     let busybox = Path::new("/bin/busybox");
     let busybox = fs::read(busybox).context("Cannot read /bin/busybox: install busybox-static")?;
-    let blocks = PORT_BYTES >> 15;
-    let init = format!(
-        "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\n\
-         /bin/busybox dd if=/dev/zero of=/dev/vport0p1 bs=32768 count={blocks}\n/bin/busybox poweroff -f\n"
-    );
+    let (mount, power_off) = ("/bin/busybox mount -t devtmpfs dev /dev", "/bin/busybox poweroff -f");
+    let init = format!("#!/bin/busybox sh\n{mount}\n{commands}{power_off}\n");
     let mut archive = skeleton();
     archive.directory("bin", 0o755).file("bin/busybox", 0o755, busybox).file(
         "init",
         0o755,
         init.into_bytes(),
     );
-    Ok(archive.to_bytes())
+    Ok(archive)
 }
 
 fn skeleton() -> Archive {

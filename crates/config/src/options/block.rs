@@ -99,9 +99,9 @@ fn driver(config: &mut Config, value: &Value) -> Applied {
     let driver = match value.text() {
         "virtio-blk-pci" | "virtio-blk" => BlockDriver::VirtioBlk,
         "virtio-scsi" => BlockDriver::VirtioScsi,
+        "virtio-pmem" | "nvdimm" => BlockDriver::VirtioPmem,
         other => {
-            // VMM and guest have what it takes, but no guest has mounted one yet.
-            let instead = "use \"virtio-blk-pci\" or \"virtio-scsi\"";
+            let instead = "use \"virtio-blk-pci\", \"virtio-scsi\" or \"virtio-pmem\"";
             return Err(Refusal::NotYet(format!("disks of the kind \"{other}\"; {instead}")));
         }
     };

@@ -114,6 +114,10 @@ fn storage(mount: &GuestMount, address: Option<&DiskAddress>) -> Storage {
     };
     let (driver, source, fs_type) = match (&mount.what, address) {
         (What::Disk { fs_type, .. }, Some(address)) => {
+            // The guest reads the host's page cache then, without a copy of its own.
+            if fs_type == "erofs" && matches!(address, DiskAddress::Pmem { .. }) {
+                storage.options.push("dax".to_owned());
+            }
             (driver(address), address.to_string(), fs_type.as_str())
         }
         (What::Disk { fs_type, .. }, None) => ("blk", String::new(), fs_type.as_str()),
@@ -132,4 +136,26 @@ fn storage(mount: &GuestMount, address: Option<&DiskAddress>) -> Storage {
     storage.source = source;
     storage.fstype = fs_type.to_owned();
     storage
+}
+
+#[cfg(test)]
+mod tests {
+    use kata_storage::block::{DiskImage, GuestMount, What};
+    use kata_vmm::DiskAddress;
+
+    use super::storage;
+
+    #[test]
+    fn only_layers_in_persistent_memory_are_read_where_they_are() {
+        let pmem = DiskAddress::Pmem { device: "/dev/pmem0".into(), pci: "18".into() };
+        let options = |fs_type: &str, address: &DiskAddress| {
+            let image = DiskImage { path: "/layer".into(), read_only: true };
+            let what = What::Disk { image, fs_type: fs_type.to_owned() };
+            let options = vec!["ro".to_owned()];
+            storage(&GuestMount { what, options, target: "/l".into() }, Some(address)).options.join(",")
+        };
+        assert_eq!(options("erofs", &pmem), "ro,dax");
+        assert_eq!(options("ext4", &pmem), "ro");
+        assert_eq!(options("erofs", &DiskAddress::Pci("18".into())), "ro");
+    }
 }

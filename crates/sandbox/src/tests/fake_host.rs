@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use kata_intent::Intents;
 use kata_network::{Model, Rates, Request};
 use kata_protocol::agent::Storage;
+use kata_storage::RootfsMount;
 use kata_transport::Dialer;
 use kata_vmm::{
     Capabilities, Disk, DiskAddress, DiskHotplug, Nic, NicHotplug, VmEvent, VmExit, VmStatus, Vmm,
@@ -119,6 +120,8 @@ pub(super) struct FakeHost {
     agent: Arc<FakeAgent>,
     pub(super) levers: Arc<Levers>,
     asked: Mutex<Vec<String>>,
+    /// The sources of root file systems, one line each.
+    pub(super) foreseen: Mutex<Vec<String>>,
     log: Arc<IntentLog>,
     /// With the shared files.
     dir: PathBuf,
@@ -147,6 +150,7 @@ impl FakeHost {
             agent: agent.clone(),
             levers: Arc::new(levers),
             asked: Mutex::default(),
+            foreseen: Mutex::default(),
             hooks: OwedHooks::new(Arc::clone(&log)),
             netns: Mutex::default(),
             dir: dir.to_owned(),
@@ -229,6 +233,11 @@ impl Host for FakeHost {
             return Err(Error::Files { action: "prepare the files", id: container.to_string(), source });
         }
         Ok(Files { spec: sources.spec, ..Files::default() })
+    }
+
+    fn foresee(&self, rootfs: &[RootfsMount]) {
+        let sources: Vec<_> = rootfs.iter().map(|mount| mount.source.display().to_string()).collect();
+        self.foreseen.lock().unwrap().push(sources.join(" "));
     }
 
     fn assigned(&self, volume: &Path) -> Option<Assigned> {

@@ -131,6 +131,18 @@ async fn nothing_is_mounted_into_the_share_while_its_daemon_sets_itself_up() {
 }
 
 #[tokio::test]
+async fn the_first_root_is_told_of_while_the_vm_has_no_devices_yet() {
+    let scene = Scene::with(&[Flaw::Late, Flaw::Unequipped]);
+    let mut request = container("c");
+    request.rootfs.push(kata_storage::RootfsMount { source: "/layer".into(), ..Default::default() });
+    let creation = scene.sandbox.create(request);
+    tokio::pin!(creation);
+    assert!(timeout(Duration::from_millis(50), &mut creation).await.is_err());
+    assert_eq!(scene.host.asked(), ["boot"]);
+    assert_eq!(*scene.host.foreseen.lock().unwrap(), ["/layer"]);
+}
+
+#[tokio::test]
 async fn a_vmm_that_ends_before_it_has_its_devices_is_told() {
     let scene = Scene::with(&[Flaw::Late, Flaw::Unequipped]);
     let creation = scene.sandbox.create(container("c"));

@@ -25,6 +25,7 @@ use crate::backend::{Failure, Kind, Launcher, NewSandbox};
 use crate::environment::Environment;
 use crate::ledger::Ledger;
 use crate::management;
+use crate::pod;
 use crate::service::{Launched, empty_spec};
 
 /// Where sandboxes keep their state.
@@ -141,7 +142,10 @@ pub(crate) async fn launch(
     match plan {
         Ok(Plan { spec: None, .. }) => None,
         Ok(Plan { bundle, spec: Some(spec), config }) => {
-            Some(launch_one(NewSandbox { bundle, spec, pod: None }, config, source, ledger).await)
+            // Of a pause container nothing is needed in the guest.
+            let container_follows = !pod::is_pause(&spec);
+            let new = NewSandbox { bundle, spec, pod: None, container_follows };
+            Some(launch_one(new, config, source, ledger).await)
         }
         Err(error) => Some(Err(refused(&error))),
     }
@@ -152,7 +156,7 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &Arc<Ledger>) -> Launched {
-    let NewSandbox { bundle, spec, pod } = new;
+    let NewSandbox { bundle, spec, pod, container_follows } = new;
     let shape = Shape {
         hostname: spec.hostname().clone(),
         memory_mib: config.hypervisor.default_memory_mib,
@@ -165,6 +169,7 @@ async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &A
         bundle,
         config,
         spec,
+        container_follows,
         pod,
         state_root,
         manager: "containerd".to_owned(),

@@ -65,7 +65,7 @@ impl Service {
             "" => set_network(&mut spec, None)?,
             path => set_network(&mut spec, Some(Path::new(path)))?,
         }
-        self.life.create(NewSandbox { bundle, spec, pod }).await
+        self.life.create(NewSandbox { bundle, spec, pod, container_follows: false }).await
     }
 
     /// Ends the containers, then the VM: what they have written is on its way to the host before that is gone.

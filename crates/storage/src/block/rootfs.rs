@@ -234,6 +234,17 @@ impl BlockRootfs {
     }
 }
 
+/// The disks that a root file system of `mounts` needs; none if it is not understood, which [`BlockRootfs::of`] tells.
+pub fn root_disks(mounts: &[RootfsMount]) -> impl Iterator<Item = DiskImage> {
+    let nowhere = Path::new("/");
+    let root = BlockRootfs::of(mounts, nowhere, nowhere).ok().flatten();
+    let mounts = root.into_iter().flat_map(|root| root.mounts);
+    mounts.filter_map(|mount| match mount.what {
+        What::Disk { image, .. } => Some(image),
+        What::Memory | What::Overlay { .. } | What::Folder => None,
+    })
+}
+
 fn template(text: &str, points: &[PathBuf]) -> Result<String> {
     expand(text, points).map_err(|part| BlockRootfsError::Template { part })
 }

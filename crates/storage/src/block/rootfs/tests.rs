@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{BlockRootfs, BlockRootfsError, GuestMount, What};
+use super::{BlockRootfs, BlockRootfsError, GuestMount, What, root_disks};
 use crate::rootfs::RootfsMount;
 
 const GUEST: &str = "/run/kata-containers/c";
@@ -36,6 +36,18 @@ fn told(rootfs: &BlockRootfs) -> Vec<String> {
         text.replace(GUEST, "~")
     };
     rootfs.mounts.iter().map(line).collect()
+}
+
+#[test]
+fn the_disks_of_a_root_are_known_before_it_is_attached() {
+    let list = [
+        mount("ext4", "/upper", &["loop"]),
+        mount("erofs", "/layer", &["ro", "loop"]),
+        mount("format/mkdir/overlay", "overlay", &["lowerdir={{ mount 1 }}", "upperdir={{ mount 0 }}/upper"]),
+    ];
+    let disks: Vec<_> = root_disks(&list).map(|disk| (disk.path, disk.read_only)).collect();
+    assert_eq!(disks, [("/upper".into(), false), ("/layer".into(), true)]);
+    assert_eq!(root_disks(&[mount("erofs", "/layer", &["loop"]), mount("tar", "/t", &["loop"])]).count(), 0);
 }
 
 #[test]
