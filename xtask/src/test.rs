@@ -40,6 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     images::pause(&workspace)?;
     images::debian(&workspace, &progress)?;
     images::network(&workspace, &progress)?;
+    images::tools(&workspace, &progress)?;
 
     let mut runner = runner(&workspace, &progress);
     runner.args(&args.runner);
