@@ -10,7 +10,7 @@
 //! | `KATA_E2E_RUNTIME` | containerd's name of the runtime under test; a test that fails with `io.containerd.runc.v2` is a wrong test | `io.containerd.kata.v2` |
 //! | `KATA_TEST_STAGE` | prefix the runtime is installed in; when it is set, nothing may be skipped | `target/stage` |
 //! | `KATA_TEST_CACHE` | directory with the images of the tests in `images` | as `cargo xtask`'s |
-//! | `KATA_E2E_STORAGE_SOAK` | storage tests do all they can, which takes an hour; `cargo xtask test --storage-soak` sets it | not set |
+//! | `KATA_E2E_STORAGE_SOAK` | storage tests do all they can, which takes hours; `cargo xtask test --storage-soak` sets it | not set |
 //! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
 
 mod action;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use kata_e2e::{
-    Containerd, LoopDevice, Recipe, RootMount, amount, check_ext4, eventually, fail, kata_test, read_ext4, test,
+    Containerd, LoopDevice, Recipe, RootMount, amount, check_ext4, eventually, fail, kata_test, read_ext4,
+    test,
 };
 use serde_json::{Value, json};
 

@@ -5,27 +5,33 @@ use std::path::Path;
 use std::time::Duration;
 
 use kata_e2e::{
-    Bind, Container, Containerd, Live, Recipe, RootMount, amount, check_ext4, eventually, kata_test, read_ext4,
+    Container, Containerd, Created, Process, RootMount, check_ext4, eventually, fail, kata_test, read_ext4,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SHIM: &str = "containerd-shim-kata-v2";
 const QEMU: &str = "qemu-system-x86_64";
 
-/// Writes numbers to the end of these files, one after the other, and tells of each that is synced in all of them.
-fn write(container: &Container<'_>, files: &[&str]) -> Live {
+/// So many are written before something is killed.
+const ENOUGH: usize = 50;
+
+/// Its process writes numbers to the end of these files, one after the other, and tells of each that is synced in all.
+fn writes(spec: &mut Value, files: &[&str]) {
     let each = |what: &str| files.iter().map(|file| format!("{what} {file} && ")).collect::<String>();
     let line =
         format!("i=0; while i=$((i+1)); do {} {} echo $i || exit 1; done", each("echo $i >>"), each("sync"));
-    let mut writer = container.exec_shell(&line).attach();
-    (1..=amount(50, 1000)).for_each(|number| writer.expect_line(&number.to_string()));
-    writer
+    spec["process"]["args"] = json!(["/bin/sh", "-c", line]);
 }
 
-/// The last number that was told, after the writer's end.
-fn last_told(writer: Live) -> usize {
-    let told = writer.finish_within(Duration::from_secs(30)).text();
-    told.lines().last().and_then(|line| line.parse().ok()).unwrap_or_else(|| amount(50, 1000))
+/// Lets it write for a while.
+fn begin(created: &Created<'_>) {
+    created.start();
+    eventually("it writes", Duration::from_secs(60), || told(created) >= ENOUGH);
+}
+
+/// How many numbers were told.
+fn told(created: &Created<'_>) -> usize {
+    fs::read_to_string(&created.output).unwrap_or_default().lines().count()
 }
 
 /// All numbers up to the one told are there.
@@ -36,27 +42,40 @@ fn holds(what: &str, text: &str, told: usize) {
     assert!(format!("{text}\n").starts_with(&expected), "{what}: {told} were synced, and there are:\n{text}");
 }
 
+fn kill(containerd: &Containerd, program: &str) {
+    let found = containerd.processes_of(program);
+    assert!(!found.is_empty(), "{program} runs");
+    found.iter().for_each(Process::kill);
+}
+
 /// As an operator cleans up after a crash.
 fn remove(containerd: &Containerd, container: &Container<'_>) {
-    eventually("no process is left", Duration::from_secs(30), || containerd.processes().is_empty());
     container.remove();
+    eventually("no process is left", Duration::from_secs(30), || containerd.processes().is_empty());
 }
 
 fn killed_while_a_container_writes(program: &str) {
     kata_test(|containerd| {
-        let volume = containerd.directory();
-        let container = containerd.container().bind(&Bind::writable(&volume, "/data"));
-        let container = container.command(["/bin/sleep", "1000"]).start();
-        let writer = write(&container, &["/numbers", "/data/numbers"]);
-        for process in containerd.processes_of(program) {
-            process.kill();
+        let (volume, mut root) = (containerd.directory(), String::new());
+        let recipe = containerd.container().spec(|spec| {
+            let options = ["rbind", "rw"];
+            let mount =
+                json!({ "destination": "/data", "type": "bind", "source": volume, "options": options });
+            spec["mounts"].as_array_mut().expect("a list").push(mount);
+            writes(spec, &["/numbers", "/data/numbers"]);
+            spec["root"]["path"].as_str().expect("a path").clone_into(&mut root);
+        });
+        let created = recipe.create_task();
+        begin(&created);
+        kill(containerd, program);
+        remove(containerd, &created.container);
+        for file in [Path::new(&root).join("numbers"), volume.join("numbers")] {
+            holds(
+                &file.display().to_string(),
+                fs::read_to_string(&file).unwrap_or_default().trim_end(),
+                told(&created),
+            );
         }
-        let told = last_told(writer);
-        let root = container.changes_on_host().join("numbers");
-        for file in [root, volume.join("numbers")] {
-            holds(&format!("{}", file.display()), fs::read_to_string(&file).unwrap().trim_end(), told);
-        }
-        remove(containerd, &container);
     });
 }
 
@@ -70,35 +89,31 @@ fn what_was_synced_to_the_share_is_on_the_host_when_the_shim_is_killed() {
     killed_while_a_container_writes(SHIM);
 }
 
-fn on_disk<'c>(containerd: &'c Containerd, sandbox: Option<&str>) -> Recipe<'c> {
-    containerd.container().spec(|spec| {
+/// A container that writes to its root, which is on this disk.
+fn on_disk<'c>(containerd: &'c Containerd, sandbox: Option<&str>, disk: &Path) -> Created<'c> {
+    let recipe = containerd.container().spec(|spec| {
         spec["root"]["path"] = json!("rootfs");
-        spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        writes(spec, &["/numbers"]);
         if let Some(sandbox) = sandbox {
             spec["annotations"] = json!({
                 "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": sandbox,
             });
         }
-    })
-}
-
-fn disk(path: &Path) -> RootMount {
-    RootMount::new("ext4", path, ["loop"])
+    });
+    let created = recipe.try_create_task_on(&[RootMount::new("ext4", disk, ["loop"])]);
+    created.unwrap_or_else(|e| fail(e))
 }
 
 #[test]
 fn what_was_synced_to_a_disk_is_in_its_image_when_the_shim_is_killed() {
     kata_test(|containerd| {
         let ext4 = containerd.ext4_of_busybox();
-        let container = on_disk(containerd, None).start_on(&[disk(&ext4)]);
-        let writer = write(&container, &["/numbers"]);
-        for process in containerd.processes_of(SHIM) {
-            process.kill();
-        }
-        let told = last_told(writer);
-        remove(containerd, &container);
+        let created = on_disk(containerd, None, &ext4);
+        begin(&created);
+        kill(containerd, SHIM);
+        remove(containerd, &created.container);
         check_ext4(&ext4);
-        holds("the disk", &read_ext4(&ext4, "/numbers"), told);
+        holds("the disk", &read_ext4(&ext4, "/numbers"), told(&created));
     });
 }
 
@@ -108,13 +123,12 @@ fn a_disk_that_is_unplugged_while_it_is_written_to_is_whole() {
     kata_test(|containerd| {
         let pod = containerd.container().command(["/bin/sleep", "1000"]).start();
         let ext4 = containerd.ext4_of_busybox();
-        let container = on_disk(containerd, Some(pod.id())).start_on(&[disk(&ext4)]);
-        let writer = write(&container, &["/numbers"]);
-        container.remove();
-        let told = last_told(writer);
+        let created = on_disk(containerd, Some(pod.id()), &ext4);
+        begin(&created);
+        created.container.remove();
         assert_eq!(pod.shell("ls /sys/block | grep -c '^[sv]d' || true"), "0");
         check_ext4(&ext4);
-        holds("the disk", &read_ext4(&ext4, "/numbers"), told);
+        holds("the disk", &read_ext4(&ext4, "/numbers"), told(&created));
         assert_eq!(pod.shell("echo alive"), "alive");
         pod.remove();
     });
