@@ -1,5 +1,5 @@
-//! The images that demo, measurements and tests run: busybox, a pause image, a Debian, and servers and clients
-//! for networks, all made here from Debian packages.
+//! The images that demo, measurements and tests run: busybox, a pause image, a Debian, servers and clients for
+//! networks, and programs that work a file system hard, all made here from Debian packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,9 +55,39 @@ pub(crate) fn debian(workspace: &Workspace, progress: &Progress) -> Result<Image
         name: "localhost/kata/debian:1",
         file: "debian",
         arguments: &["--variant=minbase", "--include=python3-minimal"],
+        disk_bytes: None,
     };
     choice.image(workspace, progress)
 }
+
+/// Programs that work a file system hard, in a Debian whose packages are configured, so that apt-get works; also as
+/// disks for root file systems.
+pub(crate) fn tools(workspace: &Workspace, progress: &Progress) -> Result<Image> {
+    let choice = Choice {
+        label: "tools image",
+        name: "localhost/kata/tools:1",
+        file: "tools",
+        arguments: &[
+            "--variant=minbase",
+            "--include=dbench,fio,git,postgresql,sqlite3,stress-ng",
+            "--aptopt=APT::Install-Recommends \"false\"",
+            // PostgreSQL's package would make a cluster, which the tests do by themselves.
+            "--essential-hook=mkdir -p \"$1/etc/postgresql-common\"; \
+             echo create_main_cluster = false > \"$1/etc/postgresql-common/createcluster.conf\"",
+            // For compilers at run time, of graphics and of queries: half of all the packages' size.
+            "--dpkgopt=path-exclude=/usr/lib/*/libLLVM*",
+            "--dpkgopt=path-exclude=/usr/lib/*/libz3*",
+            "--dpkgopt=path-exclude=/usr/lib/llvm-*",
+            "--dpkgopt=path-exclude=/usr/lib/*/dri/*",
+            "--dpkgopt=path-exclude=/usr/lib/postgresql/*/lib/bitcode/*",
+        ],
+        disk_bytes: Some(TOOLS_DISK),
+    };
+    choice.image(workspace, progress)
+}
+
+/// Room for what the largest tests write; what is not written takes none.
+const TOOLS_DISK: u64 = 6 << 30;
 
 /// Servers and clients that prove a network, of the same release as this machine, with as much around them as a shell
 /// needs; nothing is configured.
@@ -80,6 +110,7 @@ pub(crate) fn network(workspace: &Workspace, progress: &Progress) -> Result<Imag
             "--extract-hook=echo root:x:0: > \"$1/etc/group\"",
             "--extract-hook=echo hosts: files dns > \"$1/etc/nsswitch.conf\"",
         ],
+        disk_bytes: None,
     };
     choice.image(workspace, progress)
 }
@@ -92,6 +123,8 @@ struct Choice {
     file: &'static str,
     /// Of mmdebstrap.
     arguments: &'static [&'static str],
+    /// If it is wanted as an ext4 file system of this size and as a layer of EROFS, too.
+    disk_bytes: Option<u64>,
 }
 
 impl Choice {
@@ -99,6 +132,7 @@ impl Choice {
         let _lock = workspace.lock(self.file, progress)?;
         let file = directory(workspace)?.join(self.file).with_extension("tar");
         let image = Image { name: self.name, file };
+        // The last that is made.
         if image.file.is_file() {
             progress.line(self.label, "ready");
             return Ok(image);
@@ -109,6 +143,12 @@ impl Choice {
         progress.watch(self.label, &log, || {
             let layer = scratch.path().join("layer.tar");
             process::logged(&mut self.mmdebstrap(scratch.path(), &layer)?, &log)?;
+            if let Some(bytes) = self.disk_bytes {
+                disks(scratch.path(), &layer, bytes, &log)?;
+                for kind in ["ext4", "erofs"] {
+                    fs::rename(scratch.path().join(kind), image.file.with_extension(kind))?;
+                }
+            }
             oci_image::write(image.name, &["/bin/sh"], &layer, &image.file)
         })?;
         Ok(image)
@@ -127,6 +167,17 @@ impl Choice {
         mmdebstrap.arg(layer).arg(&sources).env("SOURCE_DATE_EPOCH", "0").env("TMPDIR", scratch);
         Ok(mmdebstrap)
     }
+}
+
+/// Makes the files `ext4` and `erofs` of what is in `layer`.
+fn disks(scratch: &Path, layer: &Path, bytes: u64, log: &Path) -> Result<()> {
+    let [root, ext4, erofs] = ["root", "ext4", "erofs"].map(|name| scratch.join(name));
+    fs::create_dir(&root)?;
+    let mut tar = Command::new("tar");
+    process::logged(tar.args(["-xp", "--numeric-owner", "-f"]).arg(layer).arg("-C").arg(&root), log)?;
+    fs::File::create_new(&ext4)?.set_len(bytes)?;
+    process::logged(Command::new("mkfs.ext4").arg("-qFd").arg(&root).arg(&ext4), log)?;
+    process::logged(Command::new("mkfs.erofs").arg("--quiet").arg(&erofs).arg(&root), log)
 }
 
 fn directory(workspace: &Workspace) -> Result<PathBuf> {

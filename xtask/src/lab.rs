@@ -67,6 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             images::pause(&workspace)?;
             images::debian(&workspace, &progress)?;
             images::network(&workspace, &progress)?;
+            images::tools(&workspace, &progress)?;
             let names: Vec<&str> = if names.is_empty() {
                 FIRST_TEN.to_vec()
             } else {

@@ -47,6 +47,20 @@ impl Containerd {
         image
     }
 
+    /// An ext4 file system with [`Image::Tools`](crate::Image::Tools) in it, and room, in a file of the test's.
+    #[track_caller]
+    pub fn ext4_of_tools(&self) -> PathBuf {
+        let image = self.directory().join("tools.ext4");
+        let from = self.stage.images().join("tools.ext4");
+        run(Command::new("cp").arg("--sparse=always").arg(from).arg(&image)).ok().done();
+        image
+    }
+
+    /// A layer of EROFS with [`Image::Tools`](crate::Image::Tools) in it; all tests have the same.
+    pub fn erofs_of_tools(&self) -> PathBuf {
+        self.stage.images().join("tools.erofs")
+    }
+
     /// A block device on a file of this size, of the test's.
     #[track_caller]
     pub fn loop_device(&self, bytes: u64) -> LoopDevice {
@@ -61,6 +75,14 @@ impl Containerd {
 #[must_use]
 pub fn read_ext4(image: &Path, path: &str) -> String {
     run(Command::new("debugfs").arg("-R").arg(format!("cat {path}")).arg(image)).text()
+}
+
+/// Fails unless the image is of an ext4 file system that can be used by itself: what was written to it was written whole.
+#[track_caller]
+pub fn check_ext4(image: &Path) {
+    let checked = run(Command::new("e2fsck").arg("-fp").arg(image));
+    // 1: something was put right, as the journal after a crash.
+    assert!(checked.code < 4, "{checked:?}");
 }
 
 /// A block device on a file, as long as this lives.

@@ -10,6 +10,7 @@
 //! | `KATA_E2E_RUNTIME` | containerd's name of the runtime under test; a test that fails with `io.containerd.runc.v2` is a wrong test | `io.containerd.kata.v2` |
 //! | `KATA_TEST_STAGE` | prefix the runtime is installed in; when it is set, nothing may be skipped | `target/stage` |
 //! | `KATA_TEST_CACHE` | directory with the images of the tests in `images` | as `cargo xtask`'s |
+//! | `KATA_E2E_STORAGE_SOAK` | storage tests do all they can, which takes hours; `cargo xtask test --storage-soak` sets it | not set |
 //! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
 
 mod action;
@@ -48,7 +49,7 @@ pub use cri::{
     proto,
 };
 pub use data::{Pattern, Slowly, sha256, sha256_of_file};
-pub use disks::{LoopDevice, read_ext4};
+pub use disks::{LoopDevice, check_ext4, read_ext4};
 pub use events::{Event, Events};
 pub use failure::{as_soon_as, eventually, fail};
 pub use footprint::Footprint;
@@ -57,7 +58,7 @@ pub use processes::Process;
 pub use recipe::{Bind, Image, Recipe};
 pub use sandbox::{Member, Sandbox};
 pub use scenario::{cri_test, kata_cri_test, kata_test, test};
-pub use setup::Stage;
+pub use setup::{Stage, amount};
 pub use spec::Rootfs;
 pub use task::{Container, ExecRecipe};
 pub use tasks::{Created, RootMount};

@@ -25,6 +25,8 @@ pub enum Image {
     Debian,
     /// Servers and clients for networks: dnsmasq, iperf3, nginx, redis, wrk, `ip` and `ping`.
     Network,
+    /// A Debian with what works a file system hard: dbench, fio, git, PostgreSQL, sqlite3, stress-ng.
+    Tools,
 }
 
 impl Image {
@@ -33,6 +35,7 @@ impl Image {
             Self::Busybox => "busybox.tar",
             Self::Debian => "debian.tar",
             Self::Network => "network.tar",
+            Self::Tools => "tools.tar",
         }
     }
 
@@ -41,6 +44,7 @@ impl Image {
             Self::Busybox => "localhost/kata/busybox:1",
             Self::Debian => "localhost/kata/debian:1",
             Self::Network => "localhost/kata/network:1",
+            Self::Tools => "localhost/kata/tools:1",
         }
     }
 }

@@ -98,6 +98,7 @@ impl Stage {
             self.cache.join("images/busybox.tar"),
             self.cache.join("images/debian.tar"),
             self.cache.join("images/network.tar"),
+            self.cache.join("images/tools.tar"),
         ];
         files.extend_from_slice(needed);
         if self.is_kata() {
@@ -107,6 +108,12 @@ impl Stage {
         missing.extend(lacking.map(|file| format!("{} is not there", file.display())));
         missing
     }
+}
+
+/// How much of something a storage test does: `usual`, or `soak` where `KATA_E2E_STORAGE_SOAK` is set.
+#[must_use]
+pub fn amount<T>(usual: T, soak: T) -> T {
+    if env::var_os("KATA_E2E_STORAGE_SOAK").is_some() { soak } else { usual }
 }
 
 fn workspace() -> &'static Path {

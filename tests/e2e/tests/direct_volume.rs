@@ -35,10 +35,11 @@ impl<'c> Volume<'c> {
         self.containerd.kata_runtime(words.iter().chain(more))
     }
 
-    fn add(&self) {
+    /// With what belongs to its files.
+    fn add(&self, metadata: &Value) {
         let info = json!({
             "volume-type": "block", "device": self.image, "fstype": "ext4", "options": ["noatime"],
-            "metadata": { "fsGroup": "1234" },
+            "metadata": metadata,
         });
         self.run("add", &["--mount-info", &info.to_string()]).ok().done();
     }
@@ -62,7 +63,7 @@ fn mount(spec: &mut Value, path: &Path) {
 fn an_assigned_volume_is_mounted_in_the_guest_measured_and_grows() {
     kata_test(|containerd| {
         let volume = Volume::new(containerd);
-        volume.add();
+        volume.add(&json!({ "fsGroup": "1234" }));
         let container = volume.container().start();
         assert_eq!(container.shell("grep ' /data ' /proc/mounts | cut -d' ' -f3"), "ext4");
         assert_eq!(container.shell("echo kept > /data/file; sync; stat -c %g /data"), "1234");
@@ -94,7 +95,7 @@ fn an_assigned_volume_is_mounted_in_the_guest_measured_and_grows() {
 fn an_assigned_volume_is_for_one_sandbox() {
     kata_test(|containerd| {
         let volume = Volume::new(containerd);
-        volume.add();
+        volume.add(&json!({ "fsGroup": "1234" }));
         let first = volume.container().start();
         let words = format!("in use by the sandbox {}", first.id());
         volume.container().try_start().fails_because(&words);
@@ -103,5 +104,25 @@ fn an_assigned_volume_is_for_one_sandbox() {
         assert_eq!(second.shell("touch /data/again; ls /data"), "again\nlost+found");
         second.remove();
         volume.run("remove", &[]).ok().done();
+    });
+}
+
+/// `Always` gives all to the group, and `OnRootMismatch` nothing if the root is the group's already.
+#[test]
+fn the_policy_decides_whether_all_files_are_given_to_the_group() {
+    kata_test(|containerd| {
+        let volume = Volume::new(containerd);
+        for (policy, line, groups) in [
+            ("Always", "touch /data/file && chgrp 0 /data/file", ["1234", "0"]),
+            ("OnRootMismatch", "true", ["1234", "0"]),
+            ("Always", "true", ["1234", "1234"]),
+        ] {
+            volume.add(&json!({ "fsGroup": "1234", "fsGroupChangePolicy": policy }));
+            let container = volume.container().start();
+            container.shell(line);
+            assert_eq!(container.shell("stat -c %g /data /data/file"), groups.join("\n"), "{policy}");
+            container.remove();
+            volume.run("remove", &[]).ok().done();
+        }
     });
 }

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kata_e2e::proto::{ContainerConfig, Mount, MountPropagation};
-use kata_e2e::{Bind, Containerd, cri_test, eventually, kata_cri_test, kata_test, test};
+use kata_e2e::proto::{ContainerConfig, Device, Mount, MountPropagation, PodSandboxConfig};
+use kata_e2e::{Bind, Containerd, LoopDevice, cri_test, eventually, kata_cri_test, kata_test, test};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -178,6 +178,43 @@ fn a_mount_that_the_host_makes_later_is_seen_if_the_volume_follows_the_host() {
     });
 }
 
+/// As a program that brings a file system (FUSE, a CSI driver's helper) beside the one that uses it.
+#[test]
+fn what_a_container_mounts_is_seen_by_the_pods_others_if_the_volume_goes_both_ways() {
+    cri_test(|cri| {
+        let shared = Mounted::tmpfs(cri.containerd.directory().join("shared"));
+        mount(None::<&str>, &shared.0, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+        fs::create_dir(shared.0.join("made")).unwrap();
+        let with = |propagation: MountPropagation, target: &str| Mount {
+            propagation: propagation.into(),
+            ..volume(&shared.0, target, false)
+        };
+        let pod = cri.pod().with(privileged_pod).run();
+        let both_ways = mounts(vec![with(MountPropagation::PropagationBidirectional, "/brings")]);
+        let brings = pod.container("brings").with(both_ways).security(|s| s.privileged = true).idle().start();
+        let uses = |name: &str, propagation: MountPropagation| {
+            pod.container(name).with(mounts(vec![with(propagation, "/uses")])).idle().start()
+        };
+        let follows = uses("follows", MountPropagation::PropagationHostToContainer);
+        let private = uses("private", MountPropagation::PropagationPrivate);
+        brings.shell("mount -t tmpfs tmpfs /brings/made && echo x > /brings/made/file");
+        assert_eq!(follows.shell("cat /uses/made/file"), "x");
+        assert_eq!(private.shell("ls /uses/made"), "");
+        let late = uses("late", MountPropagation::PropagationHostToContainer);
+        assert_eq!(late.shell("cat /uses/made/file"), "x");
+        // What is in a VM is not on its host.
+        assert_eq!(shared.0.join("made/file").exists(), !cri.containerd.stage.is_kata());
+        brings.shell("umount /brings/made");
+        assert_eq!(follows.shell("ls /uses/made"), "");
+        pod.remove();
+    });
+}
+
+fn privileged_pod(config: &mut PodSandboxConfig) {
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().privileged = true;
+}
+
 /// A socket's other end would be a process of the host, which the guest's kernel does not know.
 #[test]
 fn what_leads_to_a_process_or_device_of_the_host_is_refused_by_name() {
@@ -201,57 +238,132 @@ fn what_leads_to_a_process_or_device_of_the_host_is_refused_by_name() {
     });
 }
 
-/// Of every kind that a kubelet knows, read and written, and nothing is left.
+/// A pod's volumes, one of each kind, in turns.
+struct Kinds<'c> {
+    containerd: &'c Containerd,
+    dir: PathBuf,
+    held: Vec<Mounted>,
+    disks: Vec<LoopDevice>,
+    assigned: Vec<PathBuf>,
+    mounts: Vec<Mount>,
+    devices: Vec<Device>,
+}
+
+impl<'c> Kinds<'c> {
+    const COUNT: usize = 10;
+
+    fn new(containerd: &'c Containerd) -> Self {
+        let dir = containerd.directory().join("pods/7f/volumes");
+        let (held, disks, assigned, mounts, devices) = Default::default();
+        Self { containerd, dir, held, disks, assigned, mounts, devices }
+    }
+
+    fn add(&mut self, number: usize) {
+        let (path, target) = (self.dir.join(format!("any/{number}")), format!("/v/{number}"));
+        match number % Self::COUNT {
+            0 => self.mounts.push(volume(&Projected::new(path, &[("file", "x")]).0, &target, true)),
+            1 => {
+                // A Secret is in memory on the host, too.
+                self.held.push(Mounted::tmpfs(path.clone()));
+                self.mounts.push(volume(&Projected::new(path, &[("file", "x")]).0, &target, true));
+            }
+            2 => {
+                let path = self.dir.join(format!("kubernetes.io~empty-dir/{number}"));
+                self.held.push(Mounted::tmpfs(path.clone()));
+                self.mounts.push(volume(&path, &target, false));
+            }
+            3 => {
+                let whole = self.directory_with_file(&format!("below-{number}"));
+                self.held.push(Mounted::bind(&whole, path.clone()));
+                self.mounts.push(volume(&path, &target, false));
+            }
+            4 => {
+                let file = self.directory_with_file(&format!("file-{number}")).join("file");
+                self.mounts.push(volume(&file, &format!("{target}/file"), false));
+            }
+            5 => {
+                let readonly = self.directory_with_file(&format!("host-{number}"));
+                self.mounts.push(volume(&readonly, &target, true));
+            }
+            6 => {
+                let disk = self.containerd.loop_device(1 << 20);
+                self.devices.push(Device {
+                    container_path: format!("/dev/disk-{number}"),
+                    host_path: disk.node.display().to_string(),
+                    permissions: "rw".to_owned(),
+                });
+                self.disks.push(disk);
+            }
+            7 if self.containerd.stage.is_kata() => {
+                let assigned = self.assigned(&path);
+                self.mounts.push(volume(&assigned, &target, false));
+            }
+            // emptyDir, hostPath, a volume of another container runtime's.
+            _ => {
+                let plain = self.directory_with_file(&format!("plain-{number}"));
+                self.mounts.push(volume(&plain, &target, false));
+            }
+        }
+    }
+
+    fn directory_with_file(&self, name: &str) -> PathBuf {
+        let directory = self.dir.join(name);
+        fs::create_dir_all(&directory).expect(WRITABLE);
+        fs::write(directory.join("file"), "x").expect(WRITABLE);
+        directory
+    }
+
+    /// As a CSI driver assigns a disk directly.
+    fn assigned(&mut self, path: &Path) -> PathBuf {
+        fs::create_dir_all(path).expect(WRITABLE);
+        let image = self.containerd.ext4_of(&self.directory_with_file("of-disk"));
+        let info = json!({ "volume-type": "block", "device": image, "fstype": "ext4", "options": [] });
+        let words = ["direct-volume", "add", "--volume-path", &path.display().to_string()];
+        self.containerd.kata_runtime(words.iter().chain(&["--mount-info", &info.to_string()])).ok().done();
+        self.assigned.push(path.to_owned());
+        path.to_owned()
+    }
+
+    /// Has them all.
+    fn give(&self) -> impl FnOnce(&mut ContainerConfig) + use<> {
+        let (mounts, devices) = (self.mounts.clone(), self.devices.clone());
+        |config| {
+            config.mounts.extend(mounts);
+            config.devices.extend(devices);
+        }
+    }
+
+    fn take_back(self) {
+        for path in &self.assigned {
+            let words = ["direct-volume", "remove", "--volume-path", &path.display().to_string()];
+            self.containerd.kata_runtime(words).ok().done();
+        }
+    }
+}
+
+/// Of every kind that a kubelet knows, read and written by two containers, and nothing is left.
 #[test]
 fn a_pod_may_have_twenty_volumes_of_all_kinds() {
     cri_test(|cri| {
-        let dir = cri.containerd.directory();
-        let mut held = Vec::new();
-        let mut all = Vec::new();
-        for number in 0..20 {
-            let path = dir.join(format!("volume-{number}"));
-            let target = format!("/v/{number}");
-            match number % 5 {
-                // ConfigMap, Secret, projected.
-                0 => all.push(volume(&Projected::new(path, &[("file", "x")]).0, &target, true)),
-                // emptyDir of memory.
-                1 => {
-                    held.push(Mounted::tmpfs(path.clone()));
-                    fs::write(path.join("file"), "x").unwrap();
-                    all.push(volume(&path, &target, false));
-                }
-                // emptyDir, hostPath.
-                2 => {
-                    fs::create_dir(&path).unwrap();
-                    fs::write(path.join("file"), "x").unwrap();
-                    all.push(volume(&path, &target, false));
-                }
-                // subPath.
-                3 => {
-                    fs::create_dir(dir.join(format!("below-{number}"))).unwrap();
-                    fs::write(dir.join(format!("below-{number}/file")), "x").unwrap();
-                    held.push(Mounted::bind(&dir.join(format!("below-{number}")), path.clone()));
-                    all.push(volume(&path, &target, false));
-                }
-                // A single file.
-                _ => {
-                    fs::write(&path, "x").unwrap();
-                    all.push(volume(&path, &format!("{target}/file"), false));
-                }
-            }
-        }
+        let mut kinds = Kinds::new(cri.containerd);
+        (0..20).for_each(|number| kinds.add(number));
         let pod = cri.pod().run();
-        let line =
-            "cat /v/*/file | wc -c; for v in /v/*; do echo y >> $v/file && printf .; done 2> /dev/null";
-        let [first, second] = ["first", "second"].map(|name| pod.container(name).with(mounts(all.clone())));
-        assert_eq!(first.shell(line).run().text(), format!("20\n{}", ".".repeat(16)));
-        assert_eq!(
-            second.shell("cat /v/*/file | wc -c").run().text(),
-            "52",
-            "what the first one wrote is there"
-        );
+        let line = "for v in /v/*; do echo $1 >> $v/file && printf .; done 2> /dev/null; \
+                    for d in /dev/disk-*; do echo $1 | dd of=$d bs=512 seek=$1 conv=fsync,sync && printf :; done 2> /dev/null";
+        let write = |name: &str, number: &str| {
+            let words = ["/bin/sh", "-c", line, "sh", number];
+            pod.container(name).with(kinds.give()).command(words).run().text()
+        };
+        // ConfigMaps, Secrets and one kind of hostPath are read-only, and two volumes are devices.
+        assert_eq!(write("first", "1"), format!("{}::", ".".repeat(12)));
+        assert_eq!(write("second", "2"), format!("{}::", ".".repeat(12)));
+        let look =
+            "cat /v/*/file | wc -c; cat /v/*/file | grep -c 2; cat /dev/disk-* | grep -ac 1; ls /v | wc -l";
+        let seen = pod.container("last").with(kinds.give()).shell(look).run().text();
+        // 16 of the host's, as memory begins empty, and 12 that were written to twice.
+        assert_eq!(seen, "64\n12\n2\n18");
         pod.remove();
-        drop(held);
+        kinds.take_back();
     });
 }
 
@@ -350,6 +462,23 @@ fn the_cache_mode_decides_how_soon_a_change_on_the_host_is_seen() {
             }
             assert_eq!(seen[seen.len() - 1] == "6", later, "{mode}: {text}");
         }
+    });
+}
+
+#[test]
+fn the_queue_to_the_daemon_is_as_long_as_configured() {
+    kata_test(|containerd| {
+        configure(containerd, "virtio_fs_queue_size = 1024", "virtio_fs_queue_size = 64");
+        let data = containerd.directory();
+        let container = containerd.container().bind(&Bind::writable(&data, "/data"));
+        let container = container.command(["/bin/sleep", "1000"]).start();
+        // More at once than there is room for in the queue.
+        let line = "for i in $(seq 100); do dd if=/dev/zero of=/data/$i bs=1M count=1 conv=fsync 2> /dev/null & done; \
+                    wait; cat /data/* | wc -c";
+        assert_eq!(container.shell(line), (100 << 20).to_string());
+        let vm = containerd.processes_of("qemu-system-x86_64");
+        assert!(vm.iter().all(|process| process.command.contains("queue-size=64")), "{vm:?}");
+        container.remove();
     });
 }
 

@@ -121,7 +121,7 @@ const CASES: [Case; 9] = [
         prepare: a_directory,
         paths: &["/data"],
         change: |volume, _, _| {
-            for number in 0..250 {
+            for number in 0..1000 {
                 let file = volume.join(format!("quick-{number}"));
                 fs::write(&file, "x")?;
                 fs::rename(&file, volume.join("kept"))?;

@@ -214,7 +214,8 @@ impl Init<'_> {
         // Hooks look for it where it was.
         let place = mounts::guest_path(&self.spec.Root.Path).or_else(|_| mounts::guest_path(ATTACHED));
         let place = place.step("find a place for the root")?;
-        sys::change_mount(&self.root, inwards, true)
+        let alone = MountChange { propagation: libc::MS_PRIVATE, ..MountChange::default() };
+        sys::change_mount(&self.root, alone, true)
             .and_then(|()| mounts::attach(&self.root, place))
             .step("mount the root")?;
         self.make_working_folder(&self.root)

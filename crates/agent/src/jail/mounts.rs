@@ -53,7 +53,10 @@ impl<'a> Planned<'a> {
         let source = match (bind, mount.type_.as_str()) {
             (Some(recursive), _) => {
                 let what = || format!("mount {} on {to}: its source", mount.source);
-                let copied = copy_source(Path::new(&mount.source), recursive);
+                let copied = copy_source(Path::new(&mount.source), recursive).and_then(|copied| {
+                    cut_off(&copied, options.propagation(), other_users)?;
+                    Ok(copied)
+                });
                 Some(copied.map_err(|source| JailError::Step(what(), source))?)
             }
             (None, "cgroup" | "cgroup2") => {
@@ -108,6 +111,17 @@ fn new_of_kind(mount: &oci::Mount, options: &Options<'_>, mode: Option<&str>) ->
     data.extend(mode.map(|mode| ("mode", Some(mode))));
     new_file_system(kind, &mount.source, &data)
         .map_err(|source| JailError::Step(format!("mount {kind} on {to}"), source))
+}
+
+/// Volumes of the guest pass on to each other what is mounted in them. A container takes part in that if its mount is
+/// `shared`, and only looks on if it is `slave`, or has users of its own, which are nobody among the guest's.
+fn cut_off(copied: &OwnedFd, propagation: u64, other_users: bool) -> io::Result<()> {
+    let propagation = match propagation {
+        libc::MS_SHARED if !other_users => return Ok(()),
+        libc::MS_SHARED | libc::MS_SLAVE => libc::MS_SLAVE,
+        _ => libc::MS_PRIVATE,
+    };
+    change_mount(copied, MountChange { propagation, ..MountChange::default() }, true)
 }
 
 /// A copy of what is bound. In memory that containers share they have made what is on the way: no link is followed there.

@@ -112,13 +112,24 @@ pub(super) fn add(storage: &Storage, node: Option<&Path>) -> Result<Option<Mount
         }
         (driver, _) => Err(StorageError::Driver { driver: driver.to_owned() }),
     };
-    match added {
+    match added.and_then(|()| pass_on(&mounted.target)) {
         Ok(()) => Ok(Some(mounted)),
         Err(error) => {
             mounted.undo();
             Err(error)
         }
     }
+}
+
+/// Containers that have it by `shared` or `slave` see each other's mounts in it; the others are cut off, see the jail's
+/// mounts.
+fn pass_on(target: &Path) -> Result<()> {
+    let none: Option<&str> = None;
+    mount(none, target, none, MsFlags::MS_SHARED, none).map_err(|errno| StorageError::Mount {
+        what: "it as shared".to_owned(),
+        target: target.to_owned(),
+        source: errno.into(),
+    })
 }
 
 fn or<'a>(given: &'a str, otherwise: &'a str) -> &'a str {

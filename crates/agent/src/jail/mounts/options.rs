@@ -107,6 +107,11 @@ impl<'a> Options<'a> {
         Ok(read)
     }
 
+    /// How mounts pass on in it, or below: `MS_SHARED`, …, or 0.
+    pub(in crate::jail) fn propagation(&self) -> u64 {
+        if self.all.propagation == 0 { self.own.propagation } else { self.all.propagation }
+    }
+
     fn take(&mut self, option: &'a str, recursive: bool, meaning: Meaning) -> Result<(), Unsupported> {
         let change = if recursive { &mut self.all } else { &mut self.own };
         match meaning {
