@@ -20,8 +20,8 @@ use crate::block::{BLK, BlockError, NVDIMM, SCSI};
 pub(crate) use volumes::{Mounts, Volumes};
 
 /// Driver names of storages that this agent can mount (upstream's names).
-pub(crate) const DRIVERS: [&str; 8] =
-    ["virtio-fs", "bind", EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
+pub(crate) const DRIVERS: [&str; 9] =
+    ["virtio-fs", "9p", "bind", EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
 /// The driver of memory.
 const EPHEMERAL: &str = "ephemeral";
 

@@ -93,6 +93,10 @@ pub(super) fn add(storage: &Storage, node: Option<&Path>) -> Result<Option<Mount
             let source = Some(storage.source.as_str());
             mount_at(storage, (source, or(&storage.fstype, "virtiofs")), &mut mounted)
         }
+        ("9p", _) => {
+            let source = Some(storage.source.as_str());
+            mount_at(storage, (source, or(&storage.fstype, "9p")), &mut mounted)
+        }
         ("bind", _) => bind(storage, &mut mounted),
         (EPHEMERAL, _) => ephemeral(storage, &mut mounted),
         ("overlayfs", _) => overlay(storage, &mut mounted),
