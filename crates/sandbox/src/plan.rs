@@ -83,10 +83,11 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
 pub(crate) fn shared_directory(vm: &Hypervisor) -> Storage {
     let (driver, fstype, options) = match vm.shared_fs {
         SharedFs::VirtioFs => ("virtio-fs", "virtiofs", None),
-        // Names are always looked up; contents are kept while a file is open, without which none could be mapped for
+        // Names are always looked up, and what is read or written goes past the guest's page cache, which would hide the
+        // host's changes of a file as long as it is open. Only mapped pages are cached: without, none could be mapped for
         // shared writing.
         SharedFs::Virtio9p => {
-            let options = format!("trans=virtio,version=9p2000.L,cache=mmap,msize={}", vm.msize_9p);
+            let options = format!("trans=virtio,version=9p2000.L,cache=mmap,directio,msize={}", vm.msize_9p);
             ("9p", "9p", Some(options))
         }
     };
@@ -180,7 +181,7 @@ mod tests {
             (share.source.as_str(), share.mount_point.as_str()),
             ("kataShared", "/run/kata-containers/shared/containers/")
         );
-        assert_eq!(share.options, ["trans=virtio,version=9p2000.L,cache=mmap,msize=8192"]);
+        assert_eq!(share.options, ["trans=virtio,version=9p2000.L,cache=mmap,directio,msize=8192"]);
     }
 
     #[test]
