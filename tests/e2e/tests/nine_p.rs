@@ -92,6 +92,6 @@ fn root_and_volumes_do_what_a_file_system_does_but_for_the_limits_of_9p() {
                 json!({ "destination": "/data", "type": "bind", "source": data, "options": ["rbind", "rw"] }),
             );
         });
-        compare(containerd, &[bundle.sections(&["files"])], DIFFERENCES);
+        compare(containerd, &[bundle.sections(&["single-files"])], DIFFERENCES);
     });
 }
