@@ -21,8 +21,8 @@ use crate::block::{BLK, BlockError, NVDIMM, SCSI};
 pub(crate) use volumes::{Mounts, Volumes};
 
 /// Driver names of storages that this agent can mount (upstream's names).
-pub(crate) const DRIVERS: [&str; 9] =
-    ["virtio-fs", "bind", WATCHABLE, EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
+pub(crate) const DRIVERS: [&str; 10] =
+    ["virtio-fs", "9p", "bind", WATCHABLE, EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
 /// The driver of memory.
 const EPHEMERAL: &str = "ephemeral";
 

@@ -63,6 +63,8 @@ pub struct Hypervisor {
     pub virtio_fs_queue_size: u32,
     /// Extra arguments for virtiofsd.
     pub virtio_fs_extra_args: Vec<String>,
+    /// The longest message of 9p in bytes, data included.
+    pub msize_9p: u32,
     /// A folder in the guest with hooks for every container; empty for none.
     pub guest_hook_path: String,
     /// Where the guest's random numbers come from on the host.
@@ -166,6 +168,8 @@ pub enum SharedFs {
     /// virtio-fs with a virtiofsd process for each VM.
     #[default]
     VirtioFs,
+    /// virtio-9p, answered by the VMM itself.
+    Virtio9p,
 }
 
 /// How much is logged, from the least to the most.
@@ -219,6 +223,7 @@ impl SharedFs {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::VirtioFs => "virtio-fs",
+            Self::Virtio9p => "virtio-9p",
         }
     }
 }

@@ -220,7 +220,7 @@ impl Hypervisor {
             shared_fs: vm.shared_fs.as_str(),
             virtio_fs_daemon: shown(Some(&vm.virtio_fs_daemon)),
             socket_path: "",
-            msize_9p: 0,
+            msize_9p: vm.msize_9p,
             memory_slots: 0,
             hot_plug_vfio: "no-port",
             cold_plug_vfio: "no-port",

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Why a program's version is not known.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,12 @@ pub(crate) fn virtiofsd(binary: &Path) -> Result<String, VersionError> {
         Some(number) if output.status.success() => Ok(number.to_owned()),
         _ => Err(VersionError::Silent),
     }
+}
+
+/// Whether a QEMU has the device by which it shares files itself.
+pub(crate) fn has_nine_p(qemu: &Path) -> io::Result<bool> {
+    let output = Command::new(qemu).args(["-device", "help"]).stdin(Stdio::null()).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).contains("\"virtio-9p-pci\""))
 }
 
 /// Asks QEMU for its version.

@@ -35,7 +35,7 @@ pub(crate) struct Machine {
     pub(crate) cards: Option<Cards>,
     /// The daemon that shares files with it, if any.
     pub(crate) daemon: Option<Arc<dyn Daemon>>,
-    /// The files shared with it, if any.
+    /// The files shared with it by that daemon.
     pub(crate) files: Option<SharedFiles>,
 }
 

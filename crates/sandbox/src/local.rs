@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kata_cgroup::Cgroup;
+use kata_config::SharedFs;
 use kata_intent::{Intent, Intents};
 use kata_network::Request;
 use kata_protocol::agent::Storage;
@@ -18,7 +19,7 @@ use kata_storage::memory::{Memory, Part};
 use kata_storage::sandbox_mounts::SandboxMount;
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
-use kata_vmm::{Disk, Share, VmPlan, Vmm};
+use kata_vmm::{Disk, Share, ShareBackend, VmPlan, Vmm};
 use oci_spec::runtime::{Process, RootBuilder, Spec};
 use tokio::sync::{Mutex, OnceCell, SetOnce};
 use tokio::time::timeout;
@@ -34,7 +35,7 @@ use crate::intent_log::IntentLog;
 use crate::labels::Labels;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
 use crate::network::{self, Card, Cards, Connected, NetworkFailure, Place};
-use crate::plan::{Parts, choose_accelerator, vm_plan};
+use crate::plan::{Parts, choose_accelerator, shared_directory, vm_plan};
 use crate::poststop::OwedHooks;
 use crate::timeline::{Moment, Recorder, phase};
 use crate::{ContainerId, pod, way};
@@ -181,6 +182,23 @@ impl LocalHost {
         }
     }
 
+    /// What shows the shared directory to the guest: a daemon, or the VMM itself.
+    async fn exporter(
+        &self,
+        cgroup: Cgroup,
+    ) -> std::result::Result<(Option<virtiofsd::Daemon>, Share), BootError> {
+        match self.spec.config.hypervisor.shared_fs {
+            SharedFs::VirtioFs => {
+                let (daemon, share) = self.start_daemon(cgroup).await?;
+                Ok((Some(daemon), share))
+            }
+            SharedFs::Virtio9p => {
+                let backend = ShareBackend::NineP { dir: self.share().await?.exported_dir() };
+                Ok((None, Share { tag: guest::SHARE_TAG.to_owned(), backend }))
+            }
+        }
+    }
+
     /// Starts virtiofsd. The VMM's end of its socket is connected before it listens.
     async fn start_daemon(
         &self,
@@ -201,7 +219,8 @@ impl LocalHost {
         let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
         let (daemon, socket) = virtiofsd::Daemon::spawn(&plan, log)?;
         let tag = guest::SHARE_TAG.to_owned();
-        Ok((daemon, Share { tag, socket, queue_size: vm.virtio_fs_queue_size }))
+        let backend = ShareBackend::VhostUser { socket, queue_size: vm.virtio_fs_queue_size };
+        Ok((daemon, Share { tag, backend }))
     }
 
     /// Starts the VMM's process.
@@ -243,8 +262,9 @@ impl Host for LocalHost {
             timeline.accelerator_reason = Some(choice.reason.clone());
         });
         let cgroup = self.make_cgroup()?;
-        let (daemon, share) = self.start_daemon(cgroup.clone()).await?;
-        let begun = recorder.since(phase::SHARE, begun);
+        let (daemon, share) = self.exporter(cgroup.clone()).await?;
+        let shared = if daemon.is_some() { phase::SHARE } else { phase::SHARE_WITHOUT_DAEMON };
+        let begun = recorder.since(shared, begun);
         let place = Place::of(&self.spec.spec);
         let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
         let Connected { nics, guest, cards, request } =
@@ -275,8 +295,10 @@ impl Host for LocalHost {
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
         let netns = place.of_pod();
-        let files = Some(SharedFiles { dir: self.share().await?.writable_dir(), daemon: daemon.pid() });
-        let daemon: Option<Arc<dyn Daemon>> = Some(Arc::new(daemon));
+        // Without a daemon nobody is told what the host changes: the guest's kernel does not ask then.
+        let dir = self.share().await?.writable_dir();
+        let files = daemon.as_ref().map(|daemon| SharedFiles { dir, daemon: daemon.pid() });
+        let daemon = daemon.map(|daemon| Arc::new(daemon) as Arc<dyn Daemon>);
         Ok((Machine { vmm, parts, daemon, files, network: guest, netns, cards }, way))
     }
 
@@ -290,13 +312,7 @@ impl Host for LocalHost {
     }
 
     fn sandbox_storages(&self) -> Vec<Storage> {
-        let share = Storage {
-            driver: "virtio-fs".to_owned(),
-            source: guest::SHARE_TAG.to_owned(),
-            fstype: "virtiofs".to_owned(),
-            mount_point: guest::SHARED_DIR.to_owned(),
-            ..Default::default()
-        };
+        let share = shared_directory(&self.spec.config.hypervisor);
         let of_pod = self.spec.pod.as_ref().map(|_| memory(&pod::memory()));
         std::iter::once(share).chain(of_pod).collect()
     }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use kata_cgroup::Cgroup;
-use kata_config::{Config, LogLevel};
+use kata_config::{Config, Hypervisor, LogLevel, SharedFs};
+use kata_protocol::agent::Storage;
+use kata_protocol::guest;
 use kata_vmm::accelerator::{Choice, KvmUnusable, Preference};
 use kata_vmm::{Accelerator, AgentChannel, Disk, NetworkNamespace, Nic, Share, VmPlan, accelerator};
 
@@ -77,6 +79,28 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
     })
 }
 
+/// How the guest mounts the shared directory.
+pub(crate) fn shared_directory(vm: &Hypervisor) -> Storage {
+    let (driver, fstype, options) = match vm.shared_fs {
+        SharedFs::VirtioFs => ("virtio-fs", "virtiofs", None),
+        // Names are always looked up, and what is read or written goes past the guest's page cache, which would hide the
+        // host's changes of a file as long as it is open. Only mapped pages are cached: without, none could be mapped for
+        // shared writing.
+        SharedFs::Virtio9p => {
+            let options = format!("trans=virtio,version=9p2000.L,cache=mmap,directio,msize={}", vm.msize_9p);
+            ("9p", "9p", Some(options))
+        }
+    };
+    Storage {
+        driver: driver.to_owned(),
+        source: guest::SHARE_TAG.to_owned(),
+        fstype: fstype.to_owned(),
+        options: options.into_iter().collect(),
+        mount_point: guest::SHARED_DIR.to_owned(),
+        ..Default::default()
+    }
+}
+
 /// What the labels need, unless the configuration has a parameter of that name.
 fn security_params(config: &Config) -> Vec<String> {
     let (name, value) = Labels::of(config).kernel_param();
@@ -96,10 +120,10 @@ fn agent_params(config: &Config, doorbell_port: Option<u32>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use kata_config::{Config, LogLevel};
+    use kata_config::{Config, LogLevel, SharedFs};
     use kata_vmm::{Accelerator, AgentChannel, NetworkNamespace};
 
-    use super::{Parts, vm_plan};
+    use super::{Parts, shared_directory, vm_plan};
 
     fn parts(doorbell_port: Option<u32>) -> Parts {
         Parts {
@@ -141,6 +165,23 @@ mod tests {
         config.hypervisor.kernel_params = kata_config::KernelParams::parse("audit=1").unwrap();
         let plan = vm_plan(&"s".parse().unwrap(), &config, parts(None)).unwrap();
         assert_eq!(plan.kernel_params, ["audit=1"]);
+    }
+
+    #[test]
+    fn the_guest_mounts_what_the_configuration_shares_files_by() {
+        let mut vm = config().hypervisor;
+        let share = shared_directory(&vm);
+        assert_eq!((share.driver.as_str(), share.fstype.as_str()), ("virtio-fs", "virtiofs"));
+        assert!(share.options.is_empty());
+        vm.shared_fs = SharedFs::Virtio9p;
+        vm.msize_9p = 8192;
+        let share = shared_directory(&vm);
+        assert_eq!((share.driver.as_str(), share.fstype.as_str()), ("9p", "9p"));
+        assert_eq!(
+            (share.source.as_str(), share.mount_point.as_str()),
+            ("kataShared", "/run/kata-containers/shared/containers/")
+        );
+        assert_eq!(share.options, ["trans=virtio,version=9p2000.L,cache=mmap,directio,msize=8192"]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub mod phase {
     pub const PREPARE: &str = "process and configuration";
     /// Making the shared directory and starting its daemon.
     pub const SHARE: &str = "virtiofsd started";
+    /// Making the shared directory where the VMM itself shows it.
+    pub const SHARE_WITHOUT_DAEMON: &str = "shared directory made";
     /// Looking at the pod's network and connecting its interfaces.
     pub const NETWORK: &str = "network connected";
     /// Starting the VMM's process.

@@ -66,8 +66,8 @@ pub struct DaemonPlan {
 pub enum DaemonError {
     /// The executable does not exist.
     #[error(
-        "virtiofsd does not exist at {path:?}: run `cargo install virtiofsd` or set `virtio_fs_daemon` in the \
-         configuration"
+        "virtiofsd does not exist at {path:?}: run `cargo install virtiofsd`, or set `virtio_fs_daemon` in the \
+         configuration, or do without it: `shared_fs = \"virtio-9p\"`"
     )]
     Missing {
         /// The configured path.

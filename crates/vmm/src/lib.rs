@@ -13,7 +13,7 @@ mod vmm;
 
 pub use plan::{
     Accelerator, AgentChannel, BlockSize, Disk, DiskAio, DiskAttachment, DiskCache, DiskLimits,
-    NetworkNamespace, Nic, NicBackend, Share, VmPlan,
+    NetworkNamespace, Nic, NicBackend, Share, ShareBackend, VmPlan,
 };
 pub use vmm::{
     Capabilities, DiskAddress, DiskHotplug, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm,

@@ -24,15 +24,30 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// A directory of the host that a vhost-user daemon shows to the guest as a virtio-fs device.
+/// A directory of the host that the guest can mount.
 #[derive(Debug)]
 pub struct Share {
-    /// The tag by which the guest mounts it, at most 36 bytes.
+    /// The tag by which the guest mounts it, at most 36 bytes; 31 if the VMM shows it.
     pub tag: String,
-    /// The daemon's vhost-user socket, already connected.
-    pub socket: OwnedFd,
-    /// Length of the request queue: a power of two, at most 1024.
-    pub queue_size: u32,
+    /// Who shows it to the guest.
+    pub backend: ShareBackend,
+}
+
+/// Who shows a directory to the guest.
+#[derive(Debug)]
+pub enum ShareBackend {
+    /// A vhost-user daemon, as a virtio-fs device.
+    VhostUser {
+        /// The daemon's socket, already connected.
+        socket: OwnedFd,
+        /// Length of the request queue: a power of two, at most 1024.
+        queue_size: u32,
+    },
+    /// The VMM itself, as a virtio-9p device. What is mounted in the directory later is there, too.
+    NineP {
+        /// The directory, an absolute path.
+        dir: PathBuf,
+    },
 }
 
 /// A network card of the VM.
@@ -228,4 +243,13 @@ pub struct VmPlan {
     pub debug: bool,
     /// Where the guest's random number generator gets its entropy from, usually `/dev/urandom`.
     pub entropy_source: PathBuf,
+}
+
+impl VmPlan {
+    /// Whether other processes must be able to map the guest's memory.
+    #[must_use]
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.shares.iter().any(|share| matches!(share.backend, ShareBackend::VhostUser { .. }))
+            || self.nics.iter().any(|nic| matches!(nic.backend, NicBackend::VhostUser { .. }))
+    }
 }

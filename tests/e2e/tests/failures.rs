@@ -59,8 +59,9 @@ fn a_missing_qemu_is_named() {
 #[test]
 fn a_missing_virtiofsd_is_named() {
     kata_test(|containerd| {
-        start_with(containerd, "virtio_fs_daemon", "\"/no/such/virtiofsd\"")
-            .fails_because("/no/such/virtiofsd");
+        let failed = start_with(containerd, "virtio_fs_daemon", "\"/no/such/virtiofsd\"");
+        failed.fails_because("/no/such/virtiofsd");
+        failed.fails_because("shared_fs = \"virtio-9p\"");
         assert_nothing_runs(containerd);
     });
 }

@@ -1,4 +1,4 @@
-//! Tells what a process in a container can see: `kata-probe [SECTION…]`, without sections all but `calls` and `files`.
+//! Tells what a process in a container can see: `kata-probe [SECTION…]`, without sections all but `calls`, `files` and `single-files`.
 //! `kata-probe hold DIR` and `kata-probe meet DIR` are two ends of a test, `kata-probe user` tells the effective user's id.
 //!
 //! One fact a line, its name and its value with a tab between them, so that the reports of two runtimes can be compared
@@ -28,17 +28,18 @@ use report::Report;
 type Section = (&'static str, fn(&mut Report));
 
 /// In the order in which they are told.
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("process", process::tell),
     ("mounts", mounts::tell),
     ("devices", devices::tell),
     ("paths", paths::tell),
     ("calls", calls::tell),
     ("files", files::tell),
+    ("single-files", files::tell_but_folders),
 ];
 
 /// Take long, and are told only on request.
-const ON_REQUEST: [&str; 2] = ["calls", "files"];
+const ON_REQUEST: [&str; 3] = ["calls", "files", "single-files"];
 
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();

@@ -97,10 +97,8 @@ pub(super) fn add(storage: &Storage, node: Option<&Path>) -> Result<Option<Mount
     let mut mounted = Mounted::at(target);
     let added = match (storage.driver.as_str(), node) {
         (driver, Some(node)) if is_block(driver) => block(storage, node, &mut mounted),
-        ("virtio-fs", _) => {
-            let source = Some(storage.source.as_str());
-            mount_at(storage, (source, or(&storage.fstype, "virtiofs")), &mut mounted)
-        }
+        ("virtio-fs", _) => share(storage, "virtiofs", &mut mounted),
+        ("9p", _) => share(storage, "9p", &mut mounted),
         ("bind", _) => bind(storage, Path::new(&storage.source), &mut mounted),
         (WATCHABLE, _) => watchable(storage, &mut mounted),
         (EPHEMERAL, _) => ephemeral(storage, &mut mounted),
@@ -151,6 +149,11 @@ fn mount_at(storage: &Storage, (source, fstype): (Option<&str>, &str), mounted: 
     })?;
     mounted.is_mounted = true;
     Ok(())
+}
+
+/// A directory of the host's, by its tag.
+fn share(storage: &Storage, fstype: &str, mounted: &mut Mounted) -> Result<()> {
+    mount_at(storage, (Some(&storage.source), or(&storage.fstype, fstype)), mounted)
 }
 
 /// The file system on a disk.

@@ -68,6 +68,13 @@ mod tests {
     }
 
     #[test]
+    fn the_options_of_9p_are_the_file_systems_own() {
+        let options = parse(&["trans=virtio,version=9p2000.L,cache=mmap", "nodev", "msize=8192"]);
+        assert_eq!(options.flags, MsFlags::MS_NODEV);
+        assert_eq!(options.data, "trans=virtio,version=9p2000.L,cache=mmap,msize=8192");
+    }
+
+    #[test]
     fn the_last_word_wins() {
         assert_eq!(parse(&["ro", "rw"]).flags, MsFlags::empty());
         assert_eq!(parse(&["rbind", "ro"]).flags, MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY);

@@ -78,7 +78,7 @@ static KNOWN: &[Known] = &[
     word(Table::Hypervisor, "qemu", &["hypervisor_name"]),
     never(Table::Hypervisor, &[
         "default_maxmemory", "disable_nested_virtualization",
-        "hugepage_type", "hypervisor_loglevel", "hypervisor_timeout", "log_level", "msize_9p",
+        "hugepage_type", "hypervisor_loglevel", "hypervisor_timeout", "log_level",
         "qgs_port", "remote_hypervisor_timeout", "rootfs_type", "rootless_user",
         "tdx_quote_generation_service_socket_port", "vm_rootfs_driver",
     ]),

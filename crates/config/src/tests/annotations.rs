@@ -1,7 +1,7 @@
 //! What a sandbox may set, and how it is told no.
 
 use super::{Tree, origin};
-use crate::Config;
+use crate::{Config, SharedFs};
 
 const H: &str = "io.katacontainers.config.hypervisor.";
 
@@ -34,6 +34,16 @@ fn wildcards_permit_families() {
     let args = one(&tree, "virtio_fs_extra_args", "--a, --b=1").unwrap().hypervisor.virtio_fs_extra_args;
     assert_eq!(args, ["--a", "--b=1"]);
     assert!(one(&tree, "kernel", "/k").is_err());
+}
+
+#[test]
+fn a_pod_may_be_allowed_to_share_its_files_by_9p() {
+    let tree = open("'shared_fs', 'msize_9p'");
+    let config =
+        tree.annotated(&[(&format!("{H}shared_fs"), "virtio-9p"), (&format!("{H}msize_9p"), "8192")]);
+    let vm = config.unwrap().hypervisor;
+    assert_eq!((vm.shared_fs, vm.msize_9p), (SharedFs::Virtio9p, 8192));
+    assert!(one(&tree, "msize_9p", "1000").is_err());
 }
 
 #[test]

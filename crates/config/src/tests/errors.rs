@@ -37,7 +37,7 @@ fn everything_is_reported_at_once() {
          default_vcpus = 'two'\n\
          default_maxvcpus = 1.5\n\
          default_memory = 32\n\
-         shared_fs = 'virtio-9p'\n\
+         shared_fs = 'inline-virtio-fs'\n\
          virtio_fs_queue_size = 1000\n\
          virtio_fs_extra_args = [1, 2]\n\
          enable_annotations = ['kernal']\n\
@@ -60,6 +60,11 @@ fn everything_is_reported_at_once() {
          [runtimes]\n",
     );
     insta::assert_snapshot!(everything);
+}
+
+#[test]
+fn a_guest_without_shared_files_is_refused_with_what_it_would_lack() {
+    insta::assert_snapshot!(refused("[hypervisor.qemu]\nshared_fs = 'none'\n"), @r#"/etc/kata-containers/configuration.toml:2: `shared_fs` asks for what is known but not supported yet: a guest without shared files, where no container has its /etc/hosts; use "virtio-fs" or "virtio-9p""#);
 }
 
 #[test]

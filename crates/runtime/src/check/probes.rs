@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use kata_config::{Accelerator, Config};
+use kata_config::{Accelerator, Config, Hypervisor, SharedFs};
 use kata_vmm::accelerator::{Host as VmmHost, Preference, choose};
 use kata_vmm::qemu::OLDEST_SUPPORTED;
 
@@ -137,10 +137,39 @@ pub(super) fn qemu(path: &Path) -> Item {
     }
 }
 
+/// What shows files to the guest.
+pub(super) fn shared_fs(vm: &Hypervisor) -> Item {
+    match vm.shared_fs {
+        SharedFs::VirtioFs => virtiofsd(&vm.virtio_fs_daemon),
+        SharedFs::Virtio9p => nine_p(&vm.path),
+    }
+}
+
+/// QEMU was built with 9p.
+fn nine_p(qemu: &Path) -> Item {
+    let shown = qemu.display();
+    match programs::has_nine_p(qemu) {
+        Ok(true) => Item::ok("9p", Need::Create, format!("virtio-9p-pci ({shown})")),
+        Ok(false) => Item::not(
+            "9p",
+            Status::Failed,
+            format!("{shown} has no virtio-9p-pci"),
+            "install a QEMU with it, or set `shared_fs = \"virtio-fs\"` in [hypervisor.qemu]",
+        ),
+        Err(error) => Item::not(
+            "9p",
+            Status::Failed,
+            format!("{shown}: {error}"),
+            "install QEMU (Debian: qemu-system-x86)",
+        ),
+    }
+}
+
 /// virtiofsd is there and starts.
 pub(super) fn virtiofsd(path: &Path) -> Item {
     let shown = path.display();
-    let advice = "install it (`cargo xtask install`), or set `virtio_fs_daemon` in [hypervisor.qemu]";
+    let advice = "install it (`cargo xtask install`), or set `virtio_fs_daemon` in [hypervisor.qemu], or do without it: \
+                  `shared_fs = \"virtio-9p\"`";
     match programs::virtiofsd(path) {
         Ok(version) => Item::ok("virtiofsd", Need::Create, format!("{version} ({shown})")),
         Err(_) if !path.exists() => {

@@ -66,6 +66,20 @@ fn what_is_missing_fails_with_advice() {
 }
 
 #[test]
+fn files_shared_by_9p_need_a_qemu_with_it_and_no_virtiofsd() {
+    let tree = Tree::complete();
+    fs::remove_file(tree.path("virtiofsd")).unwrap();
+    let configuration = fs::read_to_string(tree.path("configuration.toml")).unwrap();
+    tree.file("configuration.toml", &format!("{configuration}shared_fs = 'virtio-9p'\n"));
+    let printed = tree.run(&["check"]);
+    assert!(printed.stderr.contains("9p: /tree/qemu has no virtio-9p-pci"), "{}", printed.stderr);
+    tree.program("qemu", "QEMU emulator version 10.0.2, name \"virtio-9p-pci\", bus PCI");
+    let printed = tree.run(&["check", "--verbose"]);
+    assert!(printed.stdout.contains("virtio-9p-pci (/tree/qemu)"), "{}", printed.stdout);
+    assert!(!printed.stdout.contains("virtiofsd"), "{}", printed.stdout);
+}
+
+#[test]
 fn programs_that_are_something_else_are_noticed() {
     let tree = Tree::complete();
     tree.program("qemu", "hello");

@@ -11,7 +11,7 @@ use super::config::{self, Profile, profile, slot};
 use super::disk::{self, Drive, Place, Properties};
 use super::disks::Layout;
 use super::nic;
-use crate::plan::{AgentChannel, Nic, NicBackend, Share, VmPlan};
+use crate::plan::{AgentChannel, Nic, NicBackend, Share, ShareBackend, VmPlan};
 
 /// What in a plan QEMU could not be given.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,11 +50,13 @@ pub enum CommandLineError {
         /// What was asked for.
         mib: u32,
     },
-    /// A virtio-fs tag has a bad length.
-    #[error("The share's tag {tag:?} must have 1 to 36 bytes: the device has no room for more")]
+    /// A share's tag has a bad length.
+    #[error("The share's tag {tag:?} must have 1 to {most} bytes: the device has no room for more")]
     Tag {
         /// The tag.
         tag: String,
+        /// The most bytes.
+        most: usize,
     },
     /// A virtio queue has a bad length.
     #[error("A queue of {size} is impossible: set `virtio_fs_queue_size` to a power of two from 4 to 1024")]
@@ -194,7 +196,8 @@ impl CommandLine {
         Ok(())
     }
 
-    /// Memory that vhost-user daemons can map: a memfd, shared. Beside it address space for persistent memory.
+    /// Memory that vhost-user daemons can map, where there are some: a memfd, shared. Beside it address space for
+    /// persistent memory.
     fn memory(&mut self, plan: &VmPlan, pmem_size: u64) -> Result<(), CommandLineError> {
         let mib = plan.memory_mib;
         if mib < config::MIN_MEMORY_MIB {
@@ -205,7 +208,11 @@ impl CommandLine {
             bytes => format!(",maxmem={}M", u64::from(mib) + bytes.div_ceil(1 << 20)),
         };
         self.option("-m", format!("{mib}M{room}"));
-        self.option("-object", format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"));
+        let backend = match plan.shares_memory() {
+            true => format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"),
+            false => format!("memory-backend-ram,id=mem0,size={mib}M"),
+        };
+        self.option("-object", backend);
         Ok(())
     }
 
@@ -281,21 +288,43 @@ impl CommandLine {
     }
 
     fn share(&mut self, share: Share, slot: u8) -> Result<(), CommandLineError> {
-        let Share { tag, socket, queue_size } = share;
-        if tag.is_empty() || tag.len() > 36 {
-            return Err(CommandLineError::Tag { tag });
+        let Share { tag, backend } = share;
+        let most = match backend {
+            ShareBackend::VhostUser { .. } => config::MAX_FS_TAG,
+            ShareBackend::NineP { .. } => config::MAX_9P_TAG,
+        };
+        if tag.is_empty() || tag.len() > most {
+            return Err(CommandLineError::Tag { tag, most });
         }
-        // The device exists only as a modern one and does not know `disable-legacy`.
+        let tag = escaped(&tag);
+        match backend {
+            ShareBackend::VhostUser { socket, queue_size } => self.fs(&tag, socket, queue_size, slot),
+            ShareBackend::NineP { dir } => self.nine_p(&tag, &dir, slot),
+        }
+    }
+
+    fn fs(&mut self, tag: &str, socket: OwnedFd, queue_size: u32, slot: u8) -> Result<(), CommandLineError> {
         if !queue_size.is_power_of_two() || !(4..=1024).contains(&queue_size) {
             return Err(CommandLineError::QueueSize { size: queue_size });
         }
         let fd = self.inherit("share", socket);
         self.option("-chardev", format!("socket,id=fs{slot},fd={fd}"));
-        let tag = escaped(&tag);
+        // The device exists only as a modern one and does not know `disable-legacy`.
         let device = format!(
             "vhost-user-fs-pci,bus=pcie.0,addr={slot:#x},chardev=fs{slot},tag={tag},queue-size={queue_size}"
         );
         self.option("-device", device);
+        Ok(())
+    }
+
+    /// Owners and modes are the files' own. Each mount in the directory has inode numbers of its own: QEMU maps them to
+    /// numbers that are unique in the guest.
+    fn nine_p(&mut self, tag: &str, dir: &Path, slot: u8) -> Result<(), CommandLineError> {
+        let path = dir.to_str().ok_or_else(|| CommandLineError::Path { path: dir.to_owned() })?;
+        let path = escaped(path);
+        let model = "security_model=passthrough,multidevs=remap";
+        self.option("-fsdev", format!("local,id=extra-9p-{slot},path={path},{model}"));
+        self.virtio_device("virtio-9p-pci", slot, &format!("fsdev=extra-9p-{slot},mount_tag={tag}"));
         Ok(())
     }
 

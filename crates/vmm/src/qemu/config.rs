@@ -127,6 +127,11 @@ pub(super) fn port_id(number: usize) -> String {
     format!("port{number}")
 }
 
+/// The most bytes of a virtio-fs device's tag.
+pub(super) const MAX_FS_TAG: usize = 36;
+/// The most bytes of a virtio-9p device's tag.
+pub(super) const MAX_9P_TAG: usize = 31;
+
 /// The name by which the guest finds the agent's port.
 pub(super) const AGENT_PORT_NAME: &str = "org.katacontainers.agent.0";
 /// The device id of the agent's port, as QMP events name it.

@@ -1,5 +1,7 @@
 //! What QEMU's error messages mean for the user.
 
+const NO_9P: &str = "This QEMU was built without 9p: set `shared_fs = \"virtio-fs\"`, which needs virtiofsd";
+
 /// A part of a message, and what to do when it is there. The first that fits counts.
 const ADVICE: &[(&str, &str)] = &[
     (
@@ -51,6 +53,12 @@ const ADVICE: &[(&str, &str)] = &[
     ),
     ("seccomp", "This QEMU cannot filter system calls: set `disable_seccomp = true`"),
     ("-sandbox", "This QEMU cannot filter system calls: set `disable_seccomp = true`"),
+    ("fsdev support is disabled", NO_9P),
+    ("'virtio-9p-pci' is not a valid device model name", NO_9P),
+    (
+        "cannot initialize fsdev",
+        "The shared directory cannot be opened: has something removed it from below /run?",
+    ),
     ("is not a valid device model name", "This QEMU lacks a device: version 7.2 or newer is needed"),
     ("invalid option", "This QEMU does not know an option: version 7.2 or newer is needed"),
     ("invalid accelerator", "This QEMU was built without the accelerator: set `accelerator = \"tcg\"`"),
@@ -90,6 +98,10 @@ mod tests {
             ("Could not access KVM kernel module: No such file or directory", "accelerator"),
             ("-device vhost-user-fs-pci: Failed to read msg header. Read 0 instead of 12.", "virtiofsd"),
             ("qemu: -device foo: 'foo' is not a valid device model name", "7.2"),
+            (
+                "qemu: -device virtio-9p-pci,bus=x: 'virtio-9p-pci' is not a valid device model name",
+                "virtiofsd",
+            ),
         ] {
             let advice = advice(stderr).unwrap();
             assert!(advice.contains(expected), "{stderr}: {advice}");

@@ -15,7 +15,9 @@ use tokio::time::timeout;
 use super::command_line::{CommandLine, CommandLineError, Endpoints, build};
 use super::disks::Layout;
 use super::{config, launch};
-use crate::plan::{Accelerator, AgentChannel, NetworkNamespace, Nic, NicBackend, Share, VmPlan};
+use crate::plan::{
+    Accelerator, AgentChannel, NetworkNamespace, Nic, NicBackend, Share, ShareBackend, VmPlan,
+};
 use crate::vmm::{ShutdownReason, VmEvent, VmStatus, Vmm, VmmError};
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
@@ -78,10 +80,18 @@ fn rendered(plan: VmPlan) -> String {
     text.trim().to_owned()
 }
 
+fn by_daemon(tag: &str, queue_size: u32) -> Share {
+    Share { tag: tag.to_owned(), backend: ShareBackend::VhostUser { socket: any_fd(), queue_size } }
+}
+
+fn by_qemu(tag: &str, dir: &str) -> Share {
+    Share { tag: tag.to_owned(), backend: ShareBackend::NineP { dir: dir.into() } }
+}
+
 #[test]
 fn under_tcg_with_a_serial_agent_and_a_share() {
     let mut plan = plan(Accelerator::Tcg);
-    plan.shares.push(Share { tag: "kataShared".to_owned(), socket: any_fd(), queue_size: 1024 });
+    plan.shares.push(by_daemon("kataShared", 1024));
     insta::assert_snapshot!(rendered(plan));
 }
 
@@ -95,6 +105,20 @@ fn under_kvm_with_vsock_and_own_parameters() {
     plan.seccomp = false;
     plan.debug = true;
     insta::assert_snapshot!(rendered(plan));
+}
+
+#[test]
+fn a_directory_that_qemu_shows_itself_needs_no_shared_memory() {
+    let mut plan = plan(Accelerator::Tcg);
+    plan.shares.push(by_qemu("kataShared", "/run/a,b/ro"));
+    let lines = rendered(plan);
+    let found = lines.lines().filter(|line| line.contains("9p") || line.contains("mem0"));
+    assert_eq!(
+        found.skip(1).collect::<Vec<_>>().join("\n"),
+        "-object memory-backend-ram,id=mem0,size=256M\n\
+         -fsdev local,id=extra-9p-4,path=/run/a,,b/ro,security_model=passthrough,multidevs=remap\n\
+         -device virtio-9p-pci,bus=pcie.0,addr=0x4,disable-legacy=on,fsdev=extra-9p-4,mount_tag=kataShared"
+    );
 }
 
 #[test]
@@ -184,7 +208,6 @@ fn impossible_plans_are_refused() {
         change(&mut plan);
         command_line(plan).unwrap_err()
     };
-    let share = |tag: &str, queue_size| Share { tag: tag.to_owned(), socket: any_fd(), queue_size };
     assert_eq!(refused(|plan| plan.vcpus = 0), CommandLineError::Cpus { vcpus: 0, max: 2 });
     assert_eq!(refused(|plan| plan.vcpus = 3), CommandLineError::Cpus { vcpus: 3, max: 2 });
     assert_eq!(refused(|plan| plan.memory_mib = 1), CommandLineError::Memory { mib: 1 });
@@ -193,11 +216,13 @@ fn impossible_plans_are_refused() {
     let control = refused(|plan| plan.kernel_params.push("a\nb".to_owned()));
     assert!(matches!(control, CommandLineError::KernelParam { .. }), "{control}");
 
+    let long_tag = "x".repeat(32);
     for (shares, expected) in [
-        (vec![share("", 64)], CommandLineError::Tag { tag: String::new() }),
-        (vec![share("x", 100)], CommandLineError::QueueSize { size: 100 }),
-        (vec![share("x", 2048)], CommandLineError::QueueSize { size: 2048 }),
-        ((0..5).map(|_| share("x", 64)).collect(), CommandLineError::TooManyShares { count: 5 }),
+        (vec![by_daemon("", 64)], CommandLineError::Tag { tag: String::new(), most: 36 }),
+        (vec![by_qemu(&long_tag, "/d")], CommandLineError::Tag { tag: long_tag.clone(), most: 31 }),
+        (vec![by_daemon("x", 100)], CommandLineError::QueueSize { size: 100 }),
+        (vec![by_daemon("x", 2048)], CommandLineError::QueueSize { size: 2048 }),
+        ((0..5).map(|_| by_daemon("x", 64)).collect(), CommandLineError::TooManyShares { count: 5 }),
     ] {
         let mut plan = plan(Accelerator::Tcg);
         plan.shares = shares;
