@@ -437,6 +437,9 @@ impl Agent {
 
     async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
         let hierarchy = self.hierarchy.as_ref().ok_or(SandboxError::NoCgroups)?;
+        if self.owns_guest {
+            locked(&self.stale).extend(spec::shared_layers(&new.storages));
+        }
         let mut mounts = self.mount(std::mem::take(&mut new.storages)).await?;
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());

@@ -48,7 +48,7 @@ pub struct Memory {
     pub part: Option<Part>,
 }
 
-/// A directory that must be in a [`Memory`].
+/// A directory that must be in a [`Memory`], or in an image of the pod's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// Its path there.
@@ -102,6 +102,11 @@ impl Memories {
         Some(Memory { part: Some(part), ..memory })
     }
 
+    /// Where the `emptyDir` of this name whose directory is `dir` is mounted in the guest.
+    pub(crate) fn volume(&self, dir: &Path, name: &str) -> PathBuf {
+        self.place(dir, EPHEMERAL, name)
+    }
+
     fn whole(&self, source: &Path, volume: &str, fd: &OwnedFd) -> Option<Memory> {
         let size = size(fd).filter(|_| is_mount(fd))?;
         let metadata = metadata(fd).ok()?;
@@ -111,7 +116,7 @@ impl Memories {
             format!("gid={}", metadata.gid()),
         ];
         let options = flags(fd).into_iter().chain(owner).collect();
-        let guest_path = self.place(source, EPHEMERAL, volume);
+        let guest_path = self.volume(source, volume);
         Some(Memory { guest_path, size, options, stays: true, part: None })
     }
 
@@ -136,6 +141,11 @@ pub(crate) fn is_of_huge_pages(fd: &OwnedFd) -> bool {
     fstatfs(fd).is_ok_and(|found| found.f_type == HUGETLBFS)
 }
 
+/// Whether `fd` is the root of memory that is mounted by itself.
+pub(crate) fn is_memory(fd: &OwnedFd) -> bool {
+    size(fd).is_some() && is_mount(fd)
+}
+
 /// How many bytes the tmpfs can hold that `fd` is in; `None` if it is in none.
 fn size(fd: &OwnedFd) -> Option<u64> {
     if fstatfs(fd).ok()?.f_type != TMPFS {
@@ -146,7 +156,7 @@ fn size(fd: &OwnedFd) -> Option<u64> {
 }
 
 /// The name of the `emptyDir` whose directory this is, whatever the kubelet's own directory: it can be chosen.
-fn volume_of(path: &Path) -> Option<&str> {
+pub(crate) fn volume_of(path: &Path) -> Option<&str> {
     let dir = path.parent()?;
     let pods = dir.ancestors().nth(EMPTY_DIRS.len() + 1)?;
     let is_one = dir.ends_with(EMPTY_DIRS.iter().collect::<PathBuf>()) && pods.ends_with("pods");
@@ -154,7 +164,7 @@ fn volume_of(path: &Path) -> Option<&str> {
 }
 
 /// The directory of the `emptyDir` of which a container has a part at `pods/UID/volume-subpaths/VOLUME/CONTAINER/NUMBER`.
-fn empty_dir_of(part: &Path) -> Option<PathBuf> {
+pub(crate) fn empty_dir_of(part: &Path) -> Option<PathBuf> {
     let volume = part.parent()?.parent()?;
     let pod = volume.parent().filter(|dir| dir.ends_with(SUB_PATHS))?.parent()?;
     Some(pod.join(EMPTY_DIRS.iter().collect::<PathBuf>()).join(volume.file_name()?))
@@ -172,7 +182,7 @@ fn path_in_file_system(fd: &OwnedFd) -> Option<PathBuf> {
     Some(table.root(mount_id(fd)?)?.strip_prefix("/").ok()?.to_owned())
 }
 
-fn mode(metadata: &Metadata) -> u32 {
+pub(crate) fn mode(metadata: &Metadata) -> u32 {
     metadata.permissions().mode() & 0o7777
 }
 

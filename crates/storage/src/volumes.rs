@@ -9,6 +9,7 @@
 //! | bind of a tmpfs onto `/dev/shm` | memory in the guest, of the same size: it cannot be shared with the host, but all containers that bind the same directory share it |
 //! | bind of what the kubelet mounted for an `emptyDir` with `medium: Memory`, or of a directory in it | the same: see [`memory`] |
 //! | `hugetlbfs`, or a bind of one | an error: the VM has no huge pages of its own |
+//! | bind of an `emptyDir` that is an image, or of a directory in it | a bind of the disk in the guest: see [`empty_dir`](crate::empty_dir) |
 //! | bind of a direct-assigned volume | a bind of the disk in the guest: see [`direct_volume`](crate::direct_volume) |
 //! | bind of a directory or regular file | bind-mounted into the share, once for all containers that bind it the same way (module `shared`); the source rewritten to the guest's path |
 //! | bind of a socket, FIFO or device | an error: the other end would not be in the guest (a block device has become a disk before, see [`crate::block`]) |
@@ -26,7 +27,9 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
+use crate::empty_dir::ImageVolume;
 use crate::idmap::{self, IdMap, NoIds, Wanted};
+use crate::image::ImageError;
 use crate::memory::{self, Memory};
 use crate::mount::{Propagation, metadata, open_path};
 use crate::share::{ContainerFiles, SharedDirectory};
@@ -109,7 +112,8 @@ pub enum VolumeError {
     },
     /// Ids are to be mapped where there are no files of the host's.
     #[error(
-        "The ids of the mount on {destination:?} cannot be mapped: only files and directories of the host can"
+        "The ids of the mount on {destination:?} cannot be mapped: only files and directories of the host can, not memory or images of \
+         the guest's"
     )]
     NoFiles {
         /// Where it should go in the container.
@@ -133,6 +137,24 @@ pub enum VolumeError {
         #[source]
         source: Box<StepError>,
     },
+    /// A volume has no image.
+    #[error("{from:?} cannot be an image")]
+    Image {
+        /// The source on the host.
+        from: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<ImageError>,
+    },
+}
+
+/// What must be in the guest for a container's volumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InGuest {
+    /// Memory.
+    pub memories: Vec<Memory>,
+    /// Images.
+    pub images: Vec<ImageVolume>,
 }
 
 impl SharedDirectory {
@@ -159,7 +181,7 @@ impl SharedDirectory {
 impl ContainerFiles {
     /// Carries the host's part of `mounts` into the share and rewrites each to what the guest must mount.
     /// Relative sources are in `bundle`; `ids` are the container's own, for mounts that are mapped and do not say how.
-    /// Returns the memory that must be in the guest before.
+    /// Returns what must be in the guest before.
     ///
     /// # Errors
     /// A source is missing or cannot be shared, or a mount fails. What was made before it is taken back by
@@ -169,8 +191,8 @@ impl ContainerFiles {
         mounts: &mut [Mount],
         bundle: &Path,
         ids: &IdMap,
-    ) -> Result<Vec<Memory>, VolumeError> {
-        let mut memories = Vec::new();
+    ) -> Result<InGuest, VolumeError> {
+        let mut in_guest = InGuest::default();
         for mount in mounts {
             let destination = mount.destination().clone();
             let mapping = idmap::take(mount, ids);
@@ -180,11 +202,13 @@ impl ContainerFiles {
             if !matches!(shared, Shared::Files) && mapping.is_some() {
                 return Err(VolumeError::NoFiles { destination });
             }
-            if let Shared::Memory(memory) = shared {
-                memories.push(memory);
+            match shared {
+                Shared::Memory(memory) => in_guest.memories.push(memory),
+                Shared::Image(image) => in_guest.images.push(image),
+                Shared::Nothing | Shared::Files => {}
             }
         }
-        Ok(memories)
+        Ok(in_guest)
     }
 
     /// Has the guest mount `guest_path`, which a disk is mounted on, for whatever binds `source` of the host.
@@ -233,6 +257,10 @@ impl ContainerFiles {
         if memory::is_of_huge_pages(&fd) {
             return Err(VolumeError::HugePages { from: source, destination });
         }
+        if let Some((image, bound)) = self.image_volume(mount, &source, &fd)? {
+            rewrite(mount, bound);
+            return Ok(Shared::Image(image));
+        }
         if let Some(kind) = unshareable(metadata.file_type()) {
             return Err(VolumeError::Kind { from: source, destination, kind });
         }
@@ -264,6 +292,7 @@ enum Shared {
     Nothing,
     Files,
     Memory(Memory),
+    Image(ImageVolume),
 }
 
 /// The source of a bind mount; `None` for what the guest mounts by itself.
