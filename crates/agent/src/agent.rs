@@ -421,7 +421,9 @@ impl Agent {
         let is_new =
             |storage: &&Storage| storage.shared && !locked(&self.kept).contains(&storage.mount_point);
         let shared: Vec<Storage> = storages.iter().filter(is_new).cloned().collect();
-        for storage in shared {
+        for mut storage in shared {
+            // Huge pages are taken for its containers, not for itself.
+            storage.driver_options.clear();
             let mount_point = storage.mount_point.clone();
             let mounted = self.volumes.mount(vec![storage], self.hotplug_timeout).await?;
             locked(&self.mounts).extend(mounted);

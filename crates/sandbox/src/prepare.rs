@@ -7,6 +7,7 @@ use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::block::DiskImage;
 use kata_storage::empty_dir::EmptyDirs;
+use kata_storage::huge_pages::{self, HugePages};
 use kata_storage::idmap::IdMap;
 use kata_storage::image::ImageError;
 use kata_storage::memory::{Memory, Part};
@@ -72,6 +73,7 @@ impl Preparation {
         set_root(&mut spec, guest_root)?;
         let mut mounts = spec.mounts().clone().unwrap_or_default();
         files.set_empty_dirs(self.empty_dirs.clone());
+        files.set_huge_page_limits(huge_pages::limits(&spec));
         let in_guest = files.share_volumes(&mut mounts, &bundle, &own_ids(&spec))?;
         wanted.add(in_guest.images);
         spec.set_mounts(Some(mounts));
@@ -83,7 +85,8 @@ impl Preparation {
         if self.of_pod {
             pod::share_memory(&mut spec)?;
         }
-        let storages = in_guest.memories.iter().map(memory).collect();
+        let huge = in_guest.huge_pages.iter().map(huge_pages_storage);
+        let storages = in_guest.memories.iter().map(memory).chain(huge).collect();
         Ok((Files { spec, storages, devices: Vec::new() }, wanted))
     }
 
@@ -115,6 +118,21 @@ pub(crate) fn memory(memory: &Memory) -> Storage {
         options: memory.options.iter().cloned().chain([format!("size={}", memory.size)]).collect(),
         mount_point: memory.guest_path.to_string_lossy().into_owned(),
         shared: memory.stays,
+        ..Default::default()
+    }
+}
+
+/// A file system of huge pages, which the guest gets ready for the container.
+fn huge_pages_storage(pages: &HugePages) -> Storage {
+    let reserved = format!("{}={}", guest::HUGE_PAGES, pages.reserved);
+    Storage {
+        driver: "ephemeral".to_owned(),
+        driver_options: std::iter::once(reserved).chain(pages.part.iter().map(directory)).collect(),
+        source: "none".to_owned(),
+        fstype: "hugetlbfs".to_owned(),
+        options: std::iter::once(format!("pagesize={}", pages.page)).chain(pages.options.clone()).collect(),
+        mount_point: pages.guest_path.to_string_lossy().into_owned(),
+        shared: pages.stays,
         ..Default::default()
     }
 }

@@ -11,6 +11,7 @@ pub mod empty_dir;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod huge_pages;
 pub mod idmap;
 pub mod image;
 mod layer;

@@ -24,7 +24,7 @@ use crate::mountinfo::{MountTable, mount_id};
 /// `f_type` of a tmpfs.
 const TMPFS: i64 = 0x0102_1994;
 /// `f_type` of a hugetlbfs.
-const HUGETLBFS: i64 = 0x9584_58f6;
+pub(crate) const HUGETLBFS: i64 = 0x9584_58f6;
 /// A sandbox's first one, as upstream names it; further ones have a number.
 const NAME: &str = "shm";
 /// Where those of `emptyDir` volumes are, as upstream has them.
@@ -136,11 +136,6 @@ impl Memories {
     }
 }
 
-/// Whether `fd` is in a file system of huge pages.
-pub(crate) fn is_of_huge_pages(fd: &OwnedFd) -> bool {
-    fstatfs(fd).is_ok_and(|found| found.f_type == HUGETLBFS)
-}
-
 /// Whether `fd` is the root of memory that is mounted by itself.
 pub(crate) fn is_memory(fd: &OwnedFd) -> bool {
     size(fd).is_some() && is_mount(fd)
@@ -177,7 +172,7 @@ fn is_mount(fd: &OwnedFd) -> bool {
 }
 
 /// What the mount that `fd` is in shows of its file system, relative to that one's root.
-fn path_in_file_system(fd: &OwnedFd) -> Option<PathBuf> {
+pub(crate) fn path_in_file_system(fd: &OwnedFd) -> Option<PathBuf> {
     let table = MountTable::read().ok()?;
     Some(table.root(mount_id(fd)?)?.strip_prefix("/").ok()?.to_owned())
 }
@@ -187,7 +182,7 @@ pub(crate) fn mode(metadata: &Metadata) -> u32 {
 }
 
 /// The options of the host's mount that hold for every file.
-fn flags(fd: &OwnedFd) -> Vec<String> {
+pub(crate) fn flags(fd: &OwnedFd) -> Vec<String> {
     let found = fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |space| space.f_flag);
     let known = [
         (StatVfsMountFlags::NOSUID, "nosuid"),

@@ -16,7 +16,7 @@
 //! mount that is attached nowhere. So nothing may be mounted in `rw` until virtiofsd has answered the VMM.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -155,8 +155,18 @@ impl SharedDirectory {
         let guest_dir = Path::new(guest::SHARED_DIR).join(CONTAINERS).join(container);
         let (shared, memories) = (Arc::clone(&self.volumes), Arc::clone(&self.memories));
         let (assigned, empty_dirs) = (HashMap::new(), EmptyDirs::default());
-        let (volumes, layer) = (Vec::new(), None);
-        Ok(ContainerFiles { dir, guest_dir, trail, layer, volumes, shared, memories, assigned, empty_dirs })
+        Ok(ContainerFiles {
+            dir,
+            guest_dir,
+            trail,
+            layer: None,
+            volumes: Vec::new(),
+            shared,
+            memories,
+            assigned,
+            empty_dirs,
+            huge_pages: BTreeMap::new(),
+        })
     }
 
     /// Takes back all that [`SharedDirectory::create`] made. Containers' files must be removed before. May be
@@ -188,6 +198,8 @@ pub struct ContainerFiles {
     pub(crate) assigned: HashMap<PathBuf, PathBuf>,
     /// Which of its volumes are images.
     pub(crate) empty_dirs: EmptyDirs,
+    /// What it may use of huge pages, by their size.
+    pub(crate) huge_pages: BTreeMap<u64, u64>,
 }
 
 impl ContainerFiles {

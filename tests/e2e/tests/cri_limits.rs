@@ -13,11 +13,11 @@ const FULL: &str = "No space left on device";
 
 /// Adds lines to the runtime's configuration.
 fn configure(cri: &Cri, lines: &str) {
-    let drop_ins = cri.containerd.directory().join("config.d");
+    let file = cri.containerd.reconfigure(|text| text);
+    let drop_ins = file.with_file_name("config.d");
     fs::create_dir(&drop_ins).expect("the directory is the test's own");
     fs::write(drop_ins.join("50-limits.toml"), format!("[runtime]\n{lines}\n"))
         .expect("the directory is the test's own");
-    cri.containerd.reconfigure(|text| text);
 }
 
 fn pod<'c>(cri: &'c Cri<'c>, key: &str, limits: &str) -> Pod<'c> {
@@ -58,11 +58,11 @@ fn a_container_cannot_write_more_to_its_root_than_its_limit() {
         free.shell("dd if=/dev/zero of=/large bs=1M count=20 2>/dev/null; rm /large");
         assert_eq!(
             limited.shell("cat /etc/passwd | wc -l; rm /full; echo more > /more; cat /more"),
-            "2\nmore"
+            "3\nmore"
         );
         limited.remove();
         let again = pod.container("limited").idle().start();
-        assert_eq!(again.shell("ls /more 2>/dev/null; wc -l < /etc/passwd"), "1");
+        assert_eq!(again.shell("ls /more 2>/dev/null; wc -l < /etc/passwd"), "2");
     });
 }
 
@@ -112,6 +112,6 @@ fn an_empty_dir_with_a_limit_is_full_for_its_pod_alone_and_goes_with_it() {
         assert!(taken.len() < 16 << 20 && taken.blocks() * 512 <= 16 << 20, "{taken:?}");
         let checked = Command::new("/usr/sbin/e2fsck").arg("-fn").arg(&image).output().expect("it is there");
         assert!(checked.status.success(), "{checked:?}");
-        fs::remove_dir_all(cri.containerd.directory().join("kubelet")).expect("nothing holds it");
+        fs::remove_dir_all(&cache).expect("nothing holds it");
     });
 }

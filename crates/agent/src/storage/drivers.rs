@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::syncfs;
 
 use super::folders::Made;
+use super::huge_pages::{self, HUGETLBFS};
 use super::options::MountOptions;
 use super::{EPHEMERAL, Result, StorageError, group, layers};
 use crate::block::{BLK, NVDIMM, SCSI};
@@ -180,6 +181,13 @@ fn bind(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
 }
 
 fn ephemeral(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
+    let of_huge_pages;
+    let storage = if storage.fstype == HUGETLBFS {
+        of_huge_pages = Storage { options: huge_pages::options(storage)?, ..storage.clone() };
+        &of_huge_pages
+    } else {
+        storage
+    };
     mount_at(storage, (Some(&storage.source), or(&storage.fstype, "tmpfs")), mounted)?;
     give_new(&mounted.target, storage)
 }

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::{VolumeError, has_option};
 use crate::block::DiskImage;
 use crate::empty_dir::{EmptyDirs, ImageVolume};
+use crate::huge_pages::HugePages;
 use crate::idmap::IdMap;
 use crate::memory::{Memory, Part};
 use crate::share::{ContainerFiles, SharedDirectory};
@@ -349,20 +350,61 @@ fn an_image_cannot_belong_to_others() {
     });
 }
 
+/// What the mounts become for a container that may use eight megabytes of pages of two megabytes.
+fn huge_pages(fixture: &mut Fixture, mounts: &mut [Mount]) -> Vec<HugePages> {
+    fixture.files.set_huge_page_limits([(2 << 20, 8 << 20)].into());
+    fixture.files.share_volumes(mounts, fixture.host.path(), &IdMap::default()).unwrap().huge_pages
+}
+
 #[test]
-fn huge_pages_are_refused_by_their_name() {
+fn huge_pages_are_the_guests_as_many_as_the_container_may_use() {
     in_private_mounts(|| {
         let mut fixture = Fixture::new();
-        fs::create_dir(fixture.host("huge")).unwrap();
-        match mount("none", fixture.host("huge"), "hugetlbfs", MountFlags::empty(), None) {
-            Ok(()) => {
-                let refused =
-                    fixture.share(&mut oci("bind", &fixture.host("huge"), "/huge", &[])).unwrap_err();
-                assert!(matches!(refused, VolumeError::HugePages { .. }), "{refused}");
-                unmount(fixture.host("huge"), UnmountFlags::empty()).unwrap();
-            }
-            Err(error) => eprintln!("half skipped: no hugetlbfs here: {error}"),
+        let volume = fixture.host("kubelet/pods/7f/volumes/kubernetes.io~empty-dir/big");
+        fs::create_dir_all(&volume).unwrap();
+        let options = Some(c"pagesize=2M,mode=2777,gid=5");
+        if let Err(error) = mount("none", &volume, "hugetlbfs", MountFlags::NODEV, options) {
+            eprintln!("skipped: no hugetlbfs here: {error}");
+            return;
         }
+        let mut mounts = [oci("bind", &volume, "/big", &["rbind", "ro"])];
+        let guest_path = Path::new("/run/kata-containers/sandbox/ephemeral/big");
+        let expected = HugePages {
+            guest_path: guest_path.into(),
+            page: 2 << 20,
+            reserved: 8 << 20,
+            options: ["nodev", "mode=2777", "uid=0", "gid=5"].map(str::to_owned).to_vec(),
+            stays: true,
+            part: None,
+        };
+        assert_eq!(huge_pages(&mut fixture, &mut mounts), [expected]);
+        assert_eq!(mounts, [oci("bind", guest_path, "/big", &["rbind", "ro"])]);
+        unmount(&volume, UnmountFlags::empty()).unwrap();
+        fixture.finish();
+    });
+}
+
+#[test]
+fn a_mount_of_huge_pages_may_say_how_many_itself() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let none = Path::new("none");
+        let given = ["nosuid", "pagesize=1G", "size=2G"];
+        let mut mounts = [oci("hugetlbfs", none, "/a", &given), oci("hugetlbfs", none, "/b", &[])];
+        let found = huge_pages(&mut fixture, &mut mounts);
+        let told: Vec<_> = found.iter().map(|pages| (pages.page, pages.reserved, pages.stays)).collect();
+        assert_eq!(told, [(1 << 30, 2 << 30, false), (2 << 20, 8 << 20, false)]);
+        assert_eq!(found[0].options, ["nosuid", "size=2G"]);
+        assert_ne!(found[0].guest_path, found[1].guest_path);
+        assert_eq!(mounts[0], oci("bind", &found[0].guest_path, "/a", &["rbind", "nosuid"]));
+        fixture.finish();
+    });
+}
+
+#[test]
+fn huge_pages_without_a_number_are_refused() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
         let refused = fixture.share(&mut oci("hugetlbfs", Path::new("none"), "/huge", &[])).unwrap_err();
         assert!(matches!(refused, VolumeError::HugePages { .. }), "{refused}");
     });
