@@ -421,7 +421,9 @@ impl Agent {
         let is_new =
             |storage: &&Storage| storage.shared && !locked(&self.kept).contains(&storage.mount_point);
         let shared: Vec<Storage> = storages.iter().filter(is_new).cloned().collect();
-        for storage in shared {
+        for mut storage in shared {
+            // Huge pages are taken for its containers, not for itself.
+            storage.driver_options.clear();
             let mount_point = storage.mount_point.clone();
             let mounted = self.volumes.mount(vec![storage], self.hotplug_timeout).await?;
             locked(&self.mounts).extend(mounted);
@@ -437,6 +439,9 @@ impl Agent {
 
     async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
         let hierarchy = self.hierarchy.as_ref().ok_or(SandboxError::NoCgroups)?;
+        if self.owns_guest {
+            locked(&self.stale).extend(spec::shared_layers(&new.storages));
+        }
         let mut mounts = self.mount(std::mem::take(&mut new.storages)).await?;
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());

@@ -6,6 +6,7 @@ mod folders;
 pub(crate) mod fuzzing;
 mod group;
 pub(crate) mod growth;
+mod huge_pages;
 mod layers;
 mod options;
 mod sys;
@@ -67,6 +68,18 @@ pub(crate) enum StorageError {
     /// An option has no meaning.
     #[error("Storage option {option:?} is not understood")]
     Option { option: String },
+    /// The CPU has no such pages.
+    #[error("The guest has no huge pages of {kilobytes} kB; its CPU has not, or its kernel")]
+    PageSize { kilobytes: u64 },
+    /// There is no room for them.
+    #[error(
+        "The guest has memory for {found} of {wanted} huge pages of {kilobytes} kB; give the VM more memory (default_memory), or \
+         ask for fewer"
+    )]
+    NoHugePages { wanted: u64, found: u64, kilobytes: u64 },
+    /// The kernel does not tell.
+    #[error("Cannot change the number of huge pages in {}", path.display())]
+    Pool { path: PathBuf, source: io::Error },
     /// Only memory can be changed.
     #[error("No memory is mounted on {}; only a storage of driver {EPHEMERAL:?} can be changed", target.display())]
     NoMemory { target: PathBuf },

@@ -23,6 +23,7 @@ pub mod options;
 mod origin;
 mod request;
 mod settings;
+mod size_limits;
 mod template;
 mod value;
 
@@ -32,10 +33,12 @@ pub use block_devices::{BlockAio, BlockDevices, BlockDriver, SectorSize};
 pub use error::{ConfigError as Error, Problem};
 pub use kernel_params::{KernelParam, KernelParams};
 pub use model::{
-    Accelerator, Agent, Config, Hypervisor, LogLevel, NetworkModel, Runtime, SandboxBindMount, SharedFs,
+    Accelerator, Agent, Config, EmptyDirMode, Hypervisor, LogLevel, NetworkModel, Runtime, SandboxBindMount,
+    SharedFs,
 };
 pub use origin::{Origin, Setting, Sources};
 pub use request::{DEFAULT_PATHS, LoadRequest};
+pub use size_limits::SizeLimits;
 pub use template::{Placement, TEMPLATE, render_template};
 pub use value::{Fixed, Value};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::block_devices::BlockDevices;
 use crate::kernel_params::KernelParams;
 use crate::origin::Sources;
+use crate::size_limits::SizeLimits;
 
 /// The whole effective configuration of one sandbox.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,6 +128,14 @@ pub struct Runtime {
     pub guest_selinux_label: String,
     /// Files and directories of the host's for the guest itself. No two have the same last name.
     pub sandbox_bind_mounts: Vec<SandboxBindMount>,
+    /// Where the files of an `emptyDir` without a limit are.
+    pub emptydir_mode: EmptyDirMode,
+    /// What the `emptyDir` volumes of these names can hold; one with a limit is in an image.
+    pub emptydir_size_limit: SizeLimits,
+    /// What the containers of these names can write to their roots.
+    pub writable_layer_size_limit: SizeLimits,
+    /// The host's directory for the images of what is written with such a limit.
+    pub writable_layer_dir: PathBuf,
 }
 
 /// A file or directory of the host's for the guest itself.
@@ -160,6 +169,16 @@ pub enum NetworkModel {
     MacVtap,
     /// Not at all.
     None,
+}
+
+/// Where the files of an `emptyDir` are that is not memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EmptyDirMode {
+    /// In the directory of the host, which is shared.
+    #[default]
+    SharedFs,
+    /// In an image in that directory, which is a disk of the VM.
+    BlockPlain,
 }
 
 /// How a sandbox's files reach the guest.

@@ -4,8 +4,10 @@
 pub const SHARED_DIR: &str = "/run/kata-containers/shared/containers/";
 /// Where memory is mounted that the sandbox's containers share.
 pub const SHARED_MEMORY_DIR: &str = "/run/kata-containers/sandbox/";
-/// Driver option of memory that names a directory to be made in it: `<this>=<mode, octal>:<group>:<relative path>`.
-pub const MEMORY_DIRECTORY: &str = "io.katacontainers.volume.ephemeral.create_directory";
+/// Driver option of memory or of a disk that names a directory to be made in it: `<this>=<mode, octal>:<group>:<relative path>`.
+pub const VOLUME_DIRECTORY: &str = "io.katacontainers.volume.ephemeral.create_directory";
+/// Driver option of huge pages that says how many bytes of them the container may use, which are made ready for it.
+pub const HUGE_PAGES: &str = "io.katacontainers.volume.hugepages.reserve";
 /// Where containers have directories of their own, for what is mounted from disks.
 pub const CONTAINERS_DIR: &str = "/run/kata-containers/";
 /// Where the layers of root file systems are mounted from disks.

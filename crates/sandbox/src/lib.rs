@@ -43,6 +43,7 @@ mod pause;
 mod plan;
 mod pod;
 mod poststop;
+mod prepare;
 mod process;
 mod requests;
 mod sandbox;

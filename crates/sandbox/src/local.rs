@@ -14,13 +14,11 @@ use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::RootfsMount;
 use kata_storage::block::{root_disks, take_devices};
-use kata_storage::idmap::IdMap;
-use kata_storage::memory::{Memory, Part};
 use kata_storage::sandbox_mounts::SandboxMount;
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
 use kata_vmm::{Disk, Share, ShareBackend, VmPlan, Vmm};
-use oci_spec::runtime::{Process, RootBuilder, Spec};
+use oci_spec::runtime::Process;
 use tokio::sync::{Mutex, OnceCell, SetOnce};
 use tokio::time::timeout;
 
@@ -37,6 +35,7 @@ use crate::launch::{CONSOLE_FILE, LaunchSpec};
 use crate::network::{self, Card, Cards, Connected, NetworkFailure, Place};
 use crate::plan::{Parts, choose_accelerator, shared_directory, vm_plan};
 use crate::poststop::OwedHooks;
+use crate::prepare::{Preparation, memory};
 use crate::timeline::{Moment, Recorder, phase};
 use crate::{ContainerId, pod, way};
 
@@ -65,6 +64,7 @@ pub(crate) struct LocalHost {
     hooks: OwedHooks,
     volumes: Arc<Assigning>,
     disks: Arc<Disks>,
+    preparation: Arc<Preparation>,
     /// The VM, from the first container on: who takes disks out needs it.
     machine: std::sync::Mutex<Weak<Machine>>,
 }
@@ -76,6 +76,7 @@ impl LocalHost {
         let volumes = direct_volumes(&spec.state_root);
         let volumes = Assigning::new(volumes, spec.id.as_str(), Arc::<IntentLog>::clone(&log));
         let disks = Disks::new(Manner::of(&spec.config.hypervisor.block_devices));
+        let preparation = Preparation::of(&spec);
         Self {
             spec,
             first_root: SetOnce::new(),
@@ -87,6 +88,7 @@ impl LocalHost {
             hooks,
             volumes: Arc::new(volumes),
             disks: Arc::new(disks),
+            preparation: Arc::new(preparation),
             machine: std::sync::Mutex::default(),
         }
     }
@@ -325,11 +327,9 @@ impl Host for LocalHost {
     ) -> Result<Files> {
         let failed = |source| unprepared(container, source);
         *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(machine);
-        let seccomp = !self.spec.config.runtime.disable_guest_seccomp;
         if let Some(pod) = &self.spec.pod {
             pod.share(&self.dir, &mut sources.spec).map_err(|error| failed(error.into()))?;
         }
-        let of_pod = self.spec.pod.is_some();
         Labels::of(&self.spec.config).confine_container(&mut sources.spec);
         let (sources, wanted) = self.wanted(container, sources).await?;
         let (sources, volumes) = self.claim(container, sources).await?;
@@ -342,21 +342,20 @@ impl Host for LocalHost {
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             files.assign(volume.clone(), guest_path.clone());
         }
-        let (id, root) = (container.clone(), wanted.root());
-        let mut prepared = blocking(move || {
-            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-            let prepared = prepare(&mut files, sources, root, seccomp).and_then(|mut prepared| {
-                if of_pod {
-                    pod::share_memory(&mut prepared.spec)?;
-                }
-                Ok(prepared)
-            });
+        let (preparation, id, of_container) =
+            (Arc::clone(&self.preparation), container.clone(), Arc::clone(&files));
+        let (mut prepared, wanted) = blocking(move || {
+            let mut files = of_container.lock().unwrap_or_else(PoisonError::into_inner);
+            let prepared = preparation.prepare(&mut files, &id, sources, wanted);
             prepared.map_err(|source| unprepared(&id, source))
         })
         .await?;
         let told = wanted.attach(container, &self.disks, machine.vmm.disk_hotplug()).await;
         let told = told.map_err(|error| failed(error.into()))?;
         prepared.storages.extend(told.storages);
+        if wanted.is_limited() {
+            forget_layer(container, files).await?;
+        }
         let attached =
             self.volumes.attach(container, &volumes, &self.disks, machine.vmm.disk_hotplug()).await;
         prepared.storages.extend(attached.map_err(|error| failed(error.into()))?);
@@ -413,65 +412,18 @@ impl Host for LocalHost {
     }
 }
 
+/// The VMM has it now, and a name could only outlive the container.
+async fn forget_layer(container: &ContainerId, files: Arc<std::sync::Mutex<ContainerFiles>>) -> Result<()> {
+    let id = container.clone();
+    blocking(move || {
+        let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.forget_layer().map_err(|source| unprepared(&id, source.into()))
+    })
+    .await
+}
+
 fn unprepared(container: &ContainerId, source: BootError) -> Error {
     Error::Files { action: "prepare the files", id: container.to_string(), source }
-}
-
-/// Mounts the root file system, unless it is on disks and so at `on_disks` in the guest, and the volumes into the share,
-/// and says where the guest finds them.
-fn prepare(
-    files: &mut ContainerFiles,
-    sources: Sources,
-    on_disks: Option<PathBuf>,
-    seccomp: bool,
-) -> std::result::Result<Files, BootError> {
-    let Sources { bundle, rootfs, mut spec } = sources;
-    let root = bundle.join(spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path()));
-    let guest_root = match on_disks {
-        Some(root) => root,
-        None => files.mount_rootfs(&rootfs, &root)?,
-    };
-    set_root(&mut spec, guest_root)?;
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
-    let memories = files.share_volumes(&mut mounts, &bundle, &own_ids(&spec))?;
-    spec.set_mounts(Some(mounts));
-    if !seccomp && let Some(linux) = spec.linux_mut() {
-        linux.set_seccomp(None);
-    }
-    Ok(Files { spec, storages: memories.iter().map(memory).collect(), devices: Vec::new() })
-}
-
-/// A tmpfs; the agent makes it for the first container that names it.
-fn memory(memory: &Memory) -> Storage {
-    let part = memory.part.as_ref().map(|Part { path, mode, group }| {
-        format!("{}={mode:o}:{group}:{}", guest::MEMORY_DIRECTORY, path.display())
-    });
-    Storage {
-        driver: "ephemeral".to_owned(),
-        driver_options: part.into_iter().collect(),
-        source: if memory.stays { "tmpfs" } else { "shm" }.to_owned(),
-        fstype: "tmpfs".to_owned(),
-        options: memory.options.iter().cloned().chain([format!("size={}", memory.size)]).collect(),
-        mount_point: memory.guest_path.to_string_lossy().into_owned(),
-        shared: memory.stays,
-        ..Default::default()
-    }
-}
-
-/// The ids of the container's user namespace.
-fn own_ids(spec: &Spec) -> IdMap {
-    let linux = spec.linux().as_ref();
-    let uids = linux.and_then(|linux| linux.uid_mappings().clone()).unwrap_or_default();
-    let gids = linux.and_then(|linux| linux.gid_mappings().clone()).unwrap_or_default();
-    IdMap { uids, gids }
-}
-
-/// The root's path becomes the guest's; whether it is read-only stays.
-fn set_root(spec: &mut Spec, path: PathBuf) -> std::result::Result<(), BootError> {
-    let readonly = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
-    let root = RootBuilder::default().path(path).readonly(readonly).build()?;
-    spec.set_root(Some(root));
-    Ok(())
 }
 
 /// A VMM that has ended takes its namespace along: that is told by its own end, which says more.

@@ -7,10 +7,14 @@
 
 pub mod block;
 pub mod direct_volume;
+pub mod empty_dir;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod huge_pages;
 pub mod idmap;
+pub mod image;
+mod layer;
 pub mod memory;
 mod mount;
 mod mountinfo;

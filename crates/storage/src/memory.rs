@@ -24,7 +24,7 @@ use crate::mountinfo::{MountTable, mount_id};
 /// `f_type` of a tmpfs.
 const TMPFS: i64 = 0x0102_1994;
 /// `f_type` of a hugetlbfs.
-const HUGETLBFS: i64 = 0x9584_58f6;
+pub(crate) const HUGETLBFS: i64 = 0x9584_58f6;
 /// A sandbox's first one, as upstream names it; further ones have a number.
 const NAME: &str = "shm";
 /// Where those of `emptyDir` volumes are, as upstream has them.
@@ -48,7 +48,7 @@ pub struct Memory {
     pub part: Option<Part>,
 }
 
-/// A directory that must be in a [`Memory`].
+/// A directory that must be in a [`Memory`], or in an image of the pod's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// Its path there.
@@ -102,6 +102,11 @@ impl Memories {
         Some(Memory { part: Some(part), ..memory })
     }
 
+    /// Where the `emptyDir` of this name whose directory is `dir` is mounted in the guest.
+    pub(crate) fn volume(&self, dir: &Path, name: &str) -> PathBuf {
+        self.place(dir, EPHEMERAL, name)
+    }
+
     fn whole(&self, source: &Path, volume: &str, fd: &OwnedFd) -> Option<Memory> {
         let size = size(fd).filter(|_| is_mount(fd))?;
         let metadata = metadata(fd).ok()?;
@@ -111,7 +116,7 @@ impl Memories {
             format!("gid={}", metadata.gid()),
         ];
         let options = flags(fd).into_iter().chain(owner).collect();
-        let guest_path = self.place(source, EPHEMERAL, volume);
+        let guest_path = self.volume(source, volume);
         Some(Memory { guest_path, size, options, stays: true, part: None })
     }
 
@@ -131,9 +136,9 @@ impl Memories {
     }
 }
 
-/// Whether `fd` is in a file system of huge pages.
-pub(crate) fn is_of_huge_pages(fd: &OwnedFd) -> bool {
-    fstatfs(fd).is_ok_and(|found| found.f_type == HUGETLBFS)
+/// Whether `fd` is the root of memory that is mounted by itself.
+pub(crate) fn is_memory(fd: &OwnedFd) -> bool {
+    size(fd).is_some() && is_mount(fd)
 }
 
 /// How many bytes the tmpfs can hold that `fd` is in; `None` if it is in none.
@@ -146,7 +151,7 @@ fn size(fd: &OwnedFd) -> Option<u64> {
 }
 
 /// The name of the `emptyDir` whose directory this is, whatever the kubelet's own directory: it can be chosen.
-fn volume_of(path: &Path) -> Option<&str> {
+pub(crate) fn volume_of(path: &Path) -> Option<&str> {
     let dir = path.parent()?;
     let pods = dir.ancestors().nth(EMPTY_DIRS.len() + 1)?;
     let is_one = dir.ends_with(EMPTY_DIRS.iter().collect::<PathBuf>()) && pods.ends_with("pods");
@@ -154,7 +159,7 @@ fn volume_of(path: &Path) -> Option<&str> {
 }
 
 /// The directory of the `emptyDir` of which a container has a part at `pods/UID/volume-subpaths/VOLUME/CONTAINER/NUMBER`.
-fn empty_dir_of(part: &Path) -> Option<PathBuf> {
+pub(crate) fn empty_dir_of(part: &Path) -> Option<PathBuf> {
     let volume = part.parent()?.parent()?;
     let pod = volume.parent().filter(|dir| dir.ends_with(SUB_PATHS))?.parent()?;
     Some(pod.join(EMPTY_DIRS.iter().collect::<PathBuf>()).join(volume.file_name()?))
@@ -167,17 +172,17 @@ fn is_mount(fd: &OwnedFd) -> bool {
 }
 
 /// What the mount that `fd` is in shows of its file system, relative to that one's root.
-fn path_in_file_system(fd: &OwnedFd) -> Option<PathBuf> {
+pub(crate) fn path_in_file_system(fd: &OwnedFd) -> Option<PathBuf> {
     let table = MountTable::read().ok()?;
     Some(table.root(mount_id(fd)?)?.strip_prefix("/").ok()?.to_owned())
 }
 
-fn mode(metadata: &Metadata) -> u32 {
+pub(crate) fn mode(metadata: &Metadata) -> u32 {
     metadata.permissions().mode() & 0o7777
 }
 
 /// The options of the host's mount that hold for every file.
-fn flags(fd: &OwnedFd) -> Vec<String> {
+pub(crate) fn flags(fd: &OwnedFd) -> Vec<String> {
     let found = fstatvfs(fd).map_or(StatVfsMountFlags::empty(), |space| space.f_flag);
     let known = [
         (StatVfsMountFlags::NOSUID, "nosuid"),

@@ -56,6 +56,12 @@ impl MountTable {
         self.0.iter().find(|row| row.id == id).map(|row| row.root.as_path())
     }
 
+    /// Which file or directory of its file system `path` is, which the mount with this id shows.
+    pub(crate) fn path_of(&self, id: u64, path: &Path) -> Option<PathBuf> {
+        let row = self.0.iter().find(|row| row.id == id)?;
+        Some(row.root.join(path.strip_prefix(&row.point).ok()?))
+    }
+
     /// Where the block device of this number is mounted.
     pub(crate) fn points_of(&self, device: u64) -> impl Iterator<Item = &Path> {
         let device = format!("{}:{}", major(device), minor(device));
@@ -135,6 +141,8 @@ mod tests {
     fn a_mount_is_found_by_number_and_a_device_by_all_its_places() {
         let table = MountTable::parse(TABLE);
         assert_eq!((table.root(42), table.root(41)), (Some(Path::new("/x")), None));
+        assert_eq!(table.path_of(42, Path::new("/data/a b/c\\d/e")), Some("/x/e".into()));
+        assert_eq!(table.path_of(42, Path::new("/data/e")), None);
         let points: Vec<_> = table.points_of(makedev(8, 1)).collect();
         assert_eq!(points, [Path::new("/"), Path::new("/data/a b/c\\d")]);
     }

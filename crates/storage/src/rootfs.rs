@@ -91,7 +91,8 @@ impl ContainerFiles {
     /// Mounts the root file system into the share: `mounts` in their order, one over the other, or, if there are
     /// none, the directory `root_dir` (the bundle's `rootfs`).
     ///
-    /// Returns its path in the guest, for `root.path`.
+    /// Returns its path in the guest, for `root.path`. It is read-only if what the container writes has a place of its own
+    /// ([`ContainerFiles::make_layer`]).
     ///
     /// # Errors
     /// A mount fails. What was made before it is taken back by [`ContainerFiles::remove`].
@@ -115,8 +116,11 @@ impl ContainerFiles {
     }
 
     fn mount_one(&mut self, mount: &RootfsMount, root: &Path) -> Result<(), RootfsError> {
-        let options = Options::parse(&mount.options)
+        let mut options = Options::parse(&mount.options)
             .map_err(|option| RootfsError::Option { fs_type: mount.fs_type.clone(), option })?;
+        if self.layer.is_some() {
+            options.flags |= MountFlags::RDONLY;
+        }
         let bind = options.bind || mount.fs_type == "bind";
         let make = |target: &Target<'_>| match bind {
             true => bind_onto(mount, &options, target),

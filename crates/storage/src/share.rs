@@ -15,7 +15,8 @@
 //! namespace by propagation. Not all of them: virtiofsd copies `ro` and attaches the copy later, and nothing reaches a
 //! mount that is attached nowhere. So nothing may be mounted in `rw` until virtiofsd has answered the VMM.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use kata_protocol::guest::{self, VOLUMES};
 
+use crate::empty_dir::EmptyDirs;
 use crate::memory::Memories;
 use crate::mount::{DetachedMount, Propagation, open_path};
 use crate::trail::{StepError, Trail};
@@ -152,8 +154,19 @@ impl SharedDirectory {
         trail.dir(&dir)?;
         let guest_dir = Path::new(guest::SHARED_DIR).join(CONTAINERS).join(container);
         let (shared, memories) = (Arc::clone(&self.volumes), Arc::clone(&self.memories));
-        let assigned = HashMap::new();
-        Ok(ContainerFiles { dir, guest_dir, trail, volumes: Vec::new(), shared, memories, assigned })
+        let (assigned, empty_dirs) = (HashMap::new(), EmptyDirs::default());
+        Ok(ContainerFiles {
+            dir,
+            guest_dir,
+            trail,
+            layer: None,
+            volumes: Vec::new(),
+            shared,
+            memories,
+            assigned,
+            empty_dirs,
+            huge_pages: BTreeMap::new(),
+        })
     }
 
     /// Takes back all that [`SharedDirectory::create`] made. Containers' files must be removed before. May be
@@ -173,6 +186,8 @@ pub struct ContainerFiles {
     /// The same directory as the guest sees it.
     pub(crate) guest_dir: PathBuf,
     pub(crate) trail: Trail,
+    /// The image that its root file system is written to, if it is.
+    pub(crate) layer: Option<Trail>,
     /// Its volumes, a volume that is mounted twice also here.
     pub(crate) volumes: Vec<VolumeId>,
     /// The sandbox's.
@@ -181,6 +196,10 @@ pub struct ContainerFiles {
     pub(crate) memories: Arc<Memories>,
     /// Where the guest has what the host does not share, by its path on the host.
     pub(crate) assigned: HashMap<PathBuf, PathBuf>,
+    /// Which of its volumes are images.
+    pub(crate) empty_dirs: EmptyDirs,
+    /// What it may use of huge pages, by their size.
+    pub(crate) huge_pages: BTreeMap<u64, u64>,
 }
 
 impl ContainerFiles {
@@ -197,13 +216,18 @@ impl ContainerFiles {
                 true
             }
         });
-        released.and(self.trail.undo())
+        released.and(self.forget_layer()).and(self.trail.undo())
+    }
+
+    /// The container's.
+    pub(crate) fn name(&self) -> Cow<'_, str> {
+        self.dir.file_name().unwrap_or_default().to_string_lossy()
     }
 
     /// Whether there is nothing (any more).
     #[must_use]
     pub fn is_removed(&self) -> bool {
-        self.volumes.is_empty() && self.trail.is_empty()
+        self.volumes.is_empty() && self.layer.as_ref().is_none_or(Trail::is_empty) && self.trail.is_empty()
     }
 }
 

@@ -7,8 +7,9 @@
 //! | `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup` | left as it is: the guest's own |
 //! | bind of `/proc`, `/sys` or below, of `/dev`, `/dev/pts`, `/dev/mqueue`, `/dev/null` and its kind | left as it is: the guest's own |
 //! | bind of a tmpfs onto `/dev/shm` | memory in the guest, of the same size: it cannot be shared with the host, but all containers that bind the same directory share it |
-//! | bind of what the kubelet mounted for an `emptyDir` with `medium: Memory`, or of a directory in it | the same: see [`memory`] |
-//! | `hugetlbfs`, or a bind of one | an error: the VM has no huge pages of its own |
+//! | bind of what the kubelet mounted for an `emptyDir` with `medium: Memory`, or of a directory in it | the same: see [`memory`](crate::memory) |
+//! | `hugetlbfs`, or a bind of one | huge pages of the guest: see [`huge_pages`](crate::huge_pages) |
+//! | bind of an `emptyDir` that is an image, or of a directory in it | a bind of the disk in the guest: see [`empty_dir`](crate::empty_dir) |
 //! | bind of a direct-assigned volume | a bind of the disk in the guest: see [`direct_volume`](crate::direct_volume) |
 //! | bind of a directory or regular file | bind-mounted into the share, once for all containers that bind it the same way (module `shared`); the source rewritten to the guest's path |
 //! | bind of a socket, FIFO or device | an error: the other end would not be in the guest (a block device has become a disk before, see [`crate::block`]) |
@@ -26,8 +27,11 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
+use crate::empty_dir::ImageVolume;
+use crate::huge_pages::HugePages;
 use crate::idmap::{self, IdMap, NoIds, Wanted};
-use crate::memory::{self, Memory};
+use crate::image::ImageError;
+use crate::memory::Memory;
 use crate::mount::{Propagation, metadata, open_path};
 use crate::share::{ContainerFiles, SharedDirectory};
 use crate::trail::StepError;
@@ -45,7 +49,7 @@ const HUGE_PAGES: &str = "hugetlbfs";
 /// Directories that mean the guest's own, with all below them.
 const GUEST_TREES: [&str; 2] = ["/proc", "/sys"];
 /// Directories that mean the guest's own, but not what the host put into them.
-const GUEST_DIRS: [&str; 5] = ["/dev", "/dev/pts", "/dev/mqueue", "/dev/hugepages", "/dev/shm"];
+const GUEST_DIRS: [&str; 4] = ["/dev", "/dev/pts", "/dev/mqueue", "/dev/shm"];
 /// Devices that every kernel has.
 const GUEST_DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
@@ -96,10 +100,10 @@ pub enum VolumeError {
         /// Its type.
         fs_type: String,
     },
-    /// The source is of huge pages, of which there are none in the VM.
+    /// The source is of huge pages, and nobody knows of how many.
     #[error(
-        "{from:?}, to be mounted on {destination:?}, is of huge pages, and the VM has none: use an `emptyDir` with `medium: \
-         Memory`"
+        "{from:?}, to be mounted on {destination:?}, is of huge pages, and nothing says of how many: give the container a limit \
+         of pages of that size (`hugepages-2Mi`, `hugepageLimits`), or the mount a `size`"
     )]
     HugePages {
         /// The source on the host.
@@ -109,7 +113,8 @@ pub enum VolumeError {
     },
     /// Ids are to be mapped where there are no files of the host's.
     #[error(
-        "The ids of the mount on {destination:?} cannot be mapped: only files and directories of the host can"
+        "The ids of the mount on {destination:?} cannot be mapped: only files and directories of the host can, not memory or images of \
+         the guest's"
     )]
     NoFiles {
         /// Where it should go in the container.
@@ -133,6 +138,26 @@ pub enum VolumeError {
         #[source]
         source: Box<StepError>,
     },
+    /// A volume has no image.
+    #[error("{from:?} cannot be an image")]
+    Image {
+        /// The source on the host.
+        from: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<ImageError>,
+    },
+}
+
+/// What must be in the guest for a container's volumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InGuest {
+    /// Memory.
+    pub memories: Vec<Memory>,
+    /// Images.
+    pub images: Vec<ImageVolume>,
+    /// Huge pages.
+    pub huge_pages: Vec<HugePages>,
 }
 
 impl SharedDirectory {
@@ -159,7 +184,7 @@ impl SharedDirectory {
 impl ContainerFiles {
     /// Carries the host's part of `mounts` into the share and rewrites each to what the guest must mount.
     /// Relative sources are in `bundle`; `ids` are the container's own, for mounts that are mapped and do not say how.
-    /// Returns the memory that must be in the guest before.
+    /// Returns what must be in the guest before.
     ///
     /// # Errors
     /// A source is missing or cannot be shared, or a mount fails. What was made before it is taken back by
@@ -169,8 +194,8 @@ impl ContainerFiles {
         mounts: &mut [Mount],
         bundle: &Path,
         ids: &IdMap,
-    ) -> Result<Vec<Memory>, VolumeError> {
-        let mut memories = Vec::new();
+    ) -> Result<InGuest, VolumeError> {
+        let mut in_guest = InGuest::default();
         for mount in mounts {
             let destination = mount.destination().clone();
             let mapping = idmap::take(mount, ids);
@@ -180,11 +205,14 @@ impl ContainerFiles {
             if !matches!(shared, Shared::Files) && mapping.is_some() {
                 return Err(VolumeError::NoFiles { destination });
             }
-            if let Shared::Memory(memory) = shared {
-                memories.push(memory);
+            match shared {
+                Shared::Memory(memory) => in_guest.memories.push(memory),
+                Shared::Image(image) => in_guest.images.push(image),
+                Shared::HugePages(pages) => in_guest.huge_pages.push(pages),
+                Shared::Nothing | Shared::Files => {}
             }
         }
-        Ok(memories)
+        Ok(in_guest)
     }
 
     /// Has the guest mount `guest_path`, which a disk is mounted on, for whatever binds `source` of the host.
@@ -198,7 +226,7 @@ impl ContainerFiles {
         bundle: &Path,
         mapping: Option<&Wanted>,
     ) -> Result<Shared, VolumeError> {
-        let Some(source) = bind_source(mount)? else { return Ok(Shared::Nothing) };
+        let Some(source) = bind_source(mount)? else { return self.share_nothing(mount) };
         let source = bundle.join(source);
         let destination = mount.destination().clone();
         if is_guests_own_tree(&source) {
@@ -230,8 +258,13 @@ impl ContainerFiles {
             rewrite(mount, memory.bound());
             return Ok(Shared::Memory(memory));
         }
-        if memory::is_of_huge_pages(&fd) {
-            return Err(VolumeError::HugePages { from: source, destination });
+        if let Some((pages, bound)) = self.bound_huge_pages(mount, &source, &fd)? {
+            rewrite(mount, bound);
+            return Ok(Shared::HugePages(pages));
+        }
+        if let Some((image, bound)) = self.image_volume(mount, &source, &fd)? {
+            rewrite(mount, bound);
+            return Ok(Shared::Image(image));
         }
         if let Some(kind) = unshareable(metadata.file_type()) {
             return Err(VolumeError::Kind { from: source, destination, kind });
@@ -244,6 +277,22 @@ impl ContainerFiles {
         self.volumes.push(volume);
         rewrite(mount, path);
         Ok(Shared::Files)
+    }
+}
+
+impl ContainerFiles {
+    /// A mount that binds nothing.
+    fn share_nothing(&self, mount: &mut Mount) -> Result<Shared, VolumeError> {
+        if mount.typ().as_deref() != Some(HUGE_PAGES) {
+            return Ok(Shared::Nothing);
+        }
+        let pages = self.own_huge_pages(mount)?;
+        // What is about their file system is not about a bind of it.
+        let options =
+            mount.options().iter().flatten().filter(|option| !option.contains('=')).cloned().collect();
+        mount.set_options(Some(options));
+        rewrite(mount, pages.guest_path.clone());
+        Ok(Shared::HugePages(pages))
     }
 }
 
@@ -264,6 +313,8 @@ enum Shared {
     Nothing,
     Files,
     Memory(Memory),
+    Image(ImageVolume),
+    HugePages(HugePages),
 }
 
 /// The source of a bind mount; `None` for what the guest mounts by itself.
@@ -271,12 +322,8 @@ pub(crate) fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
     let destination = mount.destination();
     let fs_type = mount.typ().as_deref().unwrap_or_default();
     if !is_bind(mount) {
-        if fs_type.is_empty() || GUEST_TYPES.contains(&fs_type) {
+        if matches!(fs_type, "" | HUGE_PAGES) || GUEST_TYPES.contains(&fs_type) {
             return Ok(None);
-        }
-        if fs_type == HUGE_PAGES {
-            let from = mount.source().clone().unwrap_or_default();
-            return Err(VolumeError::HugePages { from, destination: destination.clone() });
         }
         return Err(VolumeError::Type { destination: destination.clone(), fs_type: fs_type.to_owned() });
     }

@@ -1,5 +1,6 @@
 //! Tells what a process in a container can see: `kata-probe [SECTION…]`, without sections all but `calls`, `files` and `single-files`.
-//! `kata-probe hold DIR` and `kata-probe meet DIR` are two ends of a test, `kata-probe user` tells the effective user's id.
+//! `kata-probe hold DIR` and `kata-probe meet DIR` are two ends of a test, `kata-probe user` tells the effective user's id,
+//! `kata-probe huge FILE BYTES` maps a file of huge pages.
 //!
 //! One fact a line, its name and its value with a tab between them, so that the reports of two runtimes can be compared
 //! name by name. What must differ between two kernels (times, numbers of mounts and inodes) is not told.
@@ -9,6 +10,7 @@
 mod calls;
 mod devices;
 mod files;
+mod huge;
 mod mounts;
 mod paths;
 mod peers;
@@ -68,6 +70,7 @@ fn tell(report: &mut Report, wanted: &[&str]) -> io::Result<()> {
         ["hold", dir] => return peers::hold(report, Path::new(dir)),
         ["meet", dir] => return peers::meet(report, Path::new(dir)),
         ["storage", wanted @ ..] => return storage::run(wanted),
+        ["huge", path, bytes] => return huge::tell(report, path, bytes),
         ["user"] => report.tell("user", rustix::process::geteuid().as_raw()),
         _ => {}
     }

@@ -1,5 +1,4 @@
-//! What the containers of a pod share of memory: it stays as long as the sandbox where the host says so, and has the
-//! directories in it that containers bind.
+//! What the containers of a pod share of memory and of disks: it has the directories in it that containers bind.
 
 use std::fs::File;
 use std::io;
@@ -12,28 +11,28 @@ use kata_protocol::guest;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
 use rustix::io::Errno;
 
-/// A directory in memory could not be had.
+/// A directory in a volume could not be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PartError {
     /// The host's words.
     #[error(
-        "The directory {text:?} in the memory {memory} is not understood; it is `mode:group:path` below it"
+        "The directory {text:?} in the volume {volume} is not understood; it is `mode:group:path` below it"
     )]
     Form {
         /// What they are.
         text: String,
         /// Where it is mounted.
-        memory: String,
+        volume: String,
     },
     /// It is not there and cannot be made, or is something else.
     #[error(
-        "There is no directory {path:?} in the memory {memory}; a container of this pod has put something else there"
+        "There is no directory {path:?} in the volume {volume}; a container of this pod has put something else there"
     )]
     Make {
-        /// Its path in the memory.
+        /// Its path in the volume.
         path: String,
         /// Where that is mounted.
-        memory: String,
+        volume: String,
         /// Why not.
         source: io::Error,
     },
@@ -43,7 +42,7 @@ pub(crate) enum PartError {
 pub(super) fn make(storages: &[Storage]) -> Result<(), PartError> {
     for storage in storages {
         for option in &storage.driver_options {
-            let text = option.strip_prefix(guest::MEMORY_DIRECTORY).and_then(|rest| rest.strip_prefix('='));
+            let text = option.strip_prefix(guest::VOLUME_DIRECTORY).and_then(|rest| rest.strip_prefix('='));
             if let Some(text) = text {
                 make_one(&storage.mount_point, text)?;
             }
@@ -52,8 +51,8 @@ pub(super) fn make(storages: &[Storage]) -> Result<(), PartError> {
     Ok(())
 }
 
-fn make_one(memory: &str, text: &str) -> Result<(), PartError> {
-    let form = || PartError::Form { text: text.to_owned(), memory: memory.to_owned() };
+fn make_one(volume: &str, text: &str) -> Result<(), PartError> {
+    let form = || PartError::Form { text: text.to_owned(), volume: volume.to_owned() };
     let mut parts = text.splitn(3, ':');
     let mode = parts.next().and_then(|mode| u32::from_str_radix(mode, 8).ok()).ok_or_else(form)?;
     let group = parts.next().and_then(|group| group.parse().ok()).ok_or_else(form)?;
@@ -61,13 +60,13 @@ fn make_one(memory: &str, text: &str) -> Result<(), PartError> {
     if !Path::new(path).components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(form());
     }
-    let made = make_folders(Path::new(memory), Path::new(path), mode & 0o7777, group);
-    made.map_err(|source| PartError::Make { path: path.to_owned(), memory: memory.to_owned(), source })
+    let made = make_folders(Path::new(volume), Path::new(path), mode & 0o7777, group);
+    made.map_err(|source| PartError::Make { path: path.to_owned(), volume: volume.to_owned(), source })
 }
 
 /// Containers write there, so no link of theirs is followed. What is there stays as they have made it.
-fn make_folders(memory: &Path, path: &Path, mode: u32, group: u32) -> io::Result<()> {
-    let mut folder = open(CWD, memory)?;
+fn make_folders(volume: &Path, path: &Path, mode: u32, group: u32) -> io::Result<()> {
+    let mut folder = open(CWD, volume)?;
     for part in path {
         let part = Path::new(part);
         match mkdirat(&folder, part, Mode::RWXU) {
@@ -98,7 +97,7 @@ mod tests {
     fn storage(memory: &Path, part: &str) -> Storage {
         Storage {
             mount_point: memory.to_str().expect("is text").into(),
-            driver_options: vec!["other=1".into(), format!("{}={part}", guest::MEMORY_DIRECTORY)],
+            driver_options: vec!["other=1".into(), format!("{}={part}", guest::VOLUME_DIRECTORY)],
             ..Default::default()
         }
     }

@@ -35,7 +35,10 @@ pub(super) fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, NameE
         add_io(&mut settings, io);
     }
     for limit in &resources.HugepageLimits {
-        add(&mut settings, &format!("hugetlb.{}.max", limit.Pagesize), limit.Limit.to_string());
+        // Reservations, too: mapping more fails then, in place of the first use of what was mapped.
+        for kind in ["max", "rsvd.max"] {
+            add(&mut settings, &format!("hugetlb.{}.{kind}", limit.Pagesize), limit.Limit.to_string());
+        }
     }
     for (device, limit) in &resources.Rdma {
         let count = |count: Option<u32>| count.map_or_else(|| "max".to_owned(), |count| count.to_string());
@@ -208,6 +211,15 @@ mod tests {
         let io = LinuxBlockIO { Weight: 10, WeightDevice: vec![device], ..Default::default() };
         let resources = LinuxResources { BlockIO: MessageField::some(io), ..Default::default() };
         let written = ["default 1", "8:16 10000"].map(|value| ("io.weight".to_owned(), value.to_owned()));
+        assert_eq!(of(&resources), written);
+    }
+
+    #[test]
+    fn huge_pages_are_limited_before_they_are_used() {
+        let limit = LinuxHugepageLimit { Pagesize: "2MB".to_owned(), Limit: 7, ..Default::default() };
+        let resources = LinuxResources { HugepageLimits: vec![limit], ..Default::default() };
+        let written =
+            ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max"].map(|file| (file.to_owned(), "7".to_owned()));
         assert_eq!(of(&resources), written);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_protocol::oci::{Hooks, Linux, LinuxResources, Process, Spec};
 use protobuf::MessageField;
@@ -86,6 +87,15 @@ pub(crate) fn of_all_processes(spec: Spec) -> Spec {
 pub(crate) fn shared_sources(spec: &Spec) -> impl Iterator<Item = PathBuf> {
     let sources = spec.Mounts.iter().map(|mount| Path::new(&mount.source));
     sources.filter(|source| source.starts_with(guest::SHARED_DIR)).map(Path::to_owned)
+}
+
+/// The folders on the share of containers whose root file systems are layers of these storages.
+pub(crate) fn shared_layers(storages: &[Storage]) -> impl Iterator<Item = PathBuf> {
+    let options = storages.iter().flat_map(|storage| &storage.options);
+    let layers =
+        options.filter_map(|option| option.strip_prefix("lowerdir=")).flat_map(|layers| layers.split(':'));
+    let shared = layers.map(Path::new).filter(|layer| layer.starts_with(guest::SHARED_DIR));
+    shared.filter_map(Path::parent).map(Path::to_owned)
 }
 
 /// What a process is added by. Only a listener of system calls is told about the container.

@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use kata_protocol::agent::{FSGroup, Storage};
+use kata_protocol::guest::VOLUME_DIRECTORY;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::syncfs;
 
 use super::folders::Made;
+use super::huge_pages::{self, HUGETLBFS};
 use super::options::MountOptions;
 use super::watchable::{Copy, Updates};
 use super::{EPHEMERAL, Result, StorageError, WATCHABLE, group, layers};
@@ -159,7 +161,8 @@ fn share(storage: &Storage, fstype: &str, mounted: &mut Mounted) -> Result<()> {
 /// The file system on a disk.
 fn block(storage: &Storage, node: &Path, mounted: &mut Mounted) -> Result<()> {
     // They ask for encryption and the like, which must not be left out in silence.
-    if let Some(option) = storage.driver_options.first() {
+    let known = |option: &&String| option.starts_with(VOLUME_DIRECTORY);
+    if let Some(option) = storage.driver_options.iter().find(|option| !known(option)) {
         return Err(StorageError::Option { option: option.clone() });
     }
     if storage.fstype.is_empty() {
@@ -237,6 +240,13 @@ fn bind(storage: &Storage, source: &Path, mounted: &mut Mounted) -> Result<()> {
 }
 
 fn ephemeral(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
+    let of_huge_pages;
+    let storage = if storage.fstype == HUGETLBFS {
+        of_huge_pages = Storage { options: huge_pages::options(storage)?, ..storage.clone() };
+        &of_huge_pages
+    } else {
+        storage
+    };
     mount_at(storage, (Some(&storage.source), or(&storage.fstype, "tmpfs")), mounted)?;
     give_new(&mounted.target, storage)
 }
@@ -260,7 +270,13 @@ fn overlay(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
     for option in &storage.driver_options {
         if let Some(folder) = option.strip_prefix(CREATE_DIRECTORY).and_then(|rest| rest.strip_prefix('=')) {
             let folder = Path::new(folder);
-            if let Err(source) = made.folder(folder) {
+            let existed = folder.is_dir();
+            let is_upper = || storage.options.contains(&format!("upperdir={}", folder.display()));
+            let prepared = made.folder(folder).and_then(|()| match !existed && is_upper() {
+                true => resemble_lower(&storage.options),
+                false => Ok(()),
+            });
+            if let Err(source) = prepared {
                 made.take_back();
                 return Err(prepare(folder, source));
             }
@@ -272,6 +288,16 @@ fn overlay(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
         made.take_back();
     }
     added
+}
+
+/// A root file system's own mode and owner are those of its upper layer, which has just been made: they are to be those of what lies
+/// below.
+fn resemble_lower(options: &[String]) -> io::Result<()> {
+    let value = |name| options.iter().find_map(|option| option.strip_prefix(name));
+    let (Some(lower), Some(upper)) = (value("lowerdir="), value("upperdir=")) else { return Ok(()) };
+    let top = fs::metadata(lower.split(':').next().unwrap_or_default())?;
+    std::os::unix::fs::chown(upper, Some(top.uid()), Some(top.gid()))?;
+    fs::set_permissions(upper, top.permissions())
 }
 
 /// A folder of the guest, for all containers of the sandbox.
@@ -333,6 +359,19 @@ mod tests {
         };
         assert!(add(&storage, None).expect("made").is_none());
         assert_eq!(fs::metadata(&target).expect("is there").permissions().mode() & 0o7777, 0o777);
+    }
+
+    #[test]
+    fn what_is_written_over_a_root_has_the_roots_mode() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let [lower, upper] = ["lower", "upper"].map(|name| root.path().join(name));
+        for folder in [&lower, &upper] {
+            fs::create_dir(folder).expect("made");
+        }
+        fs::set_permissions(&lower, fs::Permissions::from_mode(0o1731)).expect("changed");
+        let option = |name: &str, path: &Path| format!("{name}={}", path.display());
+        resemble_lower(&[option("lowerdir", &lower.join(".")), option("upperdir", &upper)]).expect("alike");
+        assert_eq!(fs::metadata(&upper).expect("is there").permissions().mode() & 0o7777, 0o1731);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use kata_protocol::agent::Storage;
 
 use super::drivers::{self, Mounted, is_block};
+use super::huge_pages::{self, Reserved};
 use super::{EPHEMERAL, Result, StorageError};
 use crate::block::{self, Address};
 
@@ -33,6 +34,7 @@ struct Shared {
 enum Held {
     Own(Mounted),
     Shared(PathBuf),
+    Pages(Reserved),
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,16 +92,23 @@ impl Volumes {
         }
     }
 
-    /// What is to be given back later, if anything.
-    fn add(&self, storage: &Storage, node: Option<&Path>) -> Result<Option<Held>> {
+    /// What is to be given back later, the last first.
+    fn add(&self, storage: &Storage, node: Option<&Path>) -> Result<Vec<Held>> {
         if storage.driver != EPHEMERAL && !is_block(&storage.driver) {
-            return Ok(drivers::add(storage, node)?.map(Held::Own));
+            return Ok(drivers::add(storage, node)?.map(Held::Own).into_iter().collect());
         }
+        let pages = huge_pages::reserve(storage)?;
         let target = PathBuf::from(&storage.mount_point);
         let shared = Arc::clone(locked(&self.shared).entry(target.clone()).or_default());
         let joined = locked(&shared).join(storage, node);
         self.forget(&target, &shared);
-        joined.map(|()| Some(Held::Shared(target)))
+        match joined {
+            Ok(()) => Ok(pages.map(Held::Pages).into_iter().chain([Held::Shared(target)]).collect()),
+            Err(error) => {
+                pages.into_iter().for_each(Reserved::release);
+                Err(error)
+            }
+        }
     }
 
     /// Leaves out what nobody holds and nobody is about to.
@@ -115,6 +124,7 @@ impl Volumes {
         for held in held.into_iter().rev() {
             match held {
                 Held::Own(mounted) => mounted.undo(),
+                Held::Pages(reserved) => reserved.release(),
                 Held::Shared(target) => {
                     let Some(shared) = locked(&self.shared).get(&target).cloned() else { continue };
                     locked(&shared).leave();

@@ -115,7 +115,6 @@ static KNOWN: &[Known] = &[
     word(Table::Runtime, "virt_container", &["name"]),
     word(Table::Runtime, "qemu", &["hypervisor_name"]),
     word(Table::Runtime, "kata", &["agent_name"]),
-    word(Table::Runtime, "shared-fs", &["emptydir_mode"]),
     never(Table::Runtime, &[
         "kubelet_root_dir", "passfd_listener_port", "static_sandbox_resource_mgmt", "vfio_mode",
     ]),

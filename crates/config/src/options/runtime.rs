@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::agent::{LOG_LEVELS, log_level};
 use super::{Applied, Kind, Refusal, Row, Table, set};
-use crate::model::{Config, NetworkModel, SandboxBindMount};
+use crate::model::{Config, EmptyDirMode, NetworkModel, SandboxBindMount};
+use crate::size_limits::SizeLimits;
 use crate::value::{Fixed, Value};
 
 const fn row(key: &'static str, kind: Kind, default: Fixed) -> Row {
@@ -55,7 +56,44 @@ pub(super) static ROWS: &[Row] = &[
         "Files and directories of the host for the guest itself: PATH, PATH:ro or PATH:rw.",
         sandbox_bind_mounts,
     ),
+    row("emptydir_mode", EMPTYDIR_MODES, Fixed::Text("shared-fs"))
+        .does("Where the files of an emptyDir are: shared with the host, or in an image.", emptydir_mode),
+    row("emptydir_size_limit", Kind::List, Fixed::List(&[]))
+        .does("What an emptyDir can hold: SIZE for each, VOLUME=SIZE for one.", |c, v| {
+            set(&mut c.runtime.emptydir_size_limit, size_limits(v)?)
+        })
+        .annotation("runtime.emptydir_size_limit")
+        .ours(),
+    row("writable_layer_size_limit", Kind::List, Fixed::List(&[]))
+        .does("What a container can write to its root: SIZE for each, CONTAINER=SIZE for one.", |c, v| {
+            set(&mut c.runtime.writable_layer_size_limit, size_limits(v)?)
+        })
+        .annotation("runtime.writable_layer_size_limit")
+        .ours(),
+    row("writable_layer_dir", Kind::Path, Fixed::Text("/var/lib/kata-containers/layers"))
+        .does("The host's directory for what containers with such a limit write.", |c, v| {
+            set(&mut c.runtime.writable_layer_dir, PathBuf::from(v.text()))
+        })
+        .ours(),
 ];
+
+const EMPTYDIR_MODES: Kind = Kind::OneOf(&["shared-fs", "block-plain", "block-encrypted"]);
+
+fn emptydir_mode(config: &mut Config, value: &Value) -> Applied {
+    let mode = match value.text() {
+        "block-encrypted" => {
+            let instead = "use \"block-plain\" on an encrypted file system of the host";
+            return Err(Refusal::NotYet(format!("encrypted images; {instead}")));
+        }
+        "block-plain" => EmptyDirMode::BlockPlain,
+        _ => EmptyDirMode::SharedFs,
+    };
+    set(&mut config.runtime.emptydir_mode, mode)
+}
+
+fn size_limits(value: &Value) -> Result<SizeLimits, Refusal> {
+    SizeLimits::parse(value.list()).map_err(Refusal::Invalid)
+}
 
 fn experimental(config: &mut Config, value: &Value) -> Applied {
     for word in value.list() {

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{Tree, origin};
 use crate::{
-    Accelerator, BlockAio, BlockDevices, BlockDriver, Config, LogLevel, Placement, SectorSize, TEMPLATE,
-    render_template,
+    Accelerator, BlockAio, BlockDevices, BlockDriver, Config, EmptyDirMode, LogLevel, Placement, SectorSize,
+    TEMPLATE, render_template,
 };
 
 #[test]
@@ -177,4 +177,30 @@ fn files_for_the_guest_itself_must_be_absolute_and_end_differently() {
 fn files_for_the_guest_itself_are_no_matter_of_a_pod() {
     let tree = Tree::new("");
     assert!(tree.annotated(&[("io.katacontainers.config.runtime.sandbox_bind_mounts", "/etc")]).is_err());
+}
+
+#[test]
+fn limits_of_sizes_have_names_and_a_pod_may_set_them() {
+    let tree = Tree::new(
+        "[runtime]\nemptydir_mode = 'block-plain'\nemptydir_size_limit = ['1Gi']\n\
+         writable_layer_size_limit = ['web=8Mi']\nwritable_layer_dir = '/srv/layers'\n",
+    );
+    let runtime = tree.load().unwrap().runtime;
+    assert_eq!(
+        (runtime.emptydir_mode, runtime.writable_layer_dir),
+        (EmptyDirMode::BlockPlain, "/srv/layers".into())
+    );
+    assert_eq!(runtime.emptydir_size_limit.of(Some("cache")), Some(1 << 30));
+    let limits = &runtime.writable_layer_size_limit;
+    assert_eq!((limits.of(Some("web")), limits.of(Some("db"))), (Some(8 << 20), None));
+    let given = [("io.katacontainers.config.runtime.emptydir_size_limit", "cache=5Mi, 2Gi")];
+    let limits = tree.annotated(&given).unwrap().runtime.emptydir_size_limit;
+    assert_eq!((limits.of(Some("cache")), limits.of(Some("tmp"))), (Some(5 << 20), Some(2 << 30)));
+}
+
+#[test]
+fn encrypted_empty_dirs_are_refused_with_what_to_use_instead() {
+    let tree = Tree::new("[runtime]\nemptydir_mode = 'block-encrypted'\n");
+    let text = tree.text(tree.load());
+    assert!(text.contains("not supported yet") && text.contains("block-plain"), "{text}");
 }

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use kata_protocol::agent::{Device, Storage};
 use kata_protocol::guest;
-use kata_storage::block::{BlockDevice, BlockRootfs, GuestMount, What, take_devices};
+use kata_storage::block::{BlockDevice, BlockRootfs, DiskImage, GuestMount, What, take_devices};
+use kata_storage::empty_dir::ImageVolume;
+use kata_storage::image;
 use kata_vmm::{DiskAddress, DiskHotplug};
 
 use super::{DiskFailure, Disks};
 use crate::ContainerId;
 use crate::host::{BootError, Sources};
+use crate::prepare::directory;
 
 /// Driver option of `overlayfs` that names a directory to be made first.
 const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
@@ -19,6 +22,9 @@ const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_direct
 pub(crate) struct Wanted {
     rootfs: Option<BlockRootfs>,
     devices: Vec<BlockDevice>,
+    volumes: Vec<ImageVolume>,
+    /// What it writes to its root file system goes to an image with a limit.
+    limited: bool,
 }
 
 /// What the guest is told of a container's disks.
@@ -37,17 +43,36 @@ impl Wanted {
         layers: Option<&Path>,
     ) -> Result<Self, BootError> {
         let rootfs = match layers {
-            Some(layers) => {
-                let own = Path::new(guest::CONTAINERS_DIR).join(container.as_str());
-                BlockRootfs::of(&sources.rootfs, &own, layers)?
-            }
+            Some(layers) => BlockRootfs::of(&sources.rootfs, &own_dir(container), layers)?,
             None => {
                 BlockRootfs::refuse_images(&sources.rootfs)?;
                 None
             }
         };
         let devices = take_devices(&mut sources.spec, &sources.bundle)?;
-        Ok(Self { rootfs, devices })
+        Ok(Self { rootfs, devices, ..Self::default() })
+    }
+
+    /// Has the container write to `layer` instead of its root file system, which the guest has at `root`. Where the root is
+    /// then.
+    pub(crate) fn limit(&mut self, container: &ContainerId, root: PathBuf, layer: DiskImage) -> PathBuf {
+        let own = own_dir(container);
+        let rootfs = match self.rootfs.take() {
+            Some(rootfs) => rootfs.written_to(layer, &own),
+            None => BlockRootfs::over(root, layer, &own),
+        };
+        self.limited = true;
+        self.rootfs.insert(rootfs).root.clone()
+    }
+
+    /// Whether there is such a layer.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limited
+    }
+
+    /// Adds volumes that are images.
+    pub(crate) fn add(&mut self, volumes: Vec<ImageVolume>) {
+        self.volumes.extend(volumes);
     }
 
     /// Where the root file system is in the guest, if it is on disks.
@@ -74,12 +99,20 @@ impl Wanted {
             };
             told.storages.push(storage(mount, address.as_ref()));
         }
+        for volume in &self.volumes {
+            told.storages.push(volume_storage(volume, &attach(&volume.image).await?));
+        }
         for BlockDevice { disk, container_path } in &self.devices {
             let address = attach(disk).await?;
             told.devices.push(device(&address, disk.read_only, container_path));
         }
         Ok(told)
     }
+}
+
+/// The container's own directory in the guest.
+fn own_dir(container: &ContainerId) -> PathBuf {
+    Path::new(guest::CONTAINERS_DIR).join(container.as_str())
 }
 
 /// The agent's name for the kind of a disk.
@@ -103,6 +136,18 @@ fn device(address: &DiskAddress, read_only: bool, container_path: &Path) -> Devi
         container_path: container_path.to_string_lossy().into_owned(),
         options: if read_only { vec!["ro".to_owned()] } else { Vec::new() },
         ..Device::default()
+    }
+}
+
+fn volume_storage(volume: &ImageVolume, address: &DiskAddress) -> Storage {
+    Storage {
+        driver: driver(address).to_owned(),
+        driver_options: volume.parts.iter().map(directory).collect(),
+        source: address.to_string(),
+        fstype: image::FS_TYPE.to_owned(),
+        options: image::OPTIONS.map(str::to_owned).to_vec(),
+        mount_point: volume.guest_path.to_string_lossy().into_owned(),
+        ..Storage::default()
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::DiskImage;
 use super::template::expand;
+use crate::image;
 use crate::rootfs::RootfsMount;
 
 #[cfg(test)]
@@ -17,8 +18,10 @@ const TRANSFORMERS: [&str; 3] = ["format", "mkdir", "mkfs"];
 const MKDIR: &str = "X-containerd.mkdir.path=";
 /// The directory below the container's in the guest where its root is mounted.
 const ROOT: &str = "rootfs";
-/// Memory for what it writes.
+/// Memory or an image for what it writes.
 const WRITABLE: &str = "writable";
+/// The directory in place of [`ROOT`] where what is written has a limit.
+const LIMITED: &str = "limited";
 
 /// A root file system that the guest mounts from disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,6 +177,34 @@ impl BlockRootfs {
         Ok(Some(made))
     }
 
+    /// A root file system that the guest has at `lower` and only reads; what is written to it goes to `image`.
+    #[must_use]
+    pub fn over(lower: PathBuf, image: DiskImage, guest_dir: &Path) -> Self {
+        Self { mounts: Vec::new(), root: lower }.written_to(image, guest_dir)
+    }
+
+    /// The same root file system, but what is written to it goes to `image`, in place of the memory or the disk that it has.
+    #[must_use]
+    pub fn written_to(mut self, image: DiskImage, guest_dir: &Path) -> Self {
+        let target = guest_dir.join(WRITABLE);
+        let what = What::Disk { image, fs_type: image::FS_TYPE.to_owned() };
+        let options = image::OPTIONS.map(str::to_owned).to_vec();
+        let memory =
+            self.mounts.iter_mut().find(|mount| mount.what == What::Memory && mount.target == target);
+        if let Some(memory) = memory {
+            (memory.what, memory.options) = (what, options);
+            return self;
+        }
+        self.mounts.push(GuestMount { what, options, target: target.clone() });
+        // A name beyond it makes the guest's kernel mount it first, if it is a mount of the host's.
+        let lower = format!("lowerdir={}/.", self.root.display());
+        let (upper, folders) = upper(&target);
+        self.root = guest_dir.join(LIMITED);
+        let options = std::iter::once(lower).chain(upper).collect();
+        self.mounts.push(GuestMount { what: What::Overlay { folders }, options, target: self.root.clone() });
+        self
+    }
+
     /// The same where disks are not to be used: `None` if the host can mount it as it is.
     ///
     /// # Errors
@@ -207,9 +238,7 @@ impl BlockRootfs {
         }
         if upper.len() < 2 {
             let target = guest_dir.join(WRITABLE);
-            folders = vec![target.join("upper"), target.join("work")];
-            let names = ["upperdir", "workdir"].into_iter().zip(&folders);
-            upper = names.map(|(name, folder)| format!("{name}={}", folder.display())).collect();
+            (upper, folders) = self::upper(&target);
             self.mounts.push(GuestMount {
                 what: What::Memory,
                 options: vec!["mode=0755".to_owned()],
@@ -243,6 +272,13 @@ pub fn root_disks(mounts: &[RootfsMount]) -> impl Iterator<Item = DiskImage> {
         What::Disk { image, .. } => Some(image),
         What::Memory | What::Overlay { .. } | What::Folder => None,
     })
+}
+
+/// The options and directories of an overlay's upper layer in `target`.
+fn upper(target: &Path) -> (Vec<String>, Vec<PathBuf>) {
+    let folders = vec![target.join("upper"), target.join("work")];
+    let names = ["upperdir", "workdir"].into_iter().zip(&folders);
+    (names.map(|(name, folder)| format!("{name}={}", folder.display())).collect(), folders)
 }
 
 fn template(text: &str, points: &[PathBuf]) -> Result<String> {

@@ -13,6 +13,9 @@ use rustix::mount::{
 use tempfile::TempDir;
 
 use super::{VolumeError, has_option};
+use crate::block::DiskImage;
+use crate::empty_dir::{EmptyDirs, ImageVolume};
+use crate::huge_pages::HugePages;
 use crate::idmap::IdMap;
 use crate::memory::{Memory, Part};
 use crate::share::{ContainerFiles, SharedDirectory};
@@ -46,7 +49,9 @@ impl Fixture {
     }
 
     fn share(&mut self, mount: &mut Mount) -> Result<Vec<Memory>, VolumeError> {
-        self.files.share_volumes(std::slice::from_mut(mount), self.host.path(), &IdMap::default())
+        let shared =
+            self.files.share_volumes(std::slice::from_mut(mount), self.host.path(), &IdMap::default());
+        shared.map(|in_guest| in_guest.memories)
     }
 
     /// Shares, checks the rewriting, and returns where virtiofsd sees it.
@@ -261,20 +266,145 @@ fn an_empty_dir_on_a_disk_stays_on_the_share() {
     });
 }
 
+/// The kubelet's directory of a pod's `emptyDir` on its disk, and that of a directory in it.
+fn empty_dir_on_disk(fixture: &Fixture) -> [PathBuf; 2] {
+    let pod = fixture.host("kubelet/pods/7f");
+    let volume = pod.join("volumes/kubernetes.io~empty-dir/cache");
+    let part = pod.join("volume-subpaths/cache/main/0");
+    for dir in [&volume.join("a/b"), &part] {
+        fs::create_dir_all(dir).unwrap();
+    }
+    fs::set_permissions(&volume, fs::Permissions::from_mode(0o2777)).unwrap();
+    mount_bind(volume.join("a/b"), &part).unwrap();
+    [volume, part]
+}
+
 #[test]
-fn huge_pages_are_refused_by_their_name() {
+fn an_empty_dir_with_a_limit_is_an_image_in_its_directory() {
     in_private_mounts(|| {
         let mut fixture = Fixture::new();
-        fs::create_dir(fixture.host("huge")).unwrap();
-        match mount("none", fixture.host("huge"), "hugetlbfs", MountFlags::empty(), None) {
-            Ok(()) => {
-                let refused =
-                    fixture.share(&mut oci("bind", &fixture.host("huge"), "/huge", &[])).unwrap_err();
-                assert!(matches!(refused, VolumeError::HugePages { .. }), "{refused}");
-                unmount(fixture.host("huge"), UnmountFlags::empty()).unwrap();
-            }
-            Err(error) => eprintln!("half skipped: no hugetlbfs here: {error}"),
+        let [volume, part] = empty_dir_on_disk(&fixture);
+        let limits = [("cache".to_owned(), 8 << 20)].into();
+        fixture.files.set_empty_dirs(EmptyDirs { limits, ..EmptyDirs::default() });
+        let mut mounts =
+            [oci("bind", &volume, "/cache", &["rbind"]), oci("bind", &part, "/part", &["rbind", "ro"])];
+        let found = fixture.files.share_volumes(&mut mounts, fixture.host.path(), &IdMap::default()).unwrap();
+        let image = DiskImage { path: volume.join("kata-emptydir.img"), read_only: false };
+        let size = fs::metadata(&image.path).unwrap().len();
+        assert!(size < 8 << 20 && size > 7 << 20, "{size}");
+        let guest_path = Path::new("/run/kata-containers/sandbox/ephemeral/cache");
+        let directory = |path: &str, mode| Part { path: path.into(), mode, group: 0 };
+        let whole =
+            ImageVolume { image, guest_path: guest_path.into(), parts: vec![directory("data", 0o2777)] };
+        let mode = fs::metadata(&part).unwrap().permissions().mode() & 0o7777;
+        let parts = vec![directory("data", 0o2777), directory("data/a/b", mode)];
+        assert_eq!(found.images, [whole.clone(), ImageVolume { parts, ..whole }]);
+        let bound = [guest_path.join("data"), guest_path.join("data/a/b")];
+        let expected =
+            [oci("bind", &bound[0], "/cache", &["rbind"]), oci("bind", &bound[1], "/part", &["rbind", "ro"])];
+        assert_eq!(mounts, expected);
+        let names: Vec<_> = fs::read_dir(&volume).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        unmount(&part, UnmountFlags::empty()).unwrap();
+        fixture.finish();
+    });
+}
+
+#[test]
+fn only_empty_dirs_of_files_are_images_and_only_those_that_are_meant() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let [memory, part] = empty_dir(&fixture, "size=8m");
+        let other = memory.with_file_name("other");
+        fs::create_dir(&other).unwrap();
+        let limits = [("cache".to_owned(), 8 << 20)].into();
+        fixture.files.set_empty_dirs(EmptyDirs { limits, ..EmptyDirs::default() });
+        let mut mounts = [&memory, &other].map(|source| oci("bind", source, "/x", &["rbind"]));
+        let found = fixture.files.share_volumes(&mut mounts, fixture.host.path(), &IdMap::default()).unwrap();
+        assert_eq!((found.memories.len(), found.images), (1, vec![]));
+        fixture.files.set_empty_dirs(EmptyDirs { are_images: true, ..EmptyDirs::default() });
+        let mut mount = [oci("bind", &other, "/x", &["rbind"])];
+        let found = fixture.files.share_volumes(&mut mount, fixture.host.path(), &IdMap::default()).unwrap();
+        let size = fs::metadata(&found.images[0].image.path).unwrap().len();
+        assert!(size > 1 << 30, "as much as the host's file system has: {size}");
+        for path in [part, memory] {
+            unmount(path, UnmountFlags::empty()).unwrap();
         }
+        fixture.finish();
+    });
+}
+
+#[test]
+fn an_image_cannot_belong_to_others() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let [volume, part] = empty_dir_on_disk(&fixture);
+        fixture.files.set_empty_dirs(EmptyDirs { limit: Some(8 << 20), ..EmptyDirs::default() });
+        let mut mount = oci("bind", &volume, "/cache", &["rbind", "idmap"]);
+        let ids =
+            LinuxIdMappingBuilder::default().container_id(0_u32).host_id(5_u32).size(1_u32).build().unwrap();
+        mount.set_uid_mappings(Some(vec![ids])).set_gid_mappings(Some(vec![ids]));
+        assert!(matches!(fixture.share(&mut mount), Err(VolumeError::NoFiles { .. })));
+        unmount(&part, UnmountFlags::empty()).unwrap();
+        fixture.finish();
+    });
+}
+
+/// What the mounts become for a container that may use eight megabytes of pages of two megabytes.
+fn huge_pages(fixture: &mut Fixture, mounts: &mut [Mount]) -> Vec<HugePages> {
+    fixture.files.set_huge_page_limits([(2 << 20, 8 << 20)].into());
+    fixture.files.share_volumes(mounts, fixture.host.path(), &IdMap::default()).unwrap().huge_pages
+}
+
+#[test]
+fn huge_pages_are_the_guests_as_many_as_the_container_may_use() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let volume = fixture.host("kubelet/pods/7f/volumes/kubernetes.io~empty-dir/big");
+        fs::create_dir_all(&volume).unwrap();
+        let options = Some(c"pagesize=2M,mode=2777,gid=5");
+        if let Err(error) = mount("none", &volume, "hugetlbfs", MountFlags::NODEV, options) {
+            eprintln!("skipped: no hugetlbfs here: {error}");
+            return;
+        }
+        let mut mounts = [oci("bind", &volume, "/big", &["rbind", "ro"])];
+        let guest_path = Path::new("/run/kata-containers/sandbox/ephemeral/big");
+        let expected = HugePages {
+            guest_path: guest_path.into(),
+            page: 2 << 20,
+            reserved: 8 << 20,
+            options: ["nodev", "mode=2777", "uid=0", "gid=5"].map(str::to_owned).to_vec(),
+            stays: true,
+            part: None,
+        };
+        assert_eq!(huge_pages(&mut fixture, &mut mounts), [expected]);
+        assert_eq!(mounts, [oci("bind", guest_path, "/big", &["rbind", "ro"])]);
+        unmount(&volume, UnmountFlags::empty()).unwrap();
+        fixture.finish();
+    });
+}
+
+#[test]
+fn a_mount_of_huge_pages_may_say_how_many_itself() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let none = Path::new("none");
+        let given = ["nosuid", "pagesize=1G", "size=2G"];
+        let mut mounts = [oci("hugetlbfs", none, "/a", &given), oci("hugetlbfs", none, "/b", &[])];
+        let found = huge_pages(&mut fixture, &mut mounts);
+        let told: Vec<_> = found.iter().map(|pages| (pages.page, pages.reserved, pages.stays)).collect();
+        assert_eq!(told, [(1 << 30, 2 << 30, false), (2 << 20, 8 << 20, false)]);
+        assert_eq!(found[0].options, ["nosuid", "size=2G"]);
+        assert_ne!(found[0].guest_path, found[1].guest_path);
+        assert_eq!(mounts[0], oci("bind", &found[0].guest_path, "/a", &["rbind", "nosuid"]));
+        fixture.finish();
+    });
+}
+
+#[test]
+fn huge_pages_without_a_number_are_refused() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
         let refused = fixture.share(&mut oci("hugetlbfs", Path::new("none"), "/huge", &[])).unwrap_err();
         assert!(matches!(refused, VolumeError::HugePages { .. }), "{refused}");
     });

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{BlockRootfs, BlockRootfsError, GuestMount, What, root_disks};
+use crate::block::DiskImage;
 use crate::rootfs::RootfsMount;
 
 const GUEST: &str = "/run/kata-containers/c";
@@ -198,4 +199,40 @@ fn without_disks_only_what_the_host_mounts_by_itself_is_taken() {
     BlockRootfs::refuse_images(&[mount("ext4", "/dev/mapper/x", &[])]).unwrap();
     let error = BlockRootfs::refuse_images(&[mount("ext4", "/s/1.img", &["loop"])]).unwrap_err().to_string();
     assert!(error.contains("disable_block_device_use"), "{error}");
+}
+
+/// What is written to an image of eight megabytes.
+fn limited(rootfs: BlockRootfs) -> BlockRootfs {
+    rootfs.written_to(DiskImage { path: "/l/i".into(), read_only: false }, Path::new(GUEST))
+}
+
+#[test]
+fn layers_with_a_limit_get_an_image_in_place_of_memory() {
+    let layers = [mount("erofs", "/s/1.erofs", &["ro", "loop"])];
+    let rootfs = limited(of(&layers).unwrap().unwrap());
+    assert_eq!(
+        told(&rootfs)[1..],
+        [
+            "ext4 rw /l/i [discard,noinit_itable] on ~/writable",
+            "overlay +~/writable/upper +~/writable/work \
+             [lowerdir=~/layers/0,upperdir=~/writable/upper,workdir=~/writable/work] on ~/rootfs",
+        ]
+    );
+}
+
+#[test]
+fn a_disk_or_a_shared_root_with_a_limit_is_only_read() {
+    let disk = limited(of(&[mount("ext4", "/s/1.img", &["loop"])]).unwrap().unwrap());
+    let image = "ext4 rw /l/i [discard,noinit_itable] on ~/writable";
+    let overlay = |lower: &str| {
+        format!(
+            "overlay +~/writable/upper +~/writable/work \
+             [lowerdir={lower}/.,upperdir=~/writable/upper,workdir=~/writable/work] on ~/limited"
+        )
+    };
+    assert_eq!(told(&disk), ["ext4 rw /s/1.img [] on ~/rootfs", image, &overlay("~/rootfs")]);
+    assert_eq!(disk.root, Path::new(GUEST).join("limited"));
+    let image_of = DiskImage { path: "/l/i".into(), read_only: false };
+    let shared = BlockRootfs::over("/share/c/rootfs".into(), image_of, Path::new(GUEST));
+    assert_eq!(told(&shared), [image, &overlay("/share/c/rootfs")]);
 }

@@ -1,0 +1,188 @@
+//! Huge pages of the guest: how many there are is decided while it runs, as containers come that ask for some.
+//!
+//! A container's pages are taken from free memory, in one piece each, when its volume is mounted, and given back when it goes: so
+//! whether there are enough is known at its start.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kata_protocol::agent::Storage;
+use kata_protocol::guest::HUGE_PAGES;
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Result, StorageError};
+
+/// The file system of huge pages.
+pub(super) const HUGETLBFS: &str = "hugetlbfs";
+/// The kernel's pools, by the size of their pages.
+const POOLS: &str = "/sys/kernel/mm/hugepages";
+/// How many pages a pool has.
+const COUNT: &str = "nr_hugepages";
+
+/// Suffixes of sizes: the kernel's, upstream's and Kubernetes'.
+const UNITS: [(&str, u64); 10] = [
+    ("kB", 1 << 10),
+    ("Ki", 1 << 10),
+    ("k", 1 << 10),
+    ("K", 1 << 10),
+    ("Mi", 1 << 20),
+    ("M", 1 << 20),
+    ("m", 1 << 20),
+    ("Gi", 1 << 30),
+    ("G", 1 << 30),
+    ("g", 1 << 30),
+];
+
+/// Pages that were taken for a container.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    pool: PathBuf,
+    pages: u64,
+}
+
+/// Takes the pages that a storage asks for, if it is one of huge pages.
+pub(super) fn reserve(storage: &Storage) -> Result<Option<Reserved>> {
+    if storage.fstype != HUGETLBFS {
+        return Ok(None);
+    }
+    let page = page_size(storage)?;
+    let own =
+        storage.driver_options.iter().find_map(|option| option.strip_prefix(HUGE_PAGES)?.strip_prefix('='));
+    let Some(bytes) = own.or_else(|| value(storage, "size=")) else { return Ok(None) };
+    let bytes = size(bytes).ok_or_else(|| StorageError::Option { option: bytes.to_owned() })?;
+    take(Path::new(POOLS), page, bytes.div_ceil(page)).map(Some)
+}
+
+/// The mount options of a storage of huge pages, in the kernel's words.
+pub(super) fn options(storage: &Storage) -> Result<Vec<String>> {
+    let page = page_size(storage)?;
+    let others = storage.options.iter().filter(|option| !option.starts_with("pagesize="));
+    let in_bytes = |option: &String| match option.strip_prefix("size=") {
+        Some(text) => match size(text) {
+            Some(bytes) => Ok(format!("size={bytes}")),
+            None => Err(StorageError::Option { option: option.clone() }),
+        },
+        None => Ok(option.clone()),
+    };
+    std::iter::once(Ok(format!("pagesize={page}"))).chain(others.map(in_bytes)).collect()
+}
+
+impl Reserved {
+    /// Gives them back. Those that are still in use go when they are not.
+    pub(super) fn release(self) {
+        let released = locked(&self.pool).and_then(|_lock| {
+            let count = count(&self.pool)?;
+            set_count(&self.pool, count.saturating_sub(self.pages))
+        });
+        if let Err(error) = released {
+            tracing::warn!(pool = %self.pool.display(), %error, "Huge pages are not given back");
+        }
+    }
+}
+
+fn take(pools: &Path, page: u64, pages: u64) -> Result<Reserved> {
+    let pool = pools.join(format!("hugepages-{}kB", page >> 10));
+    let failed = |source| StorageError::Pool { path: pool.clone(), source };
+    if !pool.is_dir() {
+        return Err(StorageError::PageSize { kilobytes: page >> 10 });
+    }
+    let _lock = locked(&pool).map_err(failed)?;
+    let before = count(&pool).map_err(failed)?;
+    let wanted = before.saturating_add(pages);
+    set_count(&pool, wanted).map_err(failed)?;
+    let got = count(&pool).map_err(failed)?;
+    if got < wanted {
+        set_count(&pool, before).map_err(failed)?;
+        let found = got.saturating_sub(before);
+        return Err(StorageError::NoHugePages { wanted: pages, found, kilobytes: page >> 10 });
+    }
+    Ok(Reserved { pool, pages })
+}
+
+/// Several containers may change a pool at the same time.
+fn locked(pool: &Path) -> io::Result<File> {
+    let folder = File::open(pool)?;
+    flock(&folder, FlockOperation::LockExclusive)?;
+    Ok(folder)
+}
+
+fn count(pool: &Path) -> io::Result<u64> {
+    fs::read_to_string(pool.join(COUNT))?.trim().parse().map_err(io::Error::other)
+}
+
+fn set_count(pool: &Path, pages: u64) -> io::Result<()> {
+    fs::write(pool.join(COUNT), pages.to_string())
+}
+
+fn page_size(storage: &Storage) -> Result<u64> {
+    let text = value(storage, "pagesize=").unwrap_or("2M");
+    let bytes = size(text).filter(|bytes| bytes.is_power_of_two() && *bytes >= 4096);
+    bytes.ok_or_else(|| StorageError::Option { option: format!("pagesize={text}") })
+}
+
+fn value<'s>(storage: &'s Storage, name: &str) -> Option<&'s str> {
+    storage.options.iter().flat_map(|option| option.split(',')).find_map(|option| option.strip_prefix(name))
+}
+
+fn size(text: &str) -> Option<u64> {
+    let (digits, unit) = UNITS
+        .into_iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
+        .unwrap_or((text, 1));
+    let plain = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
+    digits.parse::<u64>().ok().filter(|_| plain)?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pool of pages of 2 MiB that has as many as it is told.
+    fn pools() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("temporary folder");
+        fs::create_dir(root.path().join("hugepages-2048kB")).expect("made");
+        fs::write(root.path().join("hugepages-2048kB/nr_hugepages"), "3\n").expect("written");
+        root
+    }
+
+    fn storage(options: &[&str]) -> Storage {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Storage { fstype: HUGETLBFS.to_owned(), options, ..Default::default() }
+    }
+
+    #[test]
+    fn pages_are_taken_and_given_back() {
+        let root = pools();
+        let reserved = take(root.path(), 2 << 20, 5).expect("there is memory");
+        let pool = root.path().join("hugepages-2048kB");
+        assert_eq!(count(&pool).expect("a number"), 8);
+        reserved.release();
+        assert_eq!(count(&pool).expect("a number"), 3);
+    }
+
+    #[test]
+    fn a_size_that_the_cpu_does_not_have_is_named() {
+        let error = take(pools().path(), 1 << 30, 1).expect_err("no such pool").to_string();
+        assert!(error.contains("1048576 kB"), "{error}");
+    }
+
+    #[test]
+    fn sizes_are_understood_in_all_spellings() {
+        for text in ["2M", "2Mi", "2048kB", "2048k", "2097152"] {
+            let told =
+                options(&storage(&[&format!("pagesize={text}"), "size=4Mi", "mode=0777"])).expect("sizes");
+            assert_eq!(told, ["pagesize=2097152", "size=4194304", "mode=0777"], "{text}");
+        }
+        for wrong in ["pagesize=", "pagesize=3M", "pagesize=x", "pagesize=2MB2", "size=-1"] {
+            assert!(options(&storage(&[wrong])).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn other_memory_asks_for_no_pages() {
+        assert!(
+            reserve(&Storage { fstype: "tmpfs".into(), ..Default::default() }).expect("nothing").is_none()
+        );
+    }
+}
