@@ -64,7 +64,9 @@ impl Data {
         fs::copy(bench.probe, root.join("bin/kata-probe"))?;
         fill(&root.join("data"), DISK_BYTES)?;
         File::create_new(&disk)?.set_len(2 * DISK_BYTES as u64)?;
-        process::output(Command::new("mkfs.ext4").arg("-qFd").arg(&root).arg(&disk))?;
+        // Whoever mounts it first would have to finish it.
+        let complete = ["-E", "lazy_itable_init=0,lazy_journal_init=0"];
+        process::output(Command::new("mkfs.ext4").args(complete).arg("-qFd").arg(&root).arg(&disk))?;
         fs::remove_dir_all(root)?;
         Ok(Self { _directory: directory, share, disk })
     }
