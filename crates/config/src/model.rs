@@ -53,7 +53,7 @@ pub struct Hypervisor {
     pub default_memory_mib: u32,
     /// How files are shared with the guest.
     pub shared_fs: SharedFs,
-    /// The virtiofsd binary.
+    /// The virtiofsd binary, or the nydusd binary.
     pub virtio_fs_daemon: PathBuf,
     /// Host paths (globs) that the annotation `virtio_fs_daemon` may name.
     pub valid_virtio_fs_daemon_paths: Vec<String>,
@@ -61,7 +61,7 @@ pub struct Hypervisor {
     pub virtio_fs_cache: String,
     /// Entries of each virtio-fs queue, a power of two.
     pub virtio_fs_queue_size: u32,
-    /// Extra arguments for virtiofsd.
+    /// Extra arguments for that.
     pub virtio_fs_extra_args: Vec<String>,
     /// A folder in the guest with hooks for every container; empty for none.
     pub guest_hook_path: String,
@@ -166,6 +166,8 @@ pub enum SharedFs {
     /// virtio-fs with a virtiofsd process for each VM.
     #[default]
     VirtioFs,
+    /// virtio-fs with a nydusd process for each VM, which also has images that are loaded as they are read.
+    VirtioFsNydus,
 }
 
 /// How much is logged, from the least to the most.
@@ -219,6 +221,7 @@ impl SharedFs {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::VirtioFs => "virtio-fs",
+            Self::VirtioFsNydus => "virtio-fs-nydus",
         }
     }
 }

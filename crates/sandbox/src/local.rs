@@ -6,13 +6,16 @@ use std::sync::{Arc, PoisonError, Weak};
 
 use async_trait::async_trait;
 use kata_cgroup::Cgroup;
+use kata_config::SharedFs;
 use kata_intent::{Intent, Intents};
 use kata_network::Request;
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::block::take_devices;
+use kata_storage::daemon;
 use kata_storage::idmap::IdMap;
 use kata_storage::memory::{Memory, Part};
+use kata_storage::nydus::{NydusRootfs, nydusd};
 use kata_storage::sandbox_mounts::SandboxMount;
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
@@ -23,11 +26,12 @@ use tokio::time::timeout;
 
 use crate::cleanup::{blocking, replay};
 use crate::direct::{Assigned, Assigning, Claimed, direct_volumes};
-use crate::disks::{Disks, Manner, Wanted};
+use crate::disks::{Disks, Manner, Wanted, storage};
 use crate::error::{Result, SandboxError as Error};
 use crate::gone::NEWS_PATIENCE;
 use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, SharedFiles, Sources, Way};
+use crate::images::Images;
 use crate::intent_log::IntentLog;
 use crate::labels::Labels;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
@@ -56,6 +60,8 @@ pub(crate) struct LocalHost {
     hooks: OwedHooks,
     volumes: Arc<Assigning>,
     disks: Arc<Disks>,
+    /// If nydusd shares the files.
+    images: Option<Images>,
     /// The VM, from the first container on: who takes disks out needs it.
     machine: std::sync::Mutex<Weak<Machine>>,
 }
@@ -67,6 +73,7 @@ impl LocalHost {
         let volumes = direct_volumes(&spec.state_root);
         let volumes = Assigning::new(volumes, spec.id.as_str(), Arc::<IntentLog>::clone(&log));
         let disks = Disks::new(Manner::of(&spec.config.hypervisor.block_devices));
+        let images = (spec.config.hypervisor.shared_fs == SharedFs::VirtioFsNydus).then(|| Images::new(&dir));
         Self {
             spec,
             dir,
@@ -77,6 +84,7 @@ impl LocalHost {
             hooks,
             volumes: Arc::new(volumes),
             disks: Arc::new(disks),
+            images,
             machine: std::sync::Mutex::default(),
         }
     }
@@ -107,6 +115,29 @@ impl LocalHost {
         blocking(move || match Wanted::of(&container, &mut sources, layers.as_deref()) {
             Ok(wanted) => Ok((sources, wanted)),
             Err(source) => Err(unprepared(&container, source)),
+        })
+        .await
+    }
+
+    /// The image of a container that nydusd is to mount, if it has one.
+    async fn image(
+        &self,
+        container: &ContainerId,
+        sources: Sources,
+    ) -> Result<(Sources, Option<NydusRootfs>)> {
+        if self.images.is_none() {
+            return Ok((sources, None));
+        }
+        let container = container.clone();
+        blocking(move || {
+            let image = NydusRootfs::of(&sources.rootfs).and_then(|image| {
+                image.as_ref().map_or(Ok(()), NydusRootfs::check)?;
+                Ok(image)
+            });
+            match image {
+                Ok(image) => Ok((sources, image)),
+                Err(source) => Err(unprepared(&container, source.into())),
+            }
         })
         .await
     }
@@ -161,14 +192,23 @@ impl LocalHost {
         }
     }
 
-    /// Starts virtiofsd. The VMM's end of its socket is connected before it listens.
-    async fn start_daemon(
-        &self,
-        cgroup: Cgroup,
-    ) -> std::result::Result<(virtiofsd::Daemon, Share), BootError> {
+    /// Starts the daemon that shares the files.
+    async fn start_daemon(&self, cgroup: Cgroup) -> std::result::Result<(daemon::Daemon, Share), BootError> {
         let share = self.share().await?;
+        let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
+        let (daemon, socket) = match self.spec.config.hypervisor.shared_fs {
+            SharedFs::VirtioFs => virtiofsd::spawn(&self.virtiofsd(&share, cgroup), log)?,
+            SharedFs::VirtioFsNydus => nydusd::start(&self.nydusd(&share, cgroup), log).await?,
+        };
+        let tag = guest::SHARE_TAG.to_owned();
+        let queue_size = self.spec.config.hypervisor.virtio_fs_queue_size;
+        Ok((daemon, Share { tag, socket, queue_size }))
+    }
+
+    /// The VMM's end of its socket is connected before it listens.
+    fn virtiofsd(&self, share: &SharedDirectory, cgroup: Cgroup) -> virtiofsd::DaemonPlan {
         let vm = &self.spec.config.hypervisor;
-        let plan = virtiofsd::DaemonPlan {
+        virtiofsd::DaemonPlan {
             binary: vm.virtio_fs_daemon.clone(),
             shared_dir: share.exported_dir(),
             socket_dir: share.root().to_owned(),
@@ -177,11 +217,19 @@ impl LocalHost {
             debug: vm.enable_debug,
             extra_args: vm.virtio_fs_extra_args.clone(),
             cgroup,
-        };
-        let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
-        let (daemon, socket) = virtiofsd::Daemon::spawn(&plan, log)?;
-        let tag = guest::SHARE_TAG.to_owned();
-        Ok((daemon, Share { tag, socket, queue_size: vm.virtio_fs_queue_size }))
+        }
+    }
+
+    fn nydusd(&self, share: &SharedDirectory, cgroup: Cgroup) -> nydusd::NydusdPlan {
+        let vm = &self.spec.config.hypervisor;
+        nydusd::NydusdPlan {
+            binary: vm.virtio_fs_daemon.clone(),
+            shared_dir: share.exported_dir(),
+            socket_dir: self.dir.clone(),
+            debug: vm.enable_debug,
+            extra_args: vm.virtio_fs_extra_args.clone(),
+            cgroup,
+        }
     }
 
     /// Starts the VMM's process.
@@ -201,7 +249,7 @@ impl LocalHost {
 }
 
 #[async_trait]
-impl Daemon for virtiofsd::Daemon {
+impl Daemon for daemon::Daemon {
     fn program(&self) -> PathBuf {
         self.binary().to_owned()
     }
@@ -255,7 +303,11 @@ impl Host for LocalHost {
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
         let netns = place.of_pod();
-        let files = Some(SharedFiles { dir: self.share().await?.writable_dir(), daemon: daemon.pid() });
+        // The guest cannot tell nydusd's files by where they are on the host.
+        let files = match self.images {
+            None => Some(SharedFiles { dir: self.share().await?.writable_dir(), daemon: daemon.pid() }),
+            Some(_) => None,
+        };
         let daemon: Option<Arc<dyn Daemon>> = Some(Arc::new(daemon));
         Ok((Machine { vmm, parts, daemon, files, network: guest, netns, cards }, way))
     }
@@ -269,7 +321,7 @@ impl Host for LocalHost {
             driver: "virtio-fs".to_owned(),
             source: guest::SHARE_TAG.to_owned(),
             fstype: "virtiofs".to_owned(),
-            mount_point: guest::SHARED_DIR.to_owned(),
+            mount_point: if self.images.is_some() { guest::SHARE_ROOT } else { guest::SHARED_DIR }.to_owned(),
             ..Default::default()
         };
         let of_pod = self.spec.pod.as_ref().map(|_| memory(&pod::memory()));
@@ -290,6 +342,7 @@ impl Host for LocalHost {
         }
         let of_pod = self.spec.pod.is_some();
         Labels::of(&self.spec.config).confine_container(&mut sources.spec);
+        let (sources, image) = self.image(container, sources).await?;
         let (sources, wanted) = self.wanted(container, sources).await?;
         let (sources, volumes) = self.claim(container, sources).await?;
         let share = self.share().await.map_err(failed)?;
@@ -302,6 +355,7 @@ impl Host for LocalHost {
             files.assign(volume.clone(), guest_path.clone());
         }
         let (id, root) = (container.clone(), wanted.root());
+        let root = image.clone().map(Root::Image).or(root.map(Root::OnDisks)).unwrap_or(Root::Shared);
         let mut prepared = blocking(move || {
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             let prepared = prepare(&mut files, sources, root, seccomp).and_then(|mut prepared| {
@@ -316,6 +370,9 @@ impl Host for LocalHost {
         let told = wanted.attach(container, &self.disks, machine.vmm.disk_hotplug()).await;
         let told = told.map_err(|error| failed(error.into()))?;
         prepared.storages.extend(told.storages);
+        if let (Some(images), Some(image)) = (&self.images, &image) {
+            images.mount(container, image).await.map_err(|error| failed(error.into()))?;
+        }
         let attached =
             self.volumes.attach(container, &volumes, &self.disks, machine.vmm.disk_hotplug()).await;
         prepared.storages.extend(attached.map_err(|error| failed(error.into()))?);
@@ -343,6 +400,9 @@ impl Host for LocalHost {
         let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let vm = machine.as_ref().and_then(|machine| machine.vmm.disk_hotplug());
         self.disks.detach(container, vm).await;
+        if let Some(images) = &self.images {
+            images.unmount(container).await;
+        }
         let Some(files) = self.files.lock().await.get(container).cloned() else { return Ok(()) };
         let id = container.to_string();
         blocking(move || {
@@ -376,19 +436,35 @@ fn unprepared(container: &ContainerId, source: BootError) -> Error {
     Error::Files { action: "prepare the files", id: container.to_string(), source }
 }
 
-/// Mounts the root file system, unless it is on disks and so at `on_disks` in the guest, and the volumes into the share,
-/// and says where the guest finds them.
+/// Where a container's root file system comes from.
+enum Root {
+    /// The share.
+    Shared,
+    /// Disks, which the guest mounts here.
+    OnDisks(PathBuf),
+    /// An image that nydusd mounts.
+    Image(NydusRootfs),
+}
+
+/// Mounts the root file system, as far as it is in the share, and the volumes into that, and says where the guest finds
+/// them.
 fn prepare(
     files: &mut ContainerFiles,
     sources: Sources,
-    on_disks: Option<PathBuf>,
+    root_is: Root,
     seccomp: bool,
 ) -> std::result::Result<Files, BootError> {
     let Sources { bundle, rootfs, mut spec } = sources;
     let root = bundle.join(spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path()));
-    let guest_root = match on_disks {
-        Some(root) => root,
-        None => files.mount_rootfs(&rootfs, &root)?,
+    let mut storages = Vec::new();
+    let guest_root = match root_is {
+        Root::OnDisks(root) => root,
+        Root::Image(image) => {
+            let mount = files.share_image(&image)?;
+            storages.push(storage(&mount, None));
+            mount.target
+        }
+        Root::Shared => files.mount_rootfs(&rootfs, &root)?,
     };
     set_root(&mut spec, guest_root)?;
     let mut mounts = spec.mounts().clone().unwrap_or_default();
@@ -397,7 +473,8 @@ fn prepare(
     if !seccomp && let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None);
     }
-    Ok(Files { spec, storages: memories.iter().map(memory).collect(), devices: Vec::new() })
+    storages.extend(memories.iter().map(memory));
+    Ok(Files { spec, storages, devices: Vec::new() })
 }
 
 /// A tmpfs; the agent makes it for the first container that names it.

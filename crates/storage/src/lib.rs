@@ -6,14 +6,17 @@
 //! first, and [`undo`] knows how to take each one back.
 
 pub mod block;
+pub mod daemon;
 pub mod direct_volume;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod http;
 pub mod idmap;
 pub mod memory;
 mod mount;
 mod mountinfo;
+pub mod nydus;
 pub mod processes;
 pub mod rootfs;
 pub mod sandbox_mounts;

@@ -68,7 +68,7 @@ pub(super) static ROWS: &[Row] = &[
     .does("How files are shared with the guest.", apply_shared_fs)
     .annotation("hypervisor.shared_fs"),
     row("virtio_fs_daemon", Kind::Path, Fixed::Text("/usr/libexec/virtiofsd"))
-        .does("The virtiofsd binary.", |c, v| set(&mut c.hypervisor.virtio_fs_daemon, v.text().into()))
+        .does("The virtiofsd binary; with virtio-fs-nydus nydusd.", |c, v| set(&mut c.hypervisor.virtio_fs_daemon, v.text().into()))
         .checked_annotation("hypervisor.virtio_fs_daemon", "valid_virtio_fs_daemon_paths"),
     row("valid_virtio_fs_daemon_paths", Kind::List, Fixed::List(&["/usr/libexec/virtiofsd"]))
         .does("Globs that the annotation `virtio_fs_daemon` must match; empty forbids it.", |c, v| {
@@ -80,7 +80,7 @@ pub(super) static ROWS: &[Row] = &[
     row("virtio_fs_queue_size", Kind::Integer { min: 2, max: 1024 }, Fixed::Int(1024))
         .does("Entries of each virtio-fs queue, a power of two.", apply_queue_size),
     row("virtio_fs_extra_args", Kind::List, Fixed::List(&[]))
-        .does("Extra arguments for virtiofsd.", |c, v| {
+        .does("Extra arguments for virtiofsd or nydusd.", |c, v| {
             extra_args::check(v.list())?;
             set(&mut c.hypervisor.virtio_fs_extra_args, v.list().to_vec())
         })
@@ -190,10 +190,11 @@ fn apply_memory(config: &mut Config, value: &Value) -> Applied {
 }
 
 fn apply_shared_fs(config: &mut Config, value: &Value) -> Applied {
-    if value.text() != SharedFs::VirtioFs.as_str() {
+    let known = [SharedFs::VirtioFs, SharedFs::VirtioFsNydus];
+    let Some(shared_fs) = known.into_iter().find(|known| known.as_str() == value.text()) else {
         return Err(Refusal::NotYet(format!("sharing files by {value}; use \"virtio-fs\"")));
-    }
-    set(&mut config.hypervisor.shared_fs, SharedFs::VirtioFs)
+    };
+    set(&mut config.hypervisor.shared_fs, shared_fs)
 }
 
 fn apply_queue_size(config: &mut Config, value: &Value) -> Applied {

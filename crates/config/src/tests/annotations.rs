@@ -1,7 +1,7 @@
 //! What a sandbox may set, and how it is told no.
 
 use super::{Tree, origin};
-use crate::Config;
+use crate::{Config, SharedFs};
 
 const H: &str = "io.katacontainers.config.hypervisor.";
 
@@ -34,6 +34,14 @@ fn wildcards_permit_families() {
     let args = one(&tree, "virtio_fs_extra_args", "--a, --b=1").unwrap().hypervisor.virtio_fs_extra_args;
     assert_eq!(args, ["--a", "--b=1"]);
     assert!(one(&tree, "kernel", "/k").is_err());
+}
+
+#[test]
+fn a_pod_may_have_its_files_from_nydusd() {
+    let tree = open("'shared_fs'");
+    let config = one(&tree, "shared_fs", "virtio-fs-nydus").unwrap();
+    assert_eq!(config.hypervisor.shared_fs, SharedFs::VirtioFsNydus);
+    assert!(one(&open(""), "shared_fs", "virtio-fs-nydus").is_err());
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn examine(host: &Host, global: &Global, root: bool, strict: bool) -> Report {
         probes::vhost_vsock(host),
         probes::vhost_net(host),
         probes::qemu(&config.hypervisor.path),
-        probes::virtiofsd(&config.hypervisor.virtio_fs_daemon),
+        probes::file_daemon(&config.hypervisor),
         probes::kernel(&config.hypervisor.kernel),
     ];
     items.extend(config.hypervisor.initrd.as_deref().map(probes::initrd));
@@ -122,7 +122,7 @@ pub(crate) fn is_capable(host: &Host, config: &Config) -> bool {
 pub(crate) fn files(config: &Config) -> Vec<Item> {
     let mut items = vec![
         probes::qemu(&config.hypervisor.path),
-        probes::virtiofsd(&config.hypervisor.virtio_fs_daemon),
+        probes::file_daemon(&config.hypervisor),
         probes::kernel(&config.hypervisor.kernel),
     ];
     items.extend(config.hypervisor.initrd.as_deref().map(probes::initrd));

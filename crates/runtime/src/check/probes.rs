@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use kata_config::{Accelerator, Config};
+use kata_config::{Accelerator, Config, Hypervisor, SharedFs};
 use kata_vmm::accelerator::{Host as VmmHost, Preference, choose};
 use kata_vmm::qemu::OLDEST_SUPPORTED;
 
@@ -137,16 +137,25 @@ pub(super) fn qemu(path: &Path) -> Item {
     }
 }
 
-/// virtiofsd is there and starts.
-pub(super) fn virtiofsd(path: &Path) -> Item {
+/// The daemon that shares files is there and starts.
+pub(super) fn file_daemon(vm: &Hypervisor) -> Item {
+    let path = &vm.virtio_fs_daemon;
     let shown = path.display();
-    let advice = "install it (`cargo xtask install`), or set `virtio_fs_daemon` in [hypervisor.qemu]";
-    match programs::virtiofsd(path) {
-        Ok(version) => Item::ok("virtiofsd", Need::Create, format!("{version} ({shown})")),
-        Err(_) if !path.exists() => {
-            Item::not("virtiofsd", Status::Failed, format!("{shown} does not exist"), advice)
+    let (name, advice) = match vm.shared_fs {
+        SharedFs::VirtioFs => (
+            "virtiofsd",
+            "install it (`cargo xtask install`), or set `virtio_fs_daemon` in [hypervisor.qemu]",
+        ),
+        SharedFs::VirtioFsNydus => {
+            ("nydusd", "install it, or set `virtio_fs_daemon` in [hypervisor.qemu] to where it is")
         }
-        Err(error) => Item::not("virtiofsd", Status::Failed, format!("{shown}: {}", chain(&error)), advice),
+    };
+    match programs::version(path) {
+        Ok(version) => Item::ok(name, Need::Create, format!("{version} ({shown})")),
+        Err(_) if !path.exists() => {
+            Item::not(name, Status::Failed, format!("{shown} does not exist"), advice)
+        }
+        Err(error) => Item::not(name, Status::Failed, format!("{shown}: {}", chain(&error)), advice),
     }
 }
 

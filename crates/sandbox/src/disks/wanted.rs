@@ -106,7 +106,8 @@ fn device(address: &DiskAddress, read_only: bool, container_path: &Path) -> Devi
     }
 }
 
-fn storage(mount: &GuestMount, address: Option<&DiskAddress>) -> Storage {
+/// What the guest is told of a mount; `address` is the disk's, if it is one.
+pub(crate) fn storage(mount: &GuestMount, address: Option<&DiskAddress>) -> Storage {
     let mut storage = Storage {
         options: mount.options.clone(),
         mount_point: mount.target.to_string_lossy().into_owned(),
