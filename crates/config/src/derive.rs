@@ -2,7 +2,7 @@
 
 use crate::block_devices::{BlockAio, SectorSize};
 use crate::error::Problem;
-use crate::model::{Config, LogLevel};
+use crate::model::{Config, LogLevel, SharedFs};
 use crate::options::Table;
 use crate::origin::{Origin, Setting};
 use crate::settings::Settings;
@@ -17,7 +17,23 @@ pub(crate) fn complete(config: &mut Config, settings: &Settings, host_cpus: u32)
     log_levels(config);
     let mut problems = vec![vcpus(config, settings, host_cpus.max(1)), security_modules(config, settings)];
     problems.extend([block_cache(config, settings), block_aio(config, settings), sectors(config, settings)]);
+    problems.push(file_cache(config, settings));
     problems.into_iter().filter_map(Result::err).collect()
+}
+
+/// nydusd decides by itself what the guest may remember.
+fn file_cache(config: &Config, settings: &Settings) -> Result<(), Problem> {
+    let vm = &config.hypervisor;
+    if vm.shared_fs != SharedFs::VirtioFsNydus || vm.virtio_fs_cache == "auto" {
+        return Ok(());
+    }
+    let place = settings.named(Table::Hypervisor, "virtio_fs_cache").origin.clone();
+    let text = format!(
+        "`virtio_fs_cache` is \"{}\", but with `shared_fs = \"virtio-fs-nydus\"` nydusd decides what the guest caches; \
+         remove the line, or set it to \"auto\"",
+        vm.virtio_fs_cache
+    );
+    Err(Problem { place, text })
 }
 
 /// Upstream has a key for whether two others count. That they are set and do not would be a surprise.

@@ -54,7 +54,7 @@ pub struct Hypervisor {
     pub default_memory_mib: u32,
     /// How files are shared with the guest.
     pub shared_fs: SharedFs,
-    /// The virtiofsd binary.
+    /// The virtiofsd binary, or the nydusd binary.
     pub virtio_fs_daemon: PathBuf,
     /// Host paths (globs) that the annotation `virtio_fs_daemon` may name.
     pub valid_virtio_fs_daemon_paths: Vec<String>,
@@ -62,7 +62,7 @@ pub struct Hypervisor {
     pub virtio_fs_cache: String,
     /// Entries of each virtio-fs queue, a power of two.
     pub virtio_fs_queue_size: u32,
-    /// Extra arguments for virtiofsd.
+    /// Extra arguments for that.
     pub virtio_fs_extra_args: Vec<String>,
     /// The longest message of 9p in bytes, data included.
     pub msize_9p: u32,
@@ -189,6 +189,8 @@ pub enum SharedFs {
     VirtioFs,
     /// virtio-9p, answered by the VMM itself.
     Virtio9p,
+    /// virtio-fs with a nydusd process for each VM, which also has images that are loaded as they are read.
+    VirtioFsNydus,
 }
 
 /// How much is logged, from the least to the most.
@@ -243,6 +245,7 @@ impl SharedFs {
         match self {
             Self::VirtioFs => "virtio-fs",
             Self::Virtio9p => "virtio-9p",
+            Self::VirtioFsNydus => "virtio-fs-nydus",
         }
     }
 }

@@ -2,6 +2,12 @@
 
 /// Where the sandbox's shared directory is mounted.
 pub const SHARED_DIR: &str = "/run/kata-containers/shared/containers/";
+/// Where the file systems of a daemon that has several are mounted (nydusd), [`SHARED_DIR`] among them.
+pub const SHARE_ROOT: &str = "/run/kata-containers/shared";
+/// The shared directory in there.
+pub const SHARE: &str = "containers";
+/// The images in there, one below each container's id.
+pub const RAFS: &str = "rafs";
 /// Where memory is mounted that the sandbox's containers share.
 pub const SHARED_MEMORY_DIR: &str = "/run/kata-containers/sandbox/";
 /// Driver option of memory or of a disk that names a directory to be made in it: `<this>=<mode, octal>:<group>:<relative path>`.

@@ -4,13 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use kata_sandbox::{MANAGEMENT_BODY, MANAGEMENT_SOCKET};
+use kata_storage::http::{ExchangeError, exchange};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::net::UnixStream;
 
@@ -43,7 +42,7 @@ pub(crate) enum CallError {
         /// The sandbox.
         id: String,
         /// How.
-        source: hyper::Error,
+        source: ExchangeError,
     },
     /// The request is more than it takes.
     #[error("What is to be sent has {0} bytes, and a sandbox takes {MANAGEMENT_BODY} at most")]
@@ -88,16 +87,9 @@ impl Sandbox {
 
     async fn speak(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Vec<u8>), CallError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.absent(source))?;
-        let broken = |source| CallError::Broken { id: self.id.clone(), source };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let answered = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status();
-            Ok((status, response.into_body().collect().await?.to_bytes().into()))
-        };
-        // The connection is what moves the bytes; it ends when they are moved.
-        let (answered, _) = tokio::join!(answered, connection);
-        answered.map_err(broken)
+        // What a sandbox says is as long as it must be.
+        let answered = exchange(stream, request, usize::MAX).await;
+        answered.map_err(|source| CallError::Broken { id: self.id.clone(), source })
     }
 
     fn absent(&self, source: io::Error) -> CallError {

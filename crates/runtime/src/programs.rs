@@ -15,8 +15,8 @@ pub(crate) enum VersionError {
     Silent,
 }
 
-/// Runs `binary --version` of a Rust program and takes the number out of `virtiofsd 1.14.0`.
-pub(crate) fn virtiofsd(binary: &Path) -> Result<String, VersionError> {
+/// Runs `binary --version` of a Rust program and takes the number out of `virtiofsd 1.14.0`, the first there is.
+pub(crate) fn version(binary: &Path) -> Result<String, VersionError> {
     let output = Command::new(binary).arg("--version").output().map_err(VersionError::Start)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));

@@ -33,6 +33,7 @@ mod gone;
 mod hooks;
 mod host;
 mod id;
+mod images;
 mod intent_log;
 mod jobs;
 mod labels;

@@ -14,6 +14,8 @@ use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::RootfsMount;
 use kata_storage::block::{root_disks, take_devices};
+use kata_storage::daemon;
+use kata_storage::nydus::{NydusRootfs, nydusd};
 use kata_storage::sandbox_mounts::SandboxMount;
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
@@ -29,6 +31,7 @@ use crate::error::{Result, SandboxError as Error};
 use crate::gone::NEWS_PATIENCE;
 use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, SharedFiles, Sources, Way};
+use crate::images::Images;
 use crate::intent_log::IntentLog;
 use crate::labels::Labels;
 use crate::launch::{CONSOLE_FILE, LaunchSpec};
@@ -65,6 +68,8 @@ pub(crate) struct LocalHost {
     volumes: Arc<Assigning>,
     disks: Arc<Disks>,
     preparation: Arc<Preparation>,
+    /// If nydusd shares the files.
+    images: Option<Images>,
     /// The VM, from the first container on: who takes disks out needs it.
     machine: std::sync::Mutex<Weak<Machine>>,
 }
@@ -77,6 +82,7 @@ impl LocalHost {
         let volumes = Assigning::new(volumes, spec.id.as_str(), Arc::<IntentLog>::clone(&log));
         let disks = Disks::new(Manner::of(&spec.config.hypervisor.block_devices));
         let preparation = Preparation::of(&spec);
+        let images = (spec.config.hypervisor.shared_fs == SharedFs::VirtioFsNydus).then(|| Images::new(&dir));
         Self {
             spec,
             first_root: SetOnce::new(),
@@ -89,6 +95,7 @@ impl LocalHost {
             volumes: Arc::new(volumes),
             disks: Arc::new(disks),
             preparation: Arc::new(preparation),
+            images,
             machine: std::sync::Mutex::default(),
         }
     }
@@ -130,6 +137,29 @@ impl LocalHost {
         blocking(move || match Wanted::of(&container, &mut sources, layers.as_deref()) {
             Ok(wanted) => Ok((sources, wanted)),
             Err(source) => Err(unprepared(&container, source)),
+        })
+        .await
+    }
+
+    /// The image of a container that nydusd is to mount, if it has one.
+    async fn image(
+        &self,
+        container: &ContainerId,
+        sources: Sources,
+    ) -> Result<(Sources, Option<NydusRootfs>)> {
+        if self.images.is_none() {
+            return Ok((sources, None));
+        }
+        let container = container.clone();
+        blocking(move || {
+            let image = NydusRootfs::of(&sources.rootfs).and_then(|image| {
+                image.as_ref().map_or(Ok(()), NydusRootfs::check)?;
+                Ok(image)
+            });
+            match image {
+                Ok(image) => Ok((sources, image)),
+                Err(source) => Err(unprepared(&container, source.into())),
+            }
         })
         .await
     }
@@ -188,27 +218,28 @@ impl LocalHost {
     async fn exporter(
         &self,
         cgroup: Cgroup,
-    ) -> std::result::Result<(Option<virtiofsd::Daemon>, Share), BootError> {
-        match self.spec.config.hypervisor.shared_fs {
-            SharedFs::VirtioFs => {
-                let (daemon, share) = self.start_daemon(cgroup).await?;
-                Ok((Some(daemon), share))
+    ) -> std::result::Result<(Option<daemon::Daemon>, Share), BootError> {
+        let share = self.share().await?;
+        let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
+        let vm = &self.spec.config.hypervisor;
+        let started = match vm.shared_fs {
+            SharedFs::VirtioFs => Some(virtiofsd::spawn(&self.virtiofsd(&share, cgroup), log)?),
+            SharedFs::VirtioFsNydus => Some(nydusd::start(&self.nydusd(&share, cgroup), log).await?),
+            SharedFs::Virtio9p => None,
+        };
+        let (daemon, backend) = match started {
+            Some((daemon, socket)) => {
+                (Some(daemon), ShareBackend::VhostUser { socket, queue_size: vm.virtio_fs_queue_size })
             }
-            SharedFs::Virtio9p => {
-                let backend = ShareBackend::NineP { dir: self.share().await?.exported_dir() };
-                Ok((None, Share { tag: guest::SHARE_TAG.to_owned(), backend }))
-            }
-        }
+            None => (None, ShareBackend::NineP { dir: share.exported_dir() }),
+        };
+        Ok((daemon, Share { tag: guest::SHARE_TAG.to_owned(), backend }))
     }
 
-    /// Starts virtiofsd. The VMM's end of its socket is connected before it listens.
-    async fn start_daemon(
-        &self,
-        cgroup: Cgroup,
-    ) -> std::result::Result<(virtiofsd::Daemon, Share), BootError> {
-        let share = self.share().await?;
+    /// The VMM's end of its socket is connected before it listens.
+    fn virtiofsd(&self, share: &SharedDirectory, cgroup: Cgroup) -> virtiofsd::DaemonPlan {
         let vm = &self.spec.config.hypervisor;
-        let plan = virtiofsd::DaemonPlan {
+        virtiofsd::DaemonPlan {
             binary: vm.virtio_fs_daemon.clone(),
             shared_dir: share.exported_dir(),
             socket_dir: share.root().to_owned(),
@@ -217,12 +248,19 @@ impl LocalHost {
             debug: vm.enable_debug,
             extra_args: vm.virtio_fs_extra_args.clone(),
             cgroup,
-        };
-        let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
-        let (daemon, socket) = virtiofsd::Daemon::spawn(&plan, log)?;
-        let tag = guest::SHARE_TAG.to_owned();
-        let backend = ShareBackend::VhostUser { socket, queue_size: vm.virtio_fs_queue_size };
-        Ok((daemon, Share { tag, backend }))
+        }
+    }
+
+    fn nydusd(&self, share: &SharedDirectory, cgroup: Cgroup) -> nydusd::NydusdPlan {
+        let vm = &self.spec.config.hypervisor;
+        nydusd::NydusdPlan {
+            binary: vm.virtio_fs_daemon.clone(),
+            shared_dir: share.exported_dir(),
+            socket_dir: self.dir.clone(),
+            debug: vm.enable_debug,
+            extra_args: vm.virtio_fs_extra_args.clone(),
+            cgroup,
+        }
     }
 
     /// Starts the VMM's process.
@@ -242,7 +280,7 @@ impl LocalHost {
 }
 
 #[async_trait]
-impl Daemon for virtiofsd::Daemon {
+impl Daemon for daemon::Daemon {
     fn program(&self) -> PathBuf {
         self.binary().to_owned()
     }
@@ -297,9 +335,11 @@ impl Host for LocalHost {
         let way = prepared.into_way(&*vmm)?;
         let parts = boot_parts(&self.spec.config.hypervisor);
         let netns = place.of_pod();
-        // Without a daemon nobody is told what the host changes: the guest's kernel does not ask then.
+        // Who watches files is told what the host changes where virtiofsd shares them: with 9p the guest's kernel does not
+        // ask, and it cannot tell nydusd's files by where they are on the host.
         let dir = self.share().await?.writable_dir();
-        let files = daemon.as_ref().map(|daemon| SharedFiles { dir, daemon: daemon.pid() });
+        let watched = daemon.as_ref().filter(|_| self.images.is_none());
+        let files = watched.map(|daemon| SharedFiles { dir, daemon: daemon.pid() });
         let daemon = daemon.map(|daemon| Arc::new(daemon) as Arc<dyn Daemon>);
         Ok((Machine { vmm, parts, daemon, files, network: guest, netns, cards }, way))
     }
@@ -331,7 +371,9 @@ impl Host for LocalHost {
             pod.share(&self.dir, &mut sources.spec).map_err(|error| failed(error.into()))?;
         }
         Labels::of(&self.spec.config).confine_container(&mut sources.spec);
+        let (sources, image) = self.image(container, sources).await?;
         let (sources, wanted) = self.wanted(container, sources).await?;
+        let wanted = wanted.with_image(image);
         let (sources, volumes) = self.claim(container, sources).await?;
         let share = self.share().await.map_err(failed)?;
         self.share_with_guest(&share).await.map_err(failed)?;
@@ -355,6 +397,9 @@ impl Host for LocalHost {
         prepared.storages.extend(told.storages);
         if wanted.is_limited() {
             forget_layer(container, files).await?;
+        }
+        if let (Some(images), Some(image)) = (&self.images, wanted.image()) {
+            images.mount(container, image).await.map_err(|error| failed(error.into()))?;
         }
         let attached =
             self.volumes.attach(container, &volumes, &self.disks, machine.vmm.disk_hotplug()).await;
@@ -383,6 +428,9 @@ impl Host for LocalHost {
         let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let vm = machine.as_ref().and_then(|machine| machine.vmm.disk_hotplug());
         self.disks.detach(container, vm).await;
+        if let Some(images) = &self.images {
+            images.unmount(container).await;
+        }
         let Some(files) = self.files.lock().await.get(container).cloned() else { return Ok(()) };
         let id = container.to_string();
         blocking(move || {

@@ -81,8 +81,12 @@ pub(crate) fn vm_plan(id: &SandboxId, config: &Config, parts: Parts) -> Result<V
 
 /// How the guest mounts the shared directory.
 pub(crate) fn shared_directory(vm: &Hypervisor) -> Storage {
+    let mount_point = match vm.shared_fs {
+        SharedFs::VirtioFsNydus => guest::SHARE_ROOT,
+        SharedFs::VirtioFs | SharedFs::Virtio9p => guest::SHARED_DIR,
+    };
     let (driver, fstype, options) = match vm.shared_fs {
-        SharedFs::VirtioFs => ("virtio-fs", "virtiofs", None),
+        SharedFs::VirtioFs | SharedFs::VirtioFsNydus => ("virtio-fs", "virtiofs", None),
         // Names are always looked up, and what is read or written goes past the guest's page cache, which would hide the
         // host's changes of a file as long as it is open. Only mapped pages are cached: without, none could be mapped for
         // shared writing.
@@ -96,7 +100,7 @@ pub(crate) fn shared_directory(vm: &Hypervisor) -> Storage {
         source: guest::SHARE_TAG.to_owned(),
         fstype: fstype.to_owned(),
         options: options.into_iter().collect(),
-        mount_point: guest::SHARED_DIR.to_owned(),
+        mount_point: mount_point.to_owned(),
         ..Default::default()
     }
 }

@@ -14,7 +14,7 @@ use kata_storage::memory::{Memory, Part};
 use kata_storage::share::ContainerFiles;
 use oci_spec::runtime::{RootBuilder, Spec};
 
-use crate::disks::Wanted;
+use crate::disks::{Wanted, storage};
 use crate::host::{BootError, Files, Sources};
 use crate::launch::LaunchSpec;
 use crate::{ContainerId, pod};
@@ -63,9 +63,15 @@ impl Preparation {
         let Sources { bundle, rootfs, mut spec } = sources;
         let root = bundle.join(spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path()));
         let layer = self.layer(files, container, &spec)?;
-        let mut guest_root = match wanted.root() {
-            Some(root) => root,
-            None => files.mount_rootfs(&rootfs, &root)?,
+        let mut storages = Vec::new();
+        let mut guest_root = match (wanted.image(), wanted.root()) {
+            (Some(image), _) => {
+                let mount = files.share_image(image)?;
+                storages.push(storage(&mount, None));
+                mount.target
+            }
+            (None, Some(root)) => root,
+            (None, None) => files.mount_rootfs(&rootfs, &root)?,
         };
         if let Some(layer) = layer {
             guest_root = wanted.limit(container, guest_root, layer);
@@ -86,7 +92,7 @@ impl Preparation {
             pod::share_memory(&mut spec)?;
         }
         let huge = in_guest.huge_pages.iter().map(huge_pages_storage);
-        let storages = in_guest.memories.iter().map(memory).chain(huge).collect();
+        storages.extend(in_guest.memories.iter().map(memory).chain(huge));
         Ok((Files { spec, storages, devices: Vec::new() }, wanted))
     }
 

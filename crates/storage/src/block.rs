@@ -20,4 +20,5 @@ mod template;
 
 pub use device::{BlockDevice, DeviceError, take_devices};
 pub use disk::{DiskError, DiskImage, DiskKey};
+pub(crate) use rootfs::is_for_containerd;
 pub use rootfs::{BlockRootfs, BlockRootfsError, GuestMount, What, root_disks};

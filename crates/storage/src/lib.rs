@@ -6,11 +6,13 @@
 //! first, and [`undo`] knows how to take each one back.
 
 pub mod block;
+pub mod daemon;
 pub mod direct_volume;
 pub mod empty_dir;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod http;
 pub mod huge_pages;
 pub mod idmap;
 pub mod image;
@@ -18,6 +20,7 @@ mod layer;
 pub mod memory;
 mod mount;
 mod mountinfo;
+pub mod nydus;
 pub mod processes;
 pub mod rootfs;
 pub mod sandbox_mounts;

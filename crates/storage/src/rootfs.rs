@@ -11,7 +11,9 @@ use nix::unistd::chdir;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MountFlags, mount};
 
+use crate::block::GuestMount;
 use crate::mount::{DetachedMount, Propagation, open_path};
+use crate::nydus::{self, NydusRootfs, NydusRootfsError};
 use crate::share::ContainerFiles;
 use crate::trail::StepError;
 
@@ -82,6 +84,9 @@ pub enum RootfsError {
         #[source]
         source: Box<StepError>,
     },
+    /// A mount of nydus-snapshotter's that is no plain overlay.
+    #[error(transparent)]
+    Nydus(#[from] NydusRootfsError),
     /// A directory could not be made.
     #[error("The root file system's place in the share cannot be made")]
     Step(#[from] StepError),
@@ -92,7 +97,7 @@ impl ContainerFiles {
     /// none, the directory `root_dir` (the bundle's `rootfs`).
     ///
     /// Returns its path in the guest, for `root.path`. It is read-only if what the container writes has a place of its own
-    /// ([`ContainerFiles::make_layer`]).
+    /// ([`ContainerFiles::make_layer`]). An overlay that nydus-snapshotter adds its image to is a plain one here.
     ///
     /// # Errors
     /// A mount fails. What was made before it is taken back by [`ContainerFiles::remove`].
@@ -115,7 +120,28 @@ impl ContainerFiles {
         Ok(self.guest_dir.join(ROOTFS))
     }
 
+    /// Shares what is above an image that nydusd has, and says what the guest mounts then.
+    ///
+    /// # Errors
+    /// The snapshot's directory cannot be bound. What was made before it is taken back by [`ContainerFiles::remove`].
+    pub fn share_image(&mut self, image: &NydusRootfs) -> Result<GuestMount, RootfsError> {
+        let place = self.dir.join(nydus::SNAPSHOT);
+        self.trail.dir(&place)?;
+        self.trail.mount(&place, || {
+            let copy = DetachedMount::copy_of(open_path(&image.snapshot)?.as_fd(), false)?;
+            copy.propagate(Propagation::Private)?.attach(&place)
+        })?;
+        Ok(image.guest_mount(&self.guest_dir))
+    }
+
     fn mount_one(&mut self, mount: &RootfsMount, root: &Path) -> Result<(), RootfsError> {
+        let plain;
+        let mount = if nydus::is_nydus(mount) {
+            plain = nydus::as_overlay(mount)?;
+            &plain
+        } else {
+            mount
+        };
         let mut options = Options::parse(&mount.options)
             .map_err(|option| RootfsError::Option { fs_type: mount.fs_type.clone(), option })?;
         if self.layer.is_some() {
@@ -149,7 +175,7 @@ enum Target<'a> {
     Open(OwnedFd),
 }
 
-fn is_root(target: &Path) -> bool {
+pub(crate) fn is_root(target: &Path) -> bool {
     target.as_os_str().is_empty() || target == Path::new("/") || target == Path::new(".")
 }
 

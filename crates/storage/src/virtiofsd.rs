@@ -4,39 +4,27 @@
 //! connected one, and so both can be started at the same time, in any order, without waiting for a path to appear.
 //! virtiofsd ends by itself when the VMM does, because the connection closes then.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use command_fds::CommandFdExt;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::process::Child;
 
+use crate::daemon::{self, Daemon, Program, SpawnError};
 use crate::mount::open_path;
 use crate::undo::undo;
 use kata_cgroup::Cgroup;
-use kata_intent::{Intent, IntentId, Intents};
+use kata_intent::{Intent, Intents};
 
 #[cfg(test)]
 mod tests;
 
 /// The socket's name, for the moment that it has one.
 const SOCKET: &str = "virtiofsd.sock";
-/// How many of its last lines are kept for error messages.
-const LINES_KEPT: usize = 20;
-/// How long the last lines are waited for once the process is gone.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How virtiofsd is to be started.
 #[derive(Debug, Clone)]
@@ -64,15 +52,6 @@ pub struct DaemonPlan {
 /// Why virtiofsd could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The executable does not exist.
-    #[error(
-        "virtiofsd does not exist at {path:?}: run `cargo install virtiofsd`, or set `virtio_fs_daemon` in the \
-         configuration, or do without it: `shared_fs = \"virtio-9p\"`"
-    )]
-    Missing {
-        /// The configured path.
-        path: PathBuf,
-    },
     /// The socket could not be made or connected.
     #[error("The socket {path:?} for virtiofsd cannot be made: its directory must exist and be writable")]
     Socket {
@@ -83,112 +62,30 @@ pub enum DaemonError {
         source: io::Error,
     },
     /// The process could not be started.
-    #[error("virtiofsd ({path:?}) could not be started")]
-    Spawn {
-        /// The executable.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
     /// The intent log could not be written.
     #[error("The sandbox's intent log cannot be written: is its file system full?")]
     Announce(#[source] io::Error),
 }
 
-/// The end of a virtiofsd.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DaemonExit {
-    /// How it ended; `None` if it could not be waited for.
-    pub status: Option<ExitStatus>,
-    /// Its last lines on standard error, at most 20.
-    pub stderr: String,
-}
-
-impl fmt::Display for DaemonExit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.status.map(|status| (status.code(), status.signal())) {
-            Some((Some(code), _)) => write!(f, "virtiofsd exited with status {code}")?,
-            Some((None, Some(signal))) => write!(f, "virtiofsd was killed by signal {signal}")?,
-            Some((None, None)) | None => f.write_str("virtiofsd is gone")?,
-        }
-        // Its warnings come with every start.
-        let serious = |line: &&str| !line.contains(" WARN ");
-        match self.stderr.lines().rfind(serious) {
-            Some(last) => write!(f, ": {last}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A running virtiofsd. Dropping it kills the process.
-#[derive(Debug)]
-pub struct Daemon {
-    binary: PathBuf,
-    pid: u32,
-    exit: watch::Receiver<Option<DaemonExit>>,
-    kill: mpsc::Sender<()>,
-}
-
-impl Daemon {
-    /// Starts virtiofsd and returns it with the connected vhost-user socket for the VMM, as soon as the process
-    /// exists. Must be called inside a tokio runtime.
-    ///
-    /// # Errors
-    /// The executable is missing or cannot be started, or the socket cannot be made. What the daemon itself
-    /// refuses later is told by [`Daemon::wait`]; the VMM then finds its socket closed.
-    pub fn spawn(plan: &DaemonPlan, intents: Arc<dyn Intents>) -> Result<(Self, OwnedFd), DaemonError> {
-        let (listener, connected) = socket(&plan.socket_dir, intents.as_ref())?;
-        let token = plan.shared_dir.to_string_lossy().into_owned();
-        let intent = Intent::Process { argv_token: token, exe: plan.binary.clone() };
-        let id = intents.will(intent).map_err(DaemonError::Announce)?;
-        match start(plan, listener) {
-            Ok(child) => Ok((Self::watch(plan.binary.clone(), child, intents, id), connected)),
-            Err(error) => {
-                intents.done(id);
-                Err(error)
-            }
-        }
-    }
-
-    fn watch(binary: PathBuf, mut child: Child, intents: Arc<dyn Intents>, id: IntentId) -> Self {
-        let pid = child.id().unwrap_or_default();
-        let (exit_state, exit) = watch::channel(None);
-        let (kill, orders) = mpsc::channel(1);
-        let stderr = tokio::spawn(collect(child.stderr.take(), pid));
-        tokio::spawn(async move {
-            let exit = supervise(child, orders, stderr).await;
-            intents.done(id);
-            exit_state.send_replace(Some(exit));
-        });
-        Self { binary, pid, exit, kill }
-    }
-
-    /// The executable.
-    #[must_use]
-    pub fn binary(&self) -> &Path {
-        &self.binary
-    }
-
-    /// The process id on the host.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Waits until the process is gone: an error of its own, or the end of the VM.
-    pub async fn wait(&self) -> DaemonExit {
-        let mut exit = self.exit.clone();
-        let exited = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
-        exited.unwrap_or(DaemonExit { status: None, stderr: String::new() })
-    }
-
-    /// Kills the process at once, with the child it has in its sandbox, and waits until it is gone.
-    pub async fn kill(&self) -> DaemonExit {
-        // A full queue means that it has been ordered, a closed one that it is done.
-        self.kill.try_send(()).ok();
-        self.wait().await
-    }
+/// Starts virtiofsd and returns it with the connected vhost-user socket for the VMM, as soon as the process exists.
+/// Must be called inside a tokio runtime.
+///
+/// # Errors
+/// The executable is missing or cannot be started, or the socket cannot be made. What the daemon itself refuses later
+/// is told by [`Daemon::wait`]; the VMM then finds its socket closed.
+pub fn spawn(plan: &DaemonPlan, intents: Arc<dyn Intents>) -> Result<(Daemon, OwnedFd), DaemonError> {
+    let (listener, connected) = socket(&plan.socket_dir, intents.as_ref())?;
+    let program = Program {
+        name: "virtiofsd",
+        binary: plan.binary.clone(),
+        advice: "run `cargo install virtiofsd`, or set `virtio_fs_daemon` in the configuration, or do without it: \
+                 `shared_fs = \"virtio-9p\"`",
+    };
+    let token = plan.shared_dir.to_string_lossy().into_owned();
+    let daemon = Daemon::start(program, token, intents, || start(plan, listener))?;
+    Ok((daemon, connected))
 }
 
 /// Makes the socket, connects to it and removes its name again.
@@ -212,18 +109,11 @@ fn connect(dir: &Path) -> io::Result<(UnixListener, OwnedFd)> {
     Ok((listener, connected.into()))
 }
 
-fn start(plan: &DaemonPlan, listener: UnixListener) -> Result<Child, DaemonError> {
-    let mut command = Command::new(&plan.binary);
-    command.args(arguments(plan, listener.as_raw_fd())).env_clear().current_dir("/");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // Not in our process group: a Ctrl-C in a terminal is for us to handle.
-    command.process_group(0).kill_on_drop(true);
+fn start(plan: &DaemonPlan, listener: UnixListener) -> io::Result<Child> {
+    let mut command = daemon::command(&plan.binary, &plan.cgroup);
+    command.args(arguments(plan, listener.as_raw_fd()));
     command.preserved_fds(vec![listener.into()]);
-    plan.cgroup.enter(&mut command);
-    command.spawn().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => DaemonError::Missing { path: plan.binary.clone() },
-        _ => DaemonError::Spawn { path: plan.binary.clone(), source },
-    })
+    command.spawn()
 }
 
 /// virtiofsd's arguments; `socket` is the inherited listening socket.
@@ -263,47 +153,11 @@ fn arguments(plan: &DaemonPlan, socket: RawFd) -> Vec<OsString> {
 }
 
 /// Whether the argument `extra` sets the same as `option`: by `--name`, `--name=value` or `--no-name`.
-fn replaces(extra: &str, option: &str) -> bool {
+pub(crate) fn replaces(extra: &str, option: &str) -> bool {
     let name = |argument: &str| {
         let name = argument.split('=').next().unwrap_or_default();
         let name = name.strip_prefix("--").unwrap_or_default();
         name.strip_prefix("no-").unwrap_or(name).to_owned()
     };
     name(extra) == name(option)
-}
-
-/// Waits for the end, kills on order or when all handles are gone.
-async fn supervise(
-    mut child: Child,
-    mut orders: mpsc::Receiver<()>,
-    stderr: JoinHandle<String>,
-) -> DaemonExit {
-    let status = tokio::select! {
-        status = child.wait() => status,
-        _ = orders.recv() => match child.start_kill() {
-            Ok(()) => child.wait().await,
-            Err(error) => Err(error),
-        },
-    };
-    if let Err(error) = &status {
-        tracing::error!(%error, "virtiofsd's process cannot be waited for");
-    }
-    let stderr = timeout(LAST_WORDS, stderr).await;
-    DaemonExit { status: status.ok(), stderr: stderr.ok().and_then(Result::ok).unwrap_or_default() }
-}
-
-/// Reads standard error to its end: each line to the log, the last ones for the error message.
-async fn collect(stderr: Option<ChildStderr>, pid: u32) -> String {
-    let Some(stderr) = stderr else { return String::new() };
-    let mut lines = BufReader::new(stderr).lines();
-    let mut kept = VecDeque::new();
-    // An error, for example a line that is not UTF-8, ends it like the end of the stream.
-    while let Ok(Some(line)) = lines.next_line().await {
-        tracing::debug!(pid, line, "virtiofsd");
-        if kept.len() == LINES_KEPT {
-            kept.pop_front();
-        }
-        kept.push_back(line);
-    }
-    Vec::from(kept).join("\n")
 }

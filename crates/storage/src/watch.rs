@@ -30,6 +30,7 @@ use tokio::io::unix::AsyncFd;
 use crate::mount::open_path;
 
 use causes::{Causes, FileKey};
+pub(crate) use sys::register;
 
 /// Bytes of events that are read at once.
 const READ_AT_ONCE: usize = 64 * 1024;
@@ -141,7 +142,7 @@ impl Watcher {
         Ok(Self {
             dir: dir.to_owned(),
             root: open_path(dir)?,
-            events: sys::register(inotify)?,
+            events: register(inotify)?,
             causes: None,
             daemon,
             watches: HashMap::new(),

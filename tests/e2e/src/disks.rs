@@ -15,11 +15,16 @@ use crate::spec::Rootfs;
 const SIZE: u64 = 64 << 20;
 
 impl Containerd {
+    /// A directory of the test's with busybox in it.
+    #[track_caller]
+    pub fn directory_of_busybox(&self) -> PathBuf {
+        Rootfs::busybox(self.directory().join("rootfs")).path
+    }
+
     /// An ext4 file system with busybox in it, in a file of the test's.
     #[track_caller]
     pub fn ext4_of_busybox(&self) -> PathBuf {
-        let root = Rootfs::busybox(self.directory().join("rootfs"));
-        self.ext4_of(&root.path)
+        self.ext4_of(&self.directory_of_busybox())
     }
 
     /// An ext4 file system with what is in `directory`, in a file of the test's.
@@ -35,8 +40,7 @@ impl Containerd {
     /// A layer of EROFS with busybox in it.
     #[track_caller]
     pub fn erofs_of_busybox(&self) -> PathBuf {
-        let root = Rootfs::busybox(self.directory().join("rootfs"));
-        self.erofs_of(&root.path)
+        self.erofs_of(&self.directory_of_busybox())
     }
 
     /// A layer of EROFS with what is in `directory`.

@@ -1,20 +1,40 @@
-//! Arguments for virtiofsd that a configuration may not add: what the runtime itself decides, and what would take the
-//! daemon's walls down.
+//! Arguments for virtiofsd and nydusd that a configuration may not add: what the runtime itself decides, and what would
+//! take the daemon's walls down.
 
 use super::Refusal;
 
 /// Names, and why not. Long ones without their dashes, as `-o` has them too.
-const REFUSED: [(&str, &str); 14] = [
+const REFUSED: [(&str, &str); 34] = [
     ("shared-dir", DIRECTORY),
     ("source", DIRECTORY),
     ("fd", SOCKET),
     ("socket", SOCKET),
     ("socket-path", SOCKET),
     ("socket-group", SOCKET),
+    ("sock", SOCKET),
+    ("apisock", SOCKET),
+    ("hybrid-mode", IMAGES),
+    ("A", SOCKET),
+    ("bootstrap", IMAGES),
+    ("B", IMAGES),
+    ("config", IMAGES),
+    ("C", IMAGES),
+    ("localfs-dir", IMAGES),
+    ("D", IMAGES),
+    ("s", DIRECTORY),
+    ("id", OTHERS),
+    ("supervisor", OTHERS),
+    ("upgrade", OTHERS),
+    ("failover-policy", OTHERS),
+    ("F", OTHERS),
+    ("mountpoint", DIRECTORY),
+    ("virtual-mountpoint", DIRECTORY),
+    ("log-file", LOG),
+    ("L", LOG),
     ("tag", "the guest knows the tag"),
     ("sandbox", "the daemon must be kept from all but the shared directory"),
     ("seccomp", "use `disable_seccomp`"),
-    ("syslog", "the runtime's log has the daemon's lines"),
+    ("syslog", LOG),
     ("print-capabilities", ENDS),
     ("version", ENDS),
     ("V", ENDS),
@@ -22,6 +42,9 @@ const REFUSED: [(&str, &str); 14] = [
 ];
 const DIRECTORY: &str = "the directory that is shared is the sandbox's";
 const SOCKET: &str = "the runtime connects the daemon with the VMM itself";
+const IMAGES: &str = "the runtime has nydusd mount the images of containers itself";
+const OTHERS: &str = "the runtime starts the daemon and watches over it itself";
+const LOG: &str = "the runtime's log has the daemon's lines";
 const ENDS: &str = "the daemon would print it and end";
 
 /// Looks through the words that are to be added.
@@ -38,13 +61,17 @@ pub(super) fn check(words: &[String]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a word sets: `--name=value`, or behind `-o` a list of names, with or without values, as older daemons took them.
+/// What a word sets: `--name=value`, a letter with or without its value, or behind `-o` a list of names, with or without values, as older daemons took them.
 fn names(word: &str, is_value: bool) -> Vec<&str> {
     let list = if is_value { Some(word) } else { word.strip_prefix("-o").filter(|list| !list.is_empty()) };
-    match (list, word.strip_prefix("--").or_else(|| word.strip_prefix('-'))) {
-        (Some(list), _) => list.split(',').map(before_value).collect(),
-        (None, Some(name)) => vec![before_value(name)],
-        (None, None) => Vec::new(),
+    match (list, word.strip_prefix("--"), word.strip_prefix('-')) {
+        (Some(list), _, _) => list.split(',').map(before_value).collect(),
+        (None, Some(name), _) => vec![before_value(name)],
+        (None, None, Some(letters)) => {
+            let letter = letters.char_indices().nth(1).map_or(letters, |(end, _)| &letters[..end]);
+            vec![before_value(letters), letter]
+        }
+        (None, None, None) => Vec::new(),
     }
 }
 
@@ -90,6 +117,12 @@ mod tests {
             &["--syslog"],
             &["--print-capabilities"],
             &["-V"],
+            &["--sock", "/x"],
+            &["--apisock=/x"],
+            &["--bootstrap", "/x"],
+            &["-B", "/x"],
+            &["-B/x"],
+            &["--log-file=/x"],
         ] {
             assert!(!allows(words), "{words:?}");
         }

@@ -72,7 +72,7 @@ pub(super) static ROWS: &[Row] = &[
         .does("The longest message of 9p in bytes.", |c, v| set(&mut c.hypervisor.msize_9p, v.unsigned()))
         .annotation("hypervisor.msize_9p"),
     row("virtio_fs_daemon", Kind::Path, Fixed::Text("/usr/libexec/virtiofsd"))
-        .does("The virtiofsd binary.", |c, v| set(&mut c.hypervisor.virtio_fs_daemon, v.text().into()))
+        .does("The virtiofsd binary; with virtio-fs-nydus nydusd.", |c, v| set(&mut c.hypervisor.virtio_fs_daemon, v.text().into()))
         .checked_annotation("hypervisor.virtio_fs_daemon", "valid_virtio_fs_daemon_paths"),
     row("valid_virtio_fs_daemon_paths", Kind::List, Fixed::List(&["/usr/libexec/virtiofsd"]))
         .does("Globs that the annotation `virtio_fs_daemon` must match; empty forbids it.", |c, v| {
@@ -84,7 +84,7 @@ pub(super) static ROWS: &[Row] = &[
     row("virtio_fs_queue_size", Kind::Integer { min: 2, max: 1024 }, Fixed::Int(1024))
         .does("Entries of each virtio-fs queue, a power of two.", apply_queue_size),
     row("virtio_fs_extra_args", Kind::List, Fixed::List(&[]))
-        .does("Extra arguments for virtiofsd.", |c, v| {
+        .does("Extra arguments for virtiofsd or nydusd.", |c, v| {
             extra_args::check(v.list())?;
             set(&mut c.hypervisor.virtio_fs_extra_args, v.list().to_vec())
         })
@@ -194,17 +194,18 @@ fn apply_memory(config: &mut Config, value: &Value) -> Applied {
 }
 
 fn apply_shared_fs(config: &mut Config, value: &Value) -> Applied {
-    let chosen = match value.text() {
-        "virtio-fs" => SharedFs::VirtioFs,
-        "virtio-9p" => SharedFs::Virtio9p,
-        "none" => {
-            let what = "a guest without shared files, where no container has its /etc/hosts";
-            return Err(Refusal::NotYet(format!("{what}; use \"virtio-fs\" or \"virtio-9p\"")));
-        }
-        _ => {
-            let instead = "use \"virtio-fs\", or \"virtio-9p\" on a host without virtiofsd";
-            return Err(Refusal::NotYet(format!("sharing files by {value}; {instead}")));
-        }
+    let known = [SharedFs::VirtioFs, SharedFs::VirtioFsNydus, SharedFs::Virtio9p];
+    let Some(chosen) = known.into_iter().find(|known| known.as_str() == value.text()) else {
+        return Err(Refusal::NotYet(match value.text() {
+            "none" => {
+                "a guest without shared files, where no container has its /etc/hosts; use \"virtio-fs\" or \
+                       \"virtio-9p\""
+                    .to_owned()
+            }
+            _ => format!(
+                "sharing files by {value}; use \"virtio-fs\", or \"virtio-9p\" on a host without virtiofsd"
+            ),
+        }));
     };
     set(&mut config.hypervisor.shared_fs, chosen)
 }

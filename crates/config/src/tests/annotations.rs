@@ -47,6 +47,14 @@ fn a_pod_may_be_allowed_to_share_its_files_by_9p() {
 }
 
 #[test]
+fn a_pod_may_have_its_files_from_nydusd() {
+    let tree = open("'shared_fs'");
+    let config = one(&tree, "shared_fs", "virtio-fs-nydus").unwrap();
+    assert_eq!(config.hypervisor.shared_fs, SharedFs::VirtioFsNydus);
+    assert!(one(&open(""), "shared_fs", "virtio-fs-nydus").is_err());
+}
+
+#[test]
 fn paths_must_be_listed_and_without_detours() {
     let tree = Tree::new(
         "[hypervisor.qemu]\nenable_annotations = ['path']\nvalid_hypervisor_paths = ['/usr/*/qemu-*']\n",

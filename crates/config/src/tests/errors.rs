@@ -86,6 +86,12 @@ fn keys_about_disks_that_do_not_fit_together_name_both_places() {
 }
 
 #[test]
+fn what_nydusd_decides_by_itself_is_refused() {
+    let text = refused("[hypervisor.qemu]\nshared_fs = 'virtio-fs-nydus'\nvirtio_fs_cache = 'never'\n");
+    assert!(text.contains("configuration.toml:3: `virtio_fs_cache` is \"never\""), "{text}");
+}
+
+#[test]
 fn limits_of_vcpus_name_both_places() {
     insta::assert_snapshot!(refused("[hypervisor.qemu]\ndefault_vcpus = 4\ndefault_maxvcpus = 2\n"), @"/etc/kata-containers/configuration.toml:2: `default_vcpus` asks for 4 vCPUs, more than `default_maxvcpus` (2, /etc/kata-containers/configuration.toml:3); lower it or raise the limit");
 }

@@ -140,7 +140,15 @@ pub(super) fn qemu(path: &Path) -> Item {
 /// What shows files to the guest.
 pub(super) fn shared_fs(vm: &Hypervisor) -> Item {
     match vm.shared_fs {
-        SharedFs::VirtioFs => virtiofsd(&vm.virtio_fs_daemon),
+        SharedFs::VirtioFs => {
+            let advice = "install it (`cargo xtask install`), or set `virtio_fs_daemon` in [hypervisor.qemu], or do \
+                          without it: `shared_fs = \"virtio-9p\"`";
+            file_daemon("virtiofsd", &vm.virtio_fs_daemon, advice)
+        }
+        SharedFs::VirtioFsNydus => {
+            let advice = "install it, or set `virtio_fs_daemon` in [hypervisor.qemu] to where it is";
+            file_daemon("nydusd", &vm.virtio_fs_daemon, advice)
+        }
         SharedFs::Virtio9p => nine_p(&vm.path),
     }
 }
@@ -165,17 +173,15 @@ fn nine_p(qemu: &Path) -> Item {
     }
 }
 
-/// virtiofsd is there and starts.
-pub(super) fn virtiofsd(path: &Path) -> Item {
+/// The daemon that shares files is there and starts.
+pub(super) fn file_daemon(name: &'static str, path: &Path, advice: &'static str) -> Item {
     let shown = path.display();
-    let advice = "install it (`cargo xtask install`), or set `virtio_fs_daemon` in [hypervisor.qemu], or do without it: \
-                  `shared_fs = \"virtio-9p\"`";
-    match programs::virtiofsd(path) {
-        Ok(version) => Item::ok("virtiofsd", Need::Create, format!("{version} ({shown})")),
+    match programs::version(path) {
+        Ok(version) => Item::ok(name, Need::Create, format!("{version} ({shown})")),
         Err(_) if !path.exists() => {
-            Item::not("virtiofsd", Status::Failed, format!("{shown} does not exist"), advice)
+            Item::not(name, Status::Failed, format!("{shown} does not exist"), advice)
         }
-        Err(error) => Item::not("virtiofsd", Status::Failed, format!("{shown}: {}", chain(&error)), advice),
+        Err(error) => Item::not(name, Status::Failed, format!("{shown}: {}", chain(&error)), advice),
     }
 }
 

@@ -70,9 +70,12 @@ fn the_accelerator_is_chosen_and_explained() {
 #[test]
 fn missing_things_come_with_advice() {
     let nowhere = Path::new("/nonexistent/thing");
-    for item in
-        [probes::qemu(nowhere), probes::virtiofsd(nowhere), probes::kernel(nowhere), probes::initrd(nowhere)]
-    {
+    for item in [
+        probes::qemu(nowhere),
+        probes::file_daemon("virtiofsd", nowhere, "install it"),
+        probes::kernel(nowhere),
+        probes::initrd(nowhere),
+    ] {
         assert_eq!(item.status, Status::Failed, "{item}");
         assert!(item.advice.is_some() && item.detail.contains("/nonexistent/thing"), "{item}");
     }

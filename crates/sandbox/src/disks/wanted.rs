@@ -7,6 +7,7 @@ use kata_protocol::guest;
 use kata_storage::block::{BlockDevice, BlockRootfs, DiskImage, GuestMount, What, take_devices};
 use kata_storage::empty_dir::ImageVolume;
 use kata_storage::image;
+use kata_storage::nydus::NydusRootfs;
 use kata_vmm::{DiskAddress, DiskHotplug};
 
 use super::{DiskFailure, Disks};
@@ -25,6 +26,8 @@ pub(crate) struct Wanted {
     volumes: Vec<ImageVolume>,
     /// What it writes to its root file system goes to an image with a limit.
     limited: bool,
+    /// Its root file system is an image of nydusd's.
+    image: Option<NydusRootfs>,
 }
 
 /// What the guest is told of a container's disks.
@@ -68,6 +71,16 @@ impl Wanted {
     /// Whether there is such a layer.
     pub(crate) fn is_limited(&self) -> bool {
         self.limited
+    }
+
+    /// With the image that nydusd is to mount for its root file system, if there is one.
+    pub(crate) fn with_image(self, image: Option<NydusRootfs>) -> Self {
+        Self { image, ..self }
+    }
+
+    /// That image.
+    pub(crate) fn image(&self) -> Option<&NydusRootfs> {
+        self.image.as_ref()
     }
 
     /// Adds volumes that are images.
@@ -151,7 +164,8 @@ fn volume_storage(volume: &ImageVolume, address: &DiskAddress) -> Storage {
     }
 }
 
-fn storage(mount: &GuestMount, address: Option<&DiskAddress>) -> Storage {
+/// What the guest is told of a mount; `address` is the disk's, if it is one.
+pub(crate) fn storage(mount: &GuestMount, address: Option<&DiskAddress>) -> Storage {
     let mut storage = Storage {
         options: mount.options.clone(),
         mount_point: mount.target.to_string_lossy().into_owned(),

@@ -286,7 +286,7 @@ fn template(text: &str, points: &[PathBuf]) -> Result<String> {
 }
 
 /// Options that containerd's mount manager takes for itself.
-fn is_for_containerd(option: &str) -> bool {
+pub(crate) fn is_for_containerd(option: &str) -> bool {
     option.starts_with("X-") || option.starts_with("x-")
 }
 

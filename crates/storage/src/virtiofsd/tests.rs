@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use tokio::time::timeout;
 
-use super::{Daemon, DaemonError, DaemonExit, DaemonPlan, arguments, socket};
+use super::{DaemonError, DaemonPlan, arguments, socket, spawn};
+use crate::daemon::{DaemonExit, SpawnError};
 use crate::share::SharedDirectory;
 use crate::testing::{MemoryLog, in_private_mounts};
 
@@ -72,7 +73,7 @@ fn the_exit_names_the_error_and_not_the_usual_warnings() {
     let stderr =
         "[x WARN  virtiofsd::limits] few\n[x ERROR virtiofsd] bad\n[x WARN  virtiofsd] hm".to_owned();
     let status = Some(std::process::ExitStatus::from_raw(1 << 8));
-    let exit = DaemonExit { status, stderr };
+    let exit = DaemonExit { name: "virtiofsd", status, stderr };
     assert_eq!(exit.to_string(), "virtiofsd exited with status 1: [x ERROR virtiofsd] bad");
 }
 
@@ -93,14 +94,12 @@ fn a_missing_daemon_is_named_and_leaves_nothing() {
     on_a_runtime(async {
         let temp = tempfile::tempdir().unwrap();
         let log = MemoryLog::new();
-        let error =
-            Daemon::spawn(&plan("/nonexistent/virtiofsd".as_ref(), temp.path()), log.clone()).unwrap_err();
-        assert!(matches!(error, DaemonError::Missing { .. }), "{error}");
+        let error = spawn(&plan("/nonexistent/virtiofsd".as_ref(), temp.path()), log.clone()).unwrap_err();
+        assert!(matches!(error, DaemonError::Spawn(SpawnError::Missing { .. })), "{error}");
         assert!(log.open().is_empty());
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
 
-        let error =
-            Daemon::spawn(&plan("/bin/true".as_ref(), Path::new("/nonexistent")), log.clone()).unwrap_err();
+        let error = spawn(&plan("/bin/true".as_ref(), Path::new("/nonexistent")), log.clone()).unwrap_err();
         assert!(matches!(error, DaemonError::Socket { .. }), "{error}");
         assert!(log.open().is_empty());
     });
@@ -113,7 +112,7 @@ fn a_daemon_that_fails_says_why_and_closes_the_socket() {
         let temp = tempfile::tempdir().unwrap();
         let log = MemoryLog::new();
         // There is no `ro` to export.
-        let (daemon, socket) = Daemon::spawn(&plan(&binary, temp.path()), log.clone()).unwrap();
+        let (daemon, socket) = spawn(&plan(&binary, temp.path()), log.clone()).unwrap();
         let exit = timeout(PATIENCE, daemon.wait()).await.unwrap();
         assert!(exit.to_string().contains("does not exist"), "{exit}");
         assert!(log.open().is_empty());
@@ -132,7 +131,7 @@ fn later_mounts_reach_the_running_daemon_and_it_ends_with_its_socket() {
             let log = MemoryLog::new();
             let mut share = SharedDirectory::create(temp.path(), "sandbox", log.clone()).unwrap();
             let before = log.open();
-            let (daemon, socket) = Daemon::spawn(&plan(&binary, share.root()), log.clone()).unwrap();
+            let (daemon, socket) = spawn(&plan(&binary, share.root()), log.clone()).unwrap();
             assert_eq!(log.open().len(), before.len() + 1);
             let sandboxed = child_in_sandbox(daemon.pid()).await;
 
@@ -163,7 +162,7 @@ fn killing_the_daemon_ends_its_sandboxed_child() {
         on_a_runtime(async move {
             let temp = tempfile::tempdir().unwrap();
             let mut share = SharedDirectory::create(temp.path(), "sandbox", MemoryLog::new()).unwrap();
-            let (daemon, socket) = Daemon::spawn(&plan(&binary, share.root()), MemoryLog::new()).unwrap();
+            let (daemon, socket) = spawn(&plan(&binary, share.root()), MemoryLog::new()).unwrap();
             child_in_sandbox(daemon.pid()).await;
             let exit = timeout(PATIENCE, daemon.kill()).await.unwrap();
             assert_eq!(exit.status.unwrap().signal(), Some(9));

@@ -20,7 +20,7 @@ struct FileHandle {
 }
 
 /// Waits for input within the current runtime.
-pub(super) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is owned by the AsyncFd, so it stays open as long as it is registered, and an OwnedFd gives
     // out the same number for all its life.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
