@@ -109,14 +109,17 @@ impl Daemon {
     ) -> Result<Self, SpawnError> {
         let intent = Intent::Process { argv_token: token, exe: program.binary.clone() };
         let id = intents.will(intent).map_err(SpawnError::Announce)?;
-        spawn().map(|child| Self::watch(program.clone(), child, Arc::clone(&intents), id)).map_err(|source| {
-            intents.done(id);
-            let Program { name, binary: path, advice } = program;
-            match source.kind() {
-                io::ErrorKind::NotFound => SpawnError::Missing { name, path, advice },
-                _ => SpawnError::Start { name, path, source },
+        match spawn() {
+            Ok(child) => Ok(Self::watch(program, child, intents, id)),
+            Err(source) => {
+                intents.done(id);
+                let Program { name, binary: path, advice } = program;
+                Err(match source.kind() {
+                    io::ErrorKind::NotFound => SpawnError::Missing { name, path, advice },
+                    _ => SpawnError::Start { name, path, source },
+                })
             }
-        })
+        }
     }
 
     fn watch(program: Program, mut child: Child, intents: Arc<dyn Intents>, id: IntentId) -> Self {

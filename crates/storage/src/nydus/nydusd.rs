@@ -201,6 +201,10 @@ struct Pauses {
 }
 
 impl Pauses {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a pause before another attempt: there is no event to wait for"
+    )]
     async fn pause(&mut self) {
         let [first, longest] = PAUSES;
         sleep(first.saturating_mul(1 << self.made.min(16)).min(longest)).await;
