@@ -225,6 +225,6 @@ mod tests {
         let path = dir.path().join("image");
         let refused =
             make(&mut Trail::new(MemoryLog::new()), &path, 8 << 10, Use::Kept).unwrap_err().to_string();
-        assert!(refused.contains("too small"), "{refused}");
+        assert!(refused.contains("8192 bytes") && refused.contains("space"), "{refused}");
     }
 }

@@ -362,7 +362,7 @@ fn huge_pages_are_the_guests_as_many_as_the_container_may_use() {
         let mut fixture = Fixture::new();
         let volume = fixture.host("kubelet/pods/7f/volumes/kubernetes.io~empty-dir/big");
         fs::create_dir_all(&volume).unwrap();
-        let options = Some(c"pagesize=2M,mode=2777,gid=5");
+        let options = Some(c"pagesize=2M,mode=777,gid=5");
         if let Err(error) = mount("none", &volume, "hugetlbfs", MountFlags::NODEV, options) {
             eprintln!("skipped: no hugetlbfs here: {error}");
             return;
@@ -373,7 +373,7 @@ fn huge_pages_are_the_guests_as_many_as_the_container_may_use() {
             guest_path: guest_path.into(),
             page: 2 << 20,
             reserved: 8 << 20,
-            options: ["nodev", "mode=2777", "uid=0", "gid=5"].map(str::to_owned).to_vec(),
+            options: ["nodev", "mode=777", "uid=0", "gid=5"].map(str::to_owned).to_vec(),
             stays: true,
             part: None,
         };
