@@ -67,7 +67,7 @@ pub(super) static ROWS: &[Row] = &[
     )
     .does("How files are shared with the guest.", apply_shared_fs)
     .annotation("hypervisor.shared_fs"),
-    // Linux's own; upstream's 8192 is a tenth as fast. Above 500 KiB the guest's driver has no room in its queue.
+    // Linux's own; QEMU warns of upstream's 8192. Above 500 KiB the guest's driver has no room in its queue.
     row("msize_9p", Kind::Integer { min: 4096, max: 512_000 }, Fixed::Int(131_072))
         .does("The longest message of 9p in bytes.", |c, v| set(&mut c.hypervisor.msize_9p, v.unsigned()))
         .annotation("hypervisor.msize_9p"),
