@@ -20,6 +20,7 @@ const PACKAGES: &[&str] = &[
     "containerd",                  // the manager that demo and tests start privately
     "containernetworking-plugins", // tests: pods' networks
     "cpio",                        // tests of the initrd writer
+    "docker-registry",             // tests: images that the guest pulls
     "e2fsprogs",                   // tests: disks with ext4
     "erofs-utils",                 // tests: read-only layers
     "flex",                        // kernel build
