@@ -15,13 +15,19 @@ mod volumes;
 use std::io;
 use std::path::PathBuf;
 
+use kata_protocol::guest;
+
 use crate::block::{BLK, BlockError, NVDIMM, SCSI};
 
 pub(crate) use volumes::{Mounts, Volumes};
 
 /// Driver names of storages that this agent can mount (upstream's names).
-pub(crate) const DRIVERS: [&str; 8] =
-    ["virtio-fs", "bind", EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
+const DRIVERS: [&str; 8] = ["virtio-fs", "bind", EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
+
+/// All drivers that this guest has.
+pub(crate) fn drivers() -> impl Iterator<Item = &'static str> {
+    DRIVERS.into_iter().chain(crate::image::is_there().then_some(guest::IMAGE_GUEST_PULL))
+}
 /// The driver of memory.
 const EPHEMERAL: &str = "ephemeral";
 

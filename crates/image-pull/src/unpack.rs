@@ -193,7 +193,7 @@ impl Unpacked {
         make_way(&path, kind).map_err(failed)?;
         match kind {
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                node(&path, kind, &entry).map_err(failed)?
+                node(&path, kind, &entry).map_err(failed)?;
             }
             EntryType::Directory if path == Path::new("/") => own(&path, &entry).map_err(failed)?,
             EntryType::Regular

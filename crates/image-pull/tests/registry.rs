@@ -26,7 +26,7 @@ struct Registry {
 
 impl Registry {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let storage = folder.path().join("storage");
         let configuration = format!(
             "version: 0.1\nlog: {{ level: info, formatter: text }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\n\
@@ -34,7 +34,7 @@ impl Registry {
             storage.display()
         );
         let file = folder.path().join("config.yml");
-        fs::write(&file, configuration).unwrap();
+        fs::write(&file, configuration).expect("the folder is writable");
         let mut process = Command::new("docker-registry")
             .arg("serve")
             .arg(file)
@@ -43,9 +43,9 @@ impl Registry {
             .spawn()
             .expect("docker-registry starts; `cargo xtask test` installs it");
         // It says which port it has got. What it says later must be read, too, lest it waits.
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut lines = BufReader::new(process.stderr.take().expect("it is a pipe")).lines();
         let address = lines.by_ref().find_map(|line| {
-            let line = line.unwrap();
+            let line = line.expect("it writes text");
             let (_, rest) = line.split_once("listening on ")?;
             Some(rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect())
         });
@@ -62,32 +62,33 @@ impl Registry {
         let diff_ids: Vec<_> = archives.iter().map(|archive| digest(&archive.plain)).collect();
         let config = serde_json::json!({ "os": "linux", "architecture": "amd64", "config": {},
             "rootfs": { "type": "layers", "diff_ids": diff_ids } });
-        let config = Config::new(serde_json::to_vec(&config).unwrap(), IMAGE_CONFIG_MEDIA_TYPE.into(), None);
+        let config =
+            Config::new(serde_json::to_vec(&config).expect("JSON"), IMAGE_CONFIG_MEDIA_TYPE.into(), None);
         let layers: Vec<_> = archives.iter().map(Archive::layer).collect();
         let mut manifest = OciImageManifest::build(&layers, &config, None);
         manifest.media_type = Some("application/vnd.oci.image.manifest.v1+json".into());
         // Whoever comes second finds the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..Default::default() });
-        let reference: Reference = self.reference(name).parse().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let reference: Reference = self.reference(name).parse().expect("a reference");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let pushed = client.push(&reference, &layers, config, &RegistryAuth::Anonymous, Some(manifest));
-        let url = runtime.block_on(pushed).unwrap().manifest_url;
-        url.rsplit_once('/').unwrap().1.to_owned()
+        let url = runtime.block_on(pushed).expect("pushed").manifest_url;
+        url.rsplit_once('/').expect("its last part is the digest").1.to_owned()
     }
 
     /// Where it keeps a blob.
     fn blob(&self, digest: &str) -> PathBuf {
-        let hex = digest.strip_prefix("sha256:").unwrap();
+        let hex = digest.strip_prefix("sha256:").expect("a digest");
         let blobs = self.folder.path().join("storage/docker/registry/v2/blobs/sha256");
         blobs.join(&hex[..2]).join(hex).join("data")
     }
 
     /// Changes one byte of a blob; its digest stays what the registry says.
     fn tamper(&self, digest: &str, at: usize) {
-        let mut bytes = fs::read(self.blob(digest)).unwrap();
+        let mut bytes = fs::read(self.blob(digest)).expect("is there");
         bytes[at] ^= 1;
-        fs::write(self.blob(digest), bytes).unwrap();
+        fs::write(self.blob(digest), bytes).expect("is there");
     }
 }
 
@@ -114,20 +115,21 @@ impl Archive {
             header.set_uid(0);
             header.set_gid(0);
             header.set_mtime(1234);
-            header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.as_gnu_mut().expect("is GNU's").name[..name.len()].copy_from_slice(name.as_bytes());
             let contents = match text.strip_prefix("->") {
                 Some(target) => {
                     header.set_entry_type(EntryType::Symlink);
-                    header.as_gnu_mut().unwrap().linkname[..target.len()].copy_from_slice(target.as_bytes());
+                    header.as_gnu_mut().expect("is GNU's").linkname[..target.len()]
+                        .copy_from_slice(target.as_bytes());
                     ""
                 }
                 None => text,
             };
             header.set_size(contents.len() as u64);
             header.set_cksum();
-            builder.append(&header, contents.as_bytes()).unwrap();
+            builder.append(&header, contents.as_bytes()).expect("memory");
         }
-        Self { plain: builder.into_inner().unwrap(), is_compressed: false }
+        Self { plain: builder.into_inner().expect("memory"), is_compressed: false }
     }
 
     fn gzip(self) -> Self {
@@ -139,8 +141,8 @@ impl Archive {
             return ImageLayer::new(self.plain.clone(), IMAGE_LAYER_MEDIA_TYPE.into(), None);
         }
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(&self.plain).unwrap();
-        ImageLayer::new(encoder.finish().unwrap(), IMAGE_LAYER_GZIP_MEDIA_TYPE.into(), None)
+        encoder.write_all(&self.plain).expect("memory");
+        ImageLayer::new(encoder.finish().expect("memory"), IMAGE_LAYER_GZIP_MEDIA_TYPE.into(), None)
     }
 }
 
@@ -151,7 +153,7 @@ fn digest(bytes: &[u8]) -> String {
 
 fn pull(root: &Path, arguments: &[&str]) -> Output {
     let mut program = Command::new(env!("CARGO_BIN_EXE_kata-image-pull"));
-    program.arg("--root").arg(root).args(arguments).output().unwrap()
+    program.arg("--root").arg(root).args(arguments).output().expect("it starts")
 }
 
 /// Without TLS. The digest, or what it says.
