@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
+use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
@@ -34,7 +34,10 @@ pub(crate) enum PullError {
     #[error("The program cannot begin: is the guest out of memory?")]
     Runtime(#[source] io::Error),
     /// No client.
-    #[error("The connection to registries cannot be prepared: check the proxy's address")]
+    #[error(
+        "The connection to registries cannot be prepared: check the proxy's address, and that the guest has certificate \
+         authorities in /etc/ssl/certs"
+    )]
     Client(#[source] Box<OciDistributionError>),
     /// No reference.
     #[error(
@@ -153,13 +156,8 @@ impl Registry {
     ) -> Result<Self> {
         // The process has no other provider; a second call would change nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        // The guest has no certificates of its own.
-        let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS
-            .iter()
-            .map(|root| Certificate { encoding: CertificateEncoding::Der, data: root.as_ref().to_vec() });
         let config = ClientConfig {
             protocol: ClientProtocol::HttpsExcept(plain_http),
-            tls_certs_only: roots.collect(),
             connect_timeout: Some(CONNECT),
             read_timeout: Some(SILENCE),
             https_proxy,

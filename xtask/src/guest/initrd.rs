@@ -16,6 +16,9 @@ use crate::workspace::Workspace;
 const PLAIN: &str = "kata-containers-initrd.img";
 const GUEST_PULL: &str = "kata-containers-initrd-guest-pull.img";
 
+/// The certificate authorities that this machine trusts: Debian's, and those that its administrator has added.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// Where the agent mounts, and what programs expect to be there.
 const DIRECTORIES: [&str; 9] = ["dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var"];
 
@@ -39,7 +42,7 @@ pub(crate) fn ensure(
     let agent = read(agent)?;
     let mut archive = archive(agent, policies::ensure(workspace, progress)?);
     let plain = write(workspace, progress, PLAIN, &archive.to_bytes())?;
-    add_guest_pull(&mut archive, read(image_pull)?);
+    add_guest_pull(&mut archive, read(image_pull)?, read(Path::new(AUTHORITIES))?);
     let guest_pull = write(workspace, progress, GUEST_PULL, &archive.to_bytes())?;
     Ok(Initrds { plain, guest_pull })
 }
@@ -57,9 +60,11 @@ fn write(workspace: &Workspace, progress: &Progress, name: &str, packed: &[u8]) 
     Ok(image)
 }
 
-/// Where the agent looks for it.
-fn add_guest_pull(archive: &mut Archive, image_pull: Vec<u8>) {
+/// Where the agent and the program look.
+fn add_guest_pull(archive: &mut Archive, image_pull: Vec<u8>, authorities: Vec<u8>) {
     archive.directory("usr/bin", 0o755).file("usr/bin/kata-image-pull", 0o755, image_pull);
+    archive.directory("etc/ssl", 0o755).directory("etc/ssl/certs", 0o755);
+    archive.file("etc/ssl/certs/ca-certificates.crt", 0o644, authorities);
 }
 
 fn archive(agent: Vec<u8>, policies: Policies) -> Archive {
