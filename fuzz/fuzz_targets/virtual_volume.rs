@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
         let mount = RootfsMount { options: vec![option], ..Default::default() };
         match VirtualVolume::among(&[mount]) {
             // It names the option always, so it is never taken for a mount without one.
-            Ok(None) => panic!("a description that is not seen"),
+            Ok(None) => unreachable!("a description that is not seen"),
             Ok(Some(VirtualVolume::GuestPull(pull))) => {
                 assert!(pull.reference.is_none_or(|text| is_reference(&text) && !text.starts_with('-')));
             }
