@@ -23,6 +23,8 @@ pub(crate) struct Binaries {
     pub(crate) virtiofsd: PathBuf,
     /// `kata-agent`, static.
     pub(crate) agent: PathBuf,
+    /// `kata-image-pull`, static.
+    pub(crate) image_pull: PathBuf,
 }
 
 /// Builds what is not up to date.
@@ -37,12 +39,18 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<Binar
         runtime: release.join("kata-runtime"),
         virtiofsd,
         agent: agent(workspace, progress)?,
+        image_pull: image_pull(workspace, progress)?,
     })
 }
 
 /// Builds the agent, static; returns its path.
 pub(crate) fn agent(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
     static_program(workspace, progress, ("agent", "kata-agent"))
+}
+
+/// Builds the program that pulls images in the guest, static; returns its path.
+pub(crate) fn image_pull(workspace: &Workspace, progress: &Progress) -> Result<PathBuf> {
+    static_program(workspace, progress, ("image-pull", "kata-image-pull"))
 }
 
 /// Builds the program that tells what a container sees, static; returns its path.

@@ -29,7 +29,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("{}", kernel::ensure(&workspace, &progress)?.display());
     if !args.kernel {
         let agent = binaries::agent(&workspace, &progress)?;
-        println!("{}", initrd::ensure(&workspace, &progress, &agent)?.display());
+        let image_pull = binaries::image_pull(&workspace, &progress)?;
+        let initrds = initrd::ensure(&workspace, &progress, &agent, &image_pull)?;
+        println!("{}\n{}", initrds.plain.display(), initrds.guest_pull.display());
     }
     Ok(())
 }

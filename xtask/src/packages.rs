@@ -16,10 +16,11 @@ const PACKAGES: &[&str] = &[
     "binutils",                    // kernel build, readelf
     "bison",                       // kernel build
     "busybox-static",              // demo and test images
-    "ca-certificates",             // package downloads
+    "ca-certificates",             // package downloads, guests that pull images
     "containerd",                  // the manager that demo and tests start privately
     "containernetworking-plugins", // tests: pods' networks
     "cpio",                        // tests of the initrd writer
+    "docker-registry",             // tests: images that the guest pulls
     "e2fsprogs",                   // tests: disks with ext4
     "erofs-utils",                 // tests: read-only layers
     "flex",                        // kernel build

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::binaries::{self, Binaries};
-use crate::guest::{initrd, kernel};
+use crate::guest::initrd::{self, Initrds};
+use crate::guest::kernel;
 use crate::packages;
 use crate::prefix::{Content, Item, Prefix, Report};
 use crate::progress::Progress;
@@ -31,8 +32,8 @@ pub(crate) fn into(workspace: &Workspace, progress: &Progress, prefix: &Prefix) 
     packages::ensure(workspace, progress)?;
     let binaries = binaries::ensure(workspace, progress)?;
     let kernel = kernel::ensure(workspace, progress)?;
-    let initrd = initrd::ensure(workspace, progress, &binaries.agent)?;
-    let report = prefix.put(&items(workspace, prefix, binaries, kernel.as_path(), initrd.as_path())?)?;
+    let initrds = initrd::ensure(workspace, progress, &binaries.agent, &binaries.image_pull)?;
+    let report = prefix.put(&items(workspace, prefix, binaries, kernel.as_path(), &initrds)?)?;
     progress
         .line("stage", format_args!("{} ready, {} files new", prefix.root().display(), report.done.len()));
     Ok(report)
@@ -43,7 +44,7 @@ fn items(
     prefix: &Prefix,
     binaries: Binaries,
     kernel: &Path,
-    initrd: &Path,
+    initrds: &Initrds,
 ) -> Result<Vec<Item>> {
     let template = workspace.root.join("crates/config/configuration.toml.in");
     let template =
@@ -55,7 +56,16 @@ fn items(
         Item { path: "bin/kata-runtime", mode: 0o755, content: Content::Copy(binaries.runtime) },
         Item { path: "libexec/virtiofsd", mode: 0o755, content: Content::Copy(binaries.virtiofsd) },
         Item { path: "share/kata-containers/vmlinux.container", mode: 0o644, content: copy(kernel) },
-        Item { path: "share/kata-containers/kata-containers-initrd.img", mode: 0o644, content: copy(initrd) },
+        Item {
+            path: "share/kata-containers/kata-containers-initrd.img",
+            mode: 0o644,
+            content: copy(&initrds.plain),
+        },
+        Item {
+            path: "share/kata-containers/kata-containers-initrd-guest-pull.img",
+            mode: 0o644,
+            content: copy(&initrds.guest_pull),
+        },
         Item {
             path: "share/defaults/kata-containers/configuration.toml",
             mode: 0o644,

@@ -25,6 +25,7 @@ use crate::container::spec::{self, GuestSysctls, Surroundings};
 use crate::container::{Container, ContainerError, Made, Parts};
 use crate::hooks::{self, GuestHooks, HookError};
 use crate::id::ContainerId;
+use crate::image::{self, PullError, PullOptions};
 use crate::network::{Network, NetworkError};
 use crate::reaper::Reaper;
 use crate::stdio::ports::StdioPorts;
@@ -76,6 +77,9 @@ pub(crate) enum SandboxError {
     /// A mount.
     #[error(transparent)]
     Storage(#[from] storage::StorageError),
+    /// An image that is to be pulled.
+    #[error(transparent)]
+    Pull(#[from] PullError),
     /// A directory in shared memory.
     #[error(transparent)]
     Part(#[from] parts::PartError),
@@ -121,6 +125,8 @@ pub(crate) struct Setup {
     pub(crate) pipe_size: usize,
     /// Within this time a device that a request names must appear.
     pub(crate) hotplug_timeout: Duration,
+    /// How images are pulled.
+    pub(crate) pull: PullOptions,
     /// Where cgroups are.
     pub(crate) hierarchy: Option<Hierarchy>,
     /// Learns the end of processes.
@@ -140,6 +146,7 @@ pub(crate) struct Agent {
     network: Option<Network>,
     pipe_size: usize,
     hotplug_timeout: Duration,
+    pull: PullOptions,
     hierarchy: Option<Hierarchy>,
     launcher: Arc<Launcher>,
     reaper: Reaper,
@@ -178,6 +185,7 @@ impl Agent {
             network: setup.owns_network.then(Network::owned),
             pipe_size: setup.pipe_size,
             hotplug_timeout: setup.hotplug_timeout,
+            pull: setup.pull,
             hierarchy: setup.hierarchy,
             launcher: Arc::new(Launcher::new(setup.reaper.clone())),
             reaper: setup.reaper,
@@ -430,17 +438,31 @@ impl Agent {
             locked(&self.kept).insert(mount_point);
         }
         let mut mounts = self.volumes.mount(storages.clone(), self.hotplug_timeout).await?;
-        if let Err(error) = parts::make(&storages) {
+        let filled = match parts::make(&storages) {
+            Ok(()) => self.pull(&storages).await,
+            Err(error) => Err(error.into()),
+        };
+        if filled.is_err() {
             mounts.undo().await;
-            return Err(error.into());
         }
-        Ok(mounts)
+        filled.map(|()| mounts)
+    }
+
+    /// Pulls those that are images.
+    async fn pull(&self, storages: &[Storage]) -> Result<()> {
+        for storage in storages.iter().filter(|storage| image::is_pulled(storage)) {
+            self.pull.pull(&self.reaper, storage).await?;
+        }
+        Ok(())
     }
 
     async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
         let hierarchy = self.hierarchy.as_ref().ok_or(SandboxError::NoCgroups)?;
         if self.owns_guest {
             locked(&self.stale).extend(spec::shared_layers(&new.storages));
+            if new.storages.iter().any(image::is_pulled) {
+                image::use_resolver(&new.spec);
+            }
         }
         let mut mounts = self.mount(std::mem::take(&mut new.storages)).await?;
         watch.lap("mount storages");

@@ -14,6 +14,7 @@ mod forward;
 pub mod fuzzing;
 mod hooks;
 mod id;
+mod image;
 mod jail;
 mod logging;
 mod mountinfo;

@@ -15,6 +15,7 @@ mod container;
 mod forward;
 mod hooks;
 mod id;
+mod image;
 mod jail;
 mod logging;
 mod mountinfo;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tracing::Level;
 
+use crate::image::PullOptions;
+
 /// Where the agent serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ServerAddress {
@@ -31,6 +33,9 @@ pub(crate) struct Options {
     pub(crate) pipe_size: usize,
     /// `agent.hotplug_timeout`: seconds within which a device that a request names must appear.
     pub(crate) hotplug_timeout: Duration,
+    /// `agent.image_pull_timeout` (seconds), `agent.https_proxy`, `agent.no_proxy`, and `agent.image_insecure_registries`,
+    /// separated by commas: how images are pulled.
+    pub(crate) pull: PullOptions,
     /// `KATA_AGENT_CGROUP_ROOT`: a writable cgroup v2 hierarchy, when the agent is not PID 1.
     pub(crate) cgroup_root: Option<PathBuf>,
     /// `KATA_AGENT_OWNS_NETWORK` is set: the network namespace is the agent's to change, although it is not PID 1.
@@ -53,6 +58,7 @@ impl Default for Options {
             doorbell_port: None,
             pipe_size: DEFAULT_PIPE_SIZE,
             hotplug_timeout: DEFAULT_HOTPLUG_TIMEOUT,
+            pull: PullOptions::default(),
             cgroup_root: None,
             owns_network: false,
             complaints: Vec::new(),
@@ -88,8 +94,12 @@ impl Options {
             "container_pipe_size" => value.parse().ok().map(|size: usize| {
                 self.pipe_size = if size == 0 { DEFAULT_PIPE_SIZE } else { size };
             }),
-            "hotplug_timeout" => value.parse().ok().filter(|seconds| *seconds > 0).map(|seconds| {
-                self.hotplug_timeout = Duration::from_secs(seconds);
+            "hotplug_timeout" => seconds(value).map(|limit| self.hotplug_timeout = limit),
+            "image_pull_timeout" => seconds(value).map(|limit| self.pull.timeout = limit),
+            "https_proxy" => text(value).map(|proxy| self.pull.https_proxy = Some(proxy)),
+            "no_proxy" => text(value).map(|hosts| self.pull.no_proxy = Some(hosts)),
+            "image_insecure_registries" => text(value).map(|registries| {
+                self.pull.insecure_registries = registries.split(',').map(str::to_owned).collect();
             }),
             _ => {
                 self.complaints.push(format!("agent.{name} is not an option of this agent"));
@@ -100,6 +110,14 @@ impl Options {
             self.complaints.push(format!("agent.{name} cannot be {value:?}"));
         }
     }
+}
+
+fn seconds(value: &str) -> Option<Duration> {
+    value.parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
+fn text(value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 fn parse_address(value: &str) -> Option<ServerAddress> {
@@ -138,6 +156,19 @@ mod tests {
         assert_eq!(options.log_level, Level::DEBUG);
         assert_eq!(options.doorbell_port, Some(1028));
         assert!(options.complaints.is_empty());
+    }
+
+    #[test]
+    fn how_images_are_pulled_is_said_as_upstream_says_it() {
+        let options = from_cmdline(
+            "agent.image_pull_timeout=7 agent.https_proxy=http://p:1 agent.image_insecure_registries=a:5000,b",
+        );
+        assert!(options.complaints.is_empty(), "{:?}", options.complaints);
+        let pull = options.pull;
+        assert_eq!((pull.timeout.as_secs(), pull.https_proxy.as_deref()), (7, Some("http://p:1")));
+        assert_eq!((pull.no_proxy, pull.insecure_registries), (None, vec!["a:5000".into(), "b".into()]));
+        let refused = from_cmdline("agent.image_pull_timeout=0 agent.image_registry_auth=file:///x");
+        assert_eq!(refused.complaints.len(), 2);
     }
 
     #[test]

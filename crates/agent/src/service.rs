@@ -106,6 +106,7 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
         owns_network,
         pipe_size,
         hotplug_timeout,
+        pull: options.pull.clone(),
         hierarchy,
         reaper,
         ports: ports_of_agent,

@@ -17,13 +17,20 @@ mod watchable;
 use std::io;
 use std::path::PathBuf;
 
+use kata_protocol::guest;
+
 use crate::block::{BLK, BlockError, NVDIMM, SCSI};
 
 pub(crate) use volumes::{Mounts, Volumes};
 
 /// Driver names of storages that this agent can mount (upstream's names).
-pub(crate) const DRIVERS: [&str; 10] =
+const DRIVERS: [&str; 10] =
     ["virtio-fs", "9p", "bind", WATCHABLE, EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
+
+/// All drivers that this guest has.
+pub(crate) fn drivers() -> impl Iterator<Item = &'static str> {
+    DRIVERS.into_iter().chain(crate::image::is_there().then_some(guest::IMAGE_GUEST_PULL))
+}
 /// The driver of memory.
 const EPHEMERAL: &str = "ephemeral";
 

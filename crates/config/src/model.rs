@@ -120,6 +120,8 @@ pub struct Runtime {
     pub host_network: bool,
     /// Allowed by `experimental`: a VM takes over the interfaces of a namespace that other processes use.
     pub shared_network_namespace: bool,
+    /// The guest pulls every image, whatever the snapshotter has.
+    pub force_guest_pull: bool,
     /// Drop the seccomp profiles of containers.
     pub disable_guest_seccomp: bool,
     /// Leave AppArmor off in the guest, and drop the AppArmor profiles of containers.

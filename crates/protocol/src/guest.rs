@@ -18,6 +18,10 @@ pub const HUGE_PAGES: &str = "io.katacontainers.volume.hugepages.reserve";
 pub const CONTAINERS_DIR: &str = "/run/kata-containers/";
 /// Where the layers of root file systems are mounted from disks.
 pub const LAYERS_DIR: &str = "/run/kata-containers/sandbox/layers/";
+/// The driver of a root file system that the guest pulls, and its option with JSON about it.
+pub const IMAGE_GUEST_PULL: &str = "image_guest_pull";
+/// The program that pulls images, in the initrd with guest pull.
+pub const IMAGE_PULL_PROGRAM: &str = "/usr/bin/kata-image-pull";
 /// The virtio-fs tag of the shared directory.
 pub const SHARE_TAG: &str = "kataShared";
 /// The virtio-serial port that carries the agent's streams when there is no vsock.

@@ -24,7 +24,7 @@ use kata_vmm::{
 use crate::ContainerId;
 use crate::error::chain;
 
-pub(crate) use wanted::{Wanted, driver, storage};
+pub(crate) use wanted::{Roots, Wanted, driver, storage};
 
 /// A disk could not be given to the VM.
 #[derive(Debug, thiserror::Error)]

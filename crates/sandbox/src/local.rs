@@ -26,7 +26,7 @@ use tokio::time::timeout;
 
 use crate::cleanup::{blocking, replay};
 use crate::direct::{Assigned, Assigning, Claimed, direct_volumes};
-use crate::disks::{Disks, Manner, Wanted};
+use crate::disks::{Disks, Manner, Roots, Wanted};
 use crate::error::{Result, SandboxError as Error};
 use crate::gone::NEWS_PATIENCE;
 use crate::hooks::Poststop;
@@ -133,10 +133,14 @@ impl LocalHost {
     async fn wanted(&self, container: &ContainerId, mut sources: Sources) -> Result<(Sources, Wanted)> {
         let shared = self.spec.config.hypervisor.block_devices.disabled;
         let layers = (!shared).then(|| self.disks.layers());
+        let guest_pull = self.spec.config.runtime.force_guest_pull;
         let container = container.clone();
-        blocking(move || match Wanted::of(&container, &mut sources, layers.as_deref()) {
-            Ok(wanted) => Ok((sources, wanted)),
-            Err(source) => Err(unprepared(&container, source)),
+        blocking(move || {
+            let roots = Roots { layers: layers.as_deref(), guest_pull };
+            match Wanted::of(&container, &mut sources, roots) {
+                Ok(wanted) => Ok((sources, wanted)),
+                Err(source) => Err(unprepared(&container, source)),
+            }
         })
         .await
     }

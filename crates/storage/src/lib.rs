@@ -31,6 +31,7 @@ mod testing;
 pub mod trail;
 pub mod undo;
 pub mod virtiofsd;
+pub mod virtual_volume;
 pub mod volumes;
 pub mod watch;
 

@@ -77,7 +77,7 @@ fn directories_and_files_of_the_host_are_volumes() {
 fn owner(path: &std::path::Path) -> (u32, u32) {
     use std::os::unix::fs::MetadataExt;
 
-    let about = fs::metadata(path).unwrap();
+    let about = fs::metadata(path).expect("is there");
     (about.uid(), about.gid())
 }
 

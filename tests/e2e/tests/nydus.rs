@@ -43,9 +43,9 @@ impl Image {
     fn new(containerd: &Containerd) -> Self {
         let (directory, own) = (containerd.directory_of_busybox(), containerd.directory());
         let image = Self { directory, metadata: own.join("image.boot"), snapshot: own.join("snapshot") };
-        fs::write(&image.metadata, "").unwrap();
+        fs::write(&image.metadata, "").expect("the test's directory");
         for below in ["fs", "work"] {
-            fs::create_dir_all(image.snapshot.join(below)).unwrap();
+            fs::create_dir_all(image.snapshot.join(below)).expect("the test's directory");
         }
         image
     }
@@ -86,7 +86,7 @@ fn member<'c>(containerd: &'c Containerd, pod: &str) -> Recipe<'c> {
 
 fn requests(record: &Path) -> Vec<Value> {
     let text = read_to_string(record).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines().map(|line| serde_json::from_str(line).expect("is JSON")).collect()
 }
 
 #[test]

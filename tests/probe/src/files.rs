@@ -27,14 +27,14 @@ const BUT_FOLDERS: [Checks; 6] =
     [names::CHECKS, content::CHECKS, attributes::CHECKS, rights::CHECKS, xattrs::CHECKS, locks::CHECKS];
 
 pub(crate) fn tell(report: &mut Report) {
-    tell_of_places(report, BUT_FOLDERS.into_iter().chain([folders::CHECKS]));
+    tell_of_places(report, &BUT_FOLDERS.into_iter().chain([folders::CHECKS]));
 }
 
 pub(crate) fn tell_but_folders(report: &mut Report) {
-    tell_of_places(report, BUT_FOLDERS.into_iter());
+    tell_of_places(report, &BUT_FOLDERS.into_iter());
 }
 
-fn tell_of_places(report: &mut Report, checks: impl Iterator<Item = Checks> + Clone) {
+fn tell_of_places(report: &mut Report, checks: &(impl Iterator<Item = Checks> + Clone)) {
     for (name, place) in PLACES {
         if Path::new(place).is_dir() {
             tell_of(report, name, &Path::new(place).join("probe-files"), checks.clone());

@@ -7,7 +7,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// A crate, and those of ours it may use. Tests (dev-dependencies) may use any.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("kata-transport", &[]),
     ("kata-protocol", &[]),
     ("kata-seccomp", &["kata-protocol"]),
@@ -34,6 +34,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("containerd-shim-kata-v2", &["kata-config", "kata-protocol", "kata-sandbox", "kata-storage"]),
     ("kata-runtime", &["kata-config", "kata-sandbox", "kata-storage", "kata-vmm"]),
     ("kata-agent", &["kata-protocol", "kata-seccomp", "kata-transport"]),
+    ("kata-image-pull", &[]),
     (
         "kata-fuzz",
         &[

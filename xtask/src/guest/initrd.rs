@@ -12,24 +12,59 @@ use super::policies::{self, Policies};
 use crate::progress::Progress;
 use crate::workspace::Workspace;
 
+/// The names of the images.
+const PLAIN: &str = "kata-containers-initrd.img";
+const GUEST_PULL: &str = "kata-containers-initrd-guest-pull.img";
+
+/// The certificate authorities that this machine trusts: Debian's, and those that its administrator has added.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// Where the agent mounts, and what programs expect to be there.
 const DIRECTORIES: [&str; 9] = ["dev", "etc", "proc", "root", "run", "sys", "tmp", "usr", "var"];
 
-/// Packs the agent; returns the path of the image. It is not compressed: the agent is small, and unpacking in a guest
+/// The images.
+pub(crate) struct Initrds {
+    /// The usual one.
+    pub(crate) plain: PathBuf,
+    /// With the program that pulls images. It is a multiple of the usual one, which every guest would have to load.
+    pub(crate) guest_pull: PathBuf,
+}
+
+/// Packs the agent; returns the paths of the images. They are not compressed: the agent is small, and unpacking in a guest
 /// takes longer than reading twice the bytes.
-pub(crate) fn ensure(workspace: &Workspace, progress: &Progress, agent: &Path) -> Result<PathBuf> {
-    let image = workspace.target.join("kata-containers-initrd.img");
-    let binary = fs::read(agent).with_context(|| format!("Cannot read the agent {}", agent.display()))?;
-    let packed = archive(binary, policies::ensure(workspace, progress)?).to_bytes();
+pub(crate) fn ensure(
+    workspace: &Workspace,
+    progress: &Progress,
+    agent: &Path,
+    image_pull: &Path,
+) -> Result<Initrds> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("Cannot read {}", path.display()));
+    let agent = read(agent)?;
+    let mut archive = archive(agent, policies::ensure(workspace, progress)?);
+    let plain = write(workspace, progress, PLAIN, &archive.to_bytes())?;
+    add_guest_pull(&mut archive, read(image_pull)?, read(Path::new(AUTHORITIES))?);
+    let guest_pull = write(workspace, progress, GUEST_PULL, &archive.to_bytes())?;
+    Ok(Initrds { plain, guest_pull })
+}
+
+fn write(workspace: &Workspace, progress: &Progress, name: &str, packed: &[u8]) -> Result<PathBuf> {
+    let image = workspace.target.join(name);
     if fs::read(&image).is_ok_and(|old| old == packed) {
-        progress.line("initrd", format_args!("ready, {} KiB", packed.len() / 1024));
+        progress.line("initrd", format_args!("{name} ready, {} KiB", packed.len() / 1024));
         return Ok(image);
     }
     let mut file = tempfile::NamedTempFile::new_in(&workspace.target)?;
-    file.write_all(&packed)?;
+    file.write_all(packed)?;
     file.persist(&image).context("Cannot write the initrd")?;
-    progress.line("initrd", format_args!("packed, {} KiB", packed.len() / 1024));
+    progress.line("initrd", format_args!("{name} packed, {} KiB", packed.len() / 1024));
     Ok(image)
+}
+
+/// Where the agent and the program look.
+fn add_guest_pull(archive: &mut Archive, image_pull: Vec<u8>, authorities: Vec<u8>) {
+    archive.directory("usr/bin", 0o755).file("usr/bin/kata-image-pull", 0o755, image_pull);
+    archive.directory("etc/ssl", 0o755).directory("etc/ssl/certs", 0o755);
+    archive.file("etc/ssl/certs/ca-certificates.crt", 0o644, authorities);
 }
 
 fn archive(agent: Vec<u8>, policies: Policies) -> Archive {

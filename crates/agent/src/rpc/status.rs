@@ -7,6 +7,7 @@ use crate::block::BlockError;
 use crate::container::ContainerError;
 use crate::container::devices::DeviceError;
 use crate::id::InvalidId;
+use crate::image::PullError;
 use crate::network::{IpTablesError, NetworkError};
 use crate::report::chain;
 use crate::storage::StorageError;
@@ -54,6 +55,7 @@ impl From<SandboxError> for Failure {
             SandboxError::Spec(_) | SandboxError::Ids(_) => Code::INVALID_ARGUMENT,
             SandboxError::Container(inner) => container_code(inner),
             SandboxError::Storage(inner) => storage_code(inner),
+            SandboxError::Pull(inner) => pull_code(inner),
             SandboxError::Growth(inner) => growth_code(inner),
             SandboxError::Usage(UsageError::Absent { .. }) => Code::NOT_FOUND,
             SandboxError::Device(DeviceError::Block(inner)) => block_code(inner),
@@ -83,6 +85,15 @@ impl From<crate::stdio::StdioError> for Failure {
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
         SandboxError::from(error).into()
+    }
+}
+
+fn pull_code(error: &PullError) -> Code {
+    match error {
+        PullError::NoProgram { .. } => Code::FAILED_PRECONDITION,
+        PullError::Option { .. } => Code::INVALID_ARGUMENT,
+        PullError::Timeout { .. } => Code::DEADLINE_EXCEEDED,
+        PullError::Run(_) | PullError::Failed { .. } => Code::INTERNAL,
     }
 }
 

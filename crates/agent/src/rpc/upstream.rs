@@ -146,7 +146,7 @@ fn details(owns_guest: bool) -> GuestDetailsResponse {
     let agent = AgentDetails {
         version: super::VERSION.to_owned(),
         init_daemon: owns_guest,
-        storage_handlers: storage::DRIVERS.map(str::to_owned).to_vec(),
+        storage_handlers: storage::drivers().map(str::to_owned).collect(),
         supports_seccomp: false,
         extra_features: vec!["kata.v1".to_owned()],
         ..Default::default()

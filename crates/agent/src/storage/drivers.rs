@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use kata_protocol::agent::{FSGroup, Storage};
-use kata_protocol::guest::VOLUME_DIRECTORY;
+use kata_protocol::guest::{self, VOLUME_DIRECTORY};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::syncfs;
 
@@ -105,6 +105,7 @@ pub(super) fn add(storage: &Storage, node: Option<&Path>) -> Result<Option<Mount
         (WATCHABLE, _) => watchable(storage, &mut mounted),
         (EPHEMERAL, _) => ephemeral(storage, &mut mounted),
         ("overlayfs", _) => overlay(storage, &mut mounted),
+        (guest::IMAGE_GUEST_PULL, _) => place_of_image(storage, &mut mounted),
         ("local", _) => {
             local(storage, &mut mounted)?;
             // It is there for all containers, as long as the sandbox.
@@ -249,6 +250,15 @@ fn ephemeral(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
     };
     mount_at(storage, (Some(&storage.source), or(&storage.fstype, "tmpfs")), mounted)?;
     give_new(&mounted.target, storage)
+}
+
+/// Memory for an image that is pulled next, and for what its container writes.
+fn place_of_image(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
+    if !matches!(storage.fstype.as_str(), "" | "overlay") {
+        return Err(StorageError::Option { option: format!("fstype={}", storage.fstype) });
+    }
+    let memory = Storage { options: vec!["mode=0755".to_owned()], ..storage.clone() };
+    mount_at(&memory, (Some("image"), "tmpfs"), mounted)
 }
 
 /// Gives mounted memory the options that it has now, such as its size.

@@ -106,7 +106,7 @@ static KNOWN: &[Known] = &[
     ]),
     off(Table::Runtime, &[
         "disable_guest_empty_dir", "disable_new_netns", "enable_pprof", "enable_tracing", "enable_vcpus_pinning",
-        "experimental_force_guest_pull", "keep_abnormal", "sandbox_cgroup_only", "use_passfd_io",
+        "keep_abnormal", "sandbox_cgroup_only", "use_passfd_io",
     ]),
     empty(Table::Runtime, &[
         "dan_conf", "jaeger_endpoint", "jaeger_password", "jaeger_user", "pod_resource_api_sock",

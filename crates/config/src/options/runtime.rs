@@ -33,10 +33,17 @@ pub(super) static ROWS: &[Row] = &[
         .annotation("runtime.internetworking_model"),
     row("experimental", Kind::List, Fixed::List(&[]))
         .does(
-            "What is allowed although it is no drop-in: host_network, shared_network_namespace.",
+            "What is allowed although it is no drop-in: host_network, shared_network_namespace, force_guest_pull.",
             experimental,
         )
         .annotation("runtime.experimental"),
+    row("experimental_force_guest_pull", Kind::Bool, Fixed::Bool(false))
+        .does("Let the guest pull every image, whatever the snapshotter has.", |c, v| {
+            // The word in `experimental` means the same.
+            c.runtime.force_guest_pull |= v.flag();
+            Ok(())
+        })
+        .annotation("runtime.experimental_force_guest_pull"),
     row("disable_guest_seccomp", Kind::Bool, Fixed::Bool(false))
         .does("Drop the seccomp profiles of containers: the VM is the wall.", |c, v| {
             set(&mut c.runtime.disable_guest_seccomp, v.flag())
@@ -100,9 +107,10 @@ fn experimental(config: &mut Config, value: &Value) -> Applied {
         let allowed = match word.as_str() {
             "host_network" => &mut config.runtime.host_network,
             "shared_network_namespace" => &mut config.runtime.shared_network_namespace,
+            "force_guest_pull" => &mut config.runtime.force_guest_pull,
             _ => {
                 return Err(Refusal::Invalid(format!(
-                    "knows \"host_network\" and \"shared_network_namespace\", not {word:?}"
+                    "knows \"host_network\", \"shared_network_namespace\" and \"force_guest_pull\", not {word:?}"
                 )));
             }
         };

@@ -12,7 +12,7 @@ use kata_storage::RootfsMount;
 use kata_storage::block::{DiskError, DiskImage};
 use kata_vmm::{Disk, DiskAddress, DiskHotplug, VmmError};
 
-use super::{DiskFailure, Disks, Manner, Wanted};
+use super::{DiskFailure, Disks, Manner, Roots, Wanted};
 use crate::ContainerId;
 use crate::host::Sources;
 
@@ -167,6 +167,10 @@ fn sources(mounts: Vec<RootfsMount>) -> Sources {
     Sources { bundle: "/bundle".into(), rootfs: mounts, spec: oci_spec::runtime::Spec::default() }
 }
 
+fn on_disks(layers: &Path) -> Roots<'_> {
+    Roots { layers: Some(layers), guest_pull: false }
+}
+
 fn mount(fs_type: &str, source: &Path, options: &[&str]) -> RootfsMount {
     let options = options.iter().map(|option| (*option).to_owned()).collect();
     RootfsMount { fs_type: fs_type.to_owned(), source: source.to_owned(), options, ..Default::default() }
@@ -182,7 +186,7 @@ async fn the_guest_is_told_of_layers_then_of_what_is_made_of_them() {
     ];
     let (vm, disks) = (Vm::default(), disks());
     let layers = disks.layers();
-    let wanted = Wanted::of(&cid("c"), &mut sources(list), Some(&layers)).unwrap();
+    let wanted = Wanted::of(&cid("c"), &mut sources(list), on_disks(&layers)).unwrap();
     assert_eq!(wanted.root().unwrap(), Path::new("/run/kata-containers/c/rootfs"));
     let told = wanted.attach(&cid("c"), &disks, Some(&vm)).await.unwrap();
     let line = |storage: &Storage| {
@@ -208,9 +212,41 @@ async fn without_hot_plug_the_configuration_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let image = image(dir.path(), "image", false).path;
     let list = vec![mount("ext4", &image, &["loop"])];
-    let wanted = Wanted::of(&cid("c"), &mut sources(list.clone()), Some(Path::new("/l"))).unwrap();
+    let wanted = Wanted::of(&cid("c"), &mut sources(list.clone()), on_disks(Path::new("/l"))).unwrap();
     let error = wanted.attach(&cid("c"), &disks(), None).await.unwrap_err().to_string();
     assert!(error.contains("disable_block_device_use"), "{error}");
-    let error = Wanted::of(&cid("c"), &mut sources(list), None).unwrap_err().to_string();
+    let error = Wanted::of(&cid("c"), &mut sources(list), Roots::default()).unwrap_err().to_string();
     assert!(error.contains("disable_block_device_use"), "{error}");
+}
+
+/// Annotated as containerd does.
+fn named(list: Vec<RootfsMount>, image: &str) -> Sources {
+    let mut sources = sources(list);
+    let name = "io.kubernetes.cri.image-name".to_owned();
+    sources.spec.set_annotations(Some([(name, image.to_owned())].into()));
+    sources
+}
+
+#[tokio::test]
+async fn the_guest_is_told_which_image_to_pull() {
+    // `{"volume_type":"image_guest_pull","image_pull":{"metadata":{"k":"v"}}}`
+    let option = "io.katacontainers.volume=eyJ2b2x1bWVfdHlwZSI6ImltYWdlX2d1ZXN0X3B1bGwiLCJpbWFnZV9wdWxsIjp7Im1ldGFkYXR\
+                  hIjp7ImsiOiJ2In19fQ==";
+    let list = vec![mount("fuse.nydus-overlayfs", Path::new("overlay"), &["lowerdir=/a", option])];
+    let wanted = Wanted::of(&cid("c"), &mut named(list, "r:5000/a:1"), Roots::default()).unwrap();
+    let told = wanted.attach(&cid("c"), &disks(), None).await.unwrap();
+    let [storage] = &told.storages[..] else { panic!("one storage, not {:?}", told.storages) };
+    assert_eq!((storage.driver.as_str(), storage.source.as_str()), ("image_guest_pull", "r:5000/a:1"));
+    assert_eq!(storage.mount_point, "/run/kata-containers/c/rootfs");
+    assert_eq!(storage.driver_options, [r#"image_guest_pull={"metadata":{"k":"v"}}"#]);
+}
+
+#[test]
+fn every_image_is_pulled_in_the_guest_if_that_is_forced() {
+    let forced = Roots { layers: None, guest_pull: true };
+    let list = || vec![mount("bind", Path::new("/"), &["rbind"])];
+    let wanted = Wanted::of(&cid("c"), &mut named(list(), "a:1"), forced).unwrap();
+    assert_eq!(wanted.root().unwrap(), Path::new("/run/kata-containers/c/rootfs"));
+    let refused = Wanted::of(&cid("c"), &mut sources(list()), forced).unwrap_err().to_string();
+    assert!(refused.contains("io.kubernetes.cri.image-name"), "{refused}");
 }

@@ -8,7 +8,9 @@ use kata_storage::block::{BlockDevice, BlockRootfs, DiskImage, GuestMount, What,
 use kata_storage::empty_dir::ImageVolume;
 use kata_storage::image;
 use kata_storage::nydus::NydusRootfs;
+use kata_storage::virtual_volume::{GuestPull, VirtualVolume};
 use kata_vmm::{DiskAddress, DiskHotplug};
+use oci_spec::runtime::Spec;
 
 use super::{DiskFailure, Disks};
 use crate::ContainerId;
@@ -18,7 +20,19 @@ use crate::prepare::directory;
 /// Driver option of `overlayfs` that names a directory to be made first.
 const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
 
-/// What of a container is on disks.
+/// Annotations by which a container's manager names its image: containerd's and CRI-O's.
+const IMAGE_NAMES: [&str; 2] = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
+
+/// Where the guest mounts root file systems from disks, and what else decides about them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Roots<'a> {
+    /// The guest's directory for layers; none if no root file system is to be on disks.
+    pub(crate) layers: Option<&'a Path>,
+    /// The guest pulls every image, whatever the snapshotter has.
+    pub(crate) guest_pull: bool,
+}
+
+/// What of a container is on disks, or made by the guest alone.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     rootfs: Option<BlockRootfs>,
@@ -38,16 +52,24 @@ pub(crate) struct Told {
 }
 
 impl Wanted {
-    /// What of `sources` is on disks; bind mounts of block devices become devices in its specification. Layers are to be
-    /// mounted in the guest's directory `layers`, or, where there is none, no root file system is to be on disks.
+    /// What of `sources` is on disks or pulled; bind mounts of block devices become devices in its specification.
     pub(crate) fn of(
         container: &ContainerId,
         sources: &mut Sources,
-        layers: Option<&Path>,
+        roots: Roots<'_>,
     ) -> Result<Self, BootError> {
-        let rootfs = match layers {
-            Some(layers) => BlockRootfs::of(&sources.rootfs, &own_dir(container), layers)?,
-            None => {
+        refuse_described_volumes(&sources.spec)?;
+        let own = own_dir(container);
+        let described = match roots.guest_pull {
+            true => Some(VirtualVolume::GuestPull(GuestPull::default())),
+            false => VirtualVolume::among(&sources.rootfs)?,
+        };
+        let rootfs = match (described, roots.layers) {
+            (Some(volume), layers) => {
+                Some(BlockRootfs::of_volume(volume, image_name(&sources.spec), &own, layers)?)
+            }
+            (None, Some(layers)) => BlockRootfs::of(&sources.rootfs, &own, layers)?,
+            (None, None) => {
                 BlockRootfs::refuse_images(&sources.rootfs)?;
                 None
             }
@@ -108,7 +130,7 @@ impl Wanted {
         for mount in self.rootfs.iter().flat_map(|rootfs| &rootfs.mounts) {
             let address = match &mount.what {
                 What::Disk { image, .. } => Some(attach(image).await?),
-                What::Memory | What::Overlay { .. } | What::Folder => None,
+                What::Memory | What::Overlay { .. } | What::Folder | What::Image { .. } => None,
             };
             told.storages.push(storage(mount, address.as_ref()));
         }
@@ -126,6 +148,19 @@ impl Wanted {
 /// The container's own directory in the guest.
 fn own_dir(container: &ContainerId) -> PathBuf {
     Path::new(guest::CONTAINERS_DIR).join(container.as_str())
+}
+
+fn refuse_described_volumes(spec: &Spec) -> Result<(), BootError> {
+    let mounts = spec.mounts().iter().flatten();
+    let described =
+        mounts.map(|mount| (mount.destination().as_path(), mount.options().as_deref().unwrap_or_default()));
+    Ok(VirtualVolume::refuse_elsewhere(described)?)
+}
+
+/// What the container's manager calls its image.
+fn image_name(spec: &Spec) -> Option<&str> {
+    let annotations = spec.annotations().as_ref()?;
+    IMAGE_NAMES.iter().find_map(|name| annotations.get(*name)).map(String::as_str)
 }
 
 /// The agent's name for the kind of a disk.
@@ -189,6 +224,11 @@ pub(crate) fn storage(mount: &GuestMount, address: Option<&DiskAddress>) -> Stor
         (What::Folder, _) => {
             storage.options = vec!["mode=0755".to_owned()];
             ("local", "local".to_owned(), "")
+        }
+        (What::Image { reference, metadata }, _) => {
+            let metadata = serde_json::json!({ "metadata": metadata });
+            storage.driver_options = vec![format!("{}={metadata}", guest::IMAGE_GUEST_PULL)];
+            (guest::IMAGE_GUEST_PULL, reference.clone(), "overlay")
         }
     };
     storage.driver = driver.to_owned();

@@ -1,5 +1,6 @@
 //! A root file system that is made of disks: containerd's list of mounts, as what the guest is to mount.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use super::DiskImage;
 use super::template::expand;
 use crate::image;
 use crate::rootfs::RootfsMount;
+use crate::virtual_volume::{GuestPull, VirtualVolume, VirtualVolumeError, VolumeDisk, is_reference};
 
 #[cfg(test)]
 mod tests;
@@ -62,6 +64,13 @@ pub enum What {
     },
     /// No mount: a directory that must be there.
     Folder,
+    /// An image that the guest pulls.
+    Image {
+        /// Its reference.
+        reference: String,
+        /// What the snapshotter says of it.
+        metadata: BTreeMap<String, String>,
+    },
 }
 
 /// Why a list of mounts is no root file system for a VM.
@@ -123,6 +132,15 @@ pub enum BlockRootfsError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// The snapshotter has described the root file system.
+    #[error(transparent)]
+    Volume(#[from] VirtualVolumeError),
+    /// The guest cannot know what to pull.
+    #[error(
+        "The guest is to pull the image, but which one is not said: neither the snapshotter's volume nor an annotation \
+         such as `io.kubernetes.cri.image-name` names it"
+    )]
+    NoImageName,
     /// Disks are not to be used.
     #[error(
         "The root file system is made of disks ({fs_type} from {from:?}), but `disable_block_device_use` is set in the \
@@ -205,6 +223,52 @@ impl BlockRootfs {
         self
     }
 
+    /// What a snapshotter has described is in the guest; the same directories. `image_name` is what the container's manager
+    /// calls the image.
+    ///
+    /// # Errors
+    /// Disks are not to be used (no `layers`), or an option or the image's name is not understood.
+    pub fn of_volume(
+        volume: VirtualVolume,
+        image_name: Option<&str>,
+        guest_dir: &Path,
+        layers: Option<&Path>,
+    ) -> Result<Self> {
+        let mut made = Self { mounts: Vec::new(), root: guest_dir.join(ROOT) };
+        let (disk, is_read) = match volume {
+            VirtualVolume::GuestPull(pull) => {
+                made.pulled(pull, image_name)?;
+                return Ok(made);
+            }
+            VirtualVolume::DirectBlock(disk) => (disk, false),
+            VirtualVolume::RawBlock(disk) => (disk, true),
+        };
+        let VolumeDisk { source, fs_type, mut options } = disk;
+        let Some(layers) = layers else { return Err(BlockRootfsError::Disabled { fs_type, from: source }) };
+        // The last word holds. An image may be a file.
+        options.extend(is_read.then(|| "ro".to_owned()).into_iter().chain(["loop".to_owned()]));
+        let mount = RootfsMount { fs_type, source, options, ..RootfsMount::default() };
+        let part = Part::new(&mount);
+        if is_read {
+            let layer = layers.join("0");
+            made.mounts.push(part.on_disk(&[], layer.clone())?);
+            made.overlay(vec![format!("lowerdir={}", layer.display())], &[layer], guest_dir)?;
+        } else {
+            let root = made.root.clone();
+            made.mounts.push(part.on_disk(&[], root)?);
+        }
+        Ok(made)
+    }
+
+    /// What the manager calls the image is more than what the snapshotter does, which may not know.
+    fn pulled(&mut self, pull: GuestPull, image_name: Option<&str>) -> Result<()> {
+        let reference = image_name.map(str::to_owned).or(pull.reference);
+        let reference = reference.filter(|text| is_reference(text)).ok_or(BlockRootfsError::NoImageName)?;
+        let what = What::Image { reference, metadata: pull.metadata };
+        self.mounts.push(GuestMount { what, options: Vec::new(), target: self.root.clone() });
+        Ok(())
+    }
+
     /// The same where disks are not to be used: `None` if the host can mount it as it is.
     ///
     /// # Errors
@@ -270,7 +334,7 @@ pub fn root_disks(mounts: &[RootfsMount]) -> impl Iterator<Item = DiskImage> {
     let mounts = root.into_iter().flat_map(|root| root.mounts);
     mounts.filter_map(|mount| match mount.what {
         What::Disk { image, .. } => Some(image),
-        What::Memory | What::Overlay { .. } | What::Folder => None,
+        What::Memory | What::Overlay { .. } | What::Folder | What::Image { .. } => None,
     })
 }
 

@@ -138,7 +138,7 @@ fn body(reader: &mut impl BufRead) -> Done<String> {
         reader.read_line(&mut line)?;
         match line.trim().split_once(':') {
             Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                length = value.trim().parse()?
+                length = value.trim().parse()?;
             }
             Some(_) => {}
             None => break,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{BlockRootfs, BlockRootfsError, GuestMount, What, root_disks};
 use crate::block::DiskImage;
 use crate::rootfs::RootfsMount;
+use crate::virtual_volume::{GuestPull, VirtualVolume, VolumeDisk};
 
 const GUEST: &str = "/run/kata-containers/c";
 
@@ -32,6 +33,7 @@ fn told(rootfs: &BlockRootfs) -> Vec<String> {
                 format!("overlay +{}", folders.join(" +"))
             }
             What::Folder => "folder".to_owned(),
+            What::Image { reference, .. } => format!("pull {reference}"),
         };
         let text = format!("{what} [{}] on {}", mount.options.join(","), mount.target.display());
         text.replace(GUEST, "~")
@@ -235,4 +237,54 @@ fn a_disk_or_a_shared_root_with_a_limit_is_only_read() {
     let image_of = DiskImage { path: "/l/i".into(), read_only: false };
     let shared = BlockRootfs::over("/share/c/rootfs".into(), image_of, Path::new(GUEST));
     assert_eq!(told(&shared), [image, &overlay("/share/c/rootfs")]);
+}
+
+fn described(volume: VirtualVolume, image: Option<&str>) -> Result<BlockRootfs, BlockRootfsError> {
+    BlockRootfs::of_volume(volume, image, Path::new(GUEST), Some(&Path::new(GUEST).join("layers")))
+}
+
+fn volume_disk(fs_type: &str, options: &[&str]) -> VolumeDisk {
+    let options = options.iter().map(|option| (*option).to_owned()).collect();
+    VolumeDisk { source: "/s/1.img".into(), fs_type: fs_type.to_owned(), options }
+}
+
+#[test]
+fn a_described_disk_is_the_root() {
+    let rootfs = described(VirtualVolume::DirectBlock(volume_disk("ext4", &["noatime"])), None).unwrap();
+    assert_eq!(told(&rootfs), ["ext4 rw /s/1.img [noatime] on ~/rootfs"]);
+}
+
+#[test]
+fn a_described_image_is_read_and_memory_takes_what_is_written() {
+    let rootfs = described(VirtualVolume::RawBlock(volume_disk("ext4", &["rw"])), None).unwrap();
+    let lines = told(&rootfs);
+    assert_eq!(lines[0], "ext4 ro /s/1.img [ro] on ~/layers/0");
+    assert_eq!(lines[1], "memory [mode=0755] on ~/writable");
+    assert!(lines[2].starts_with("overlay ") && lines[2].ends_with(" on ~/rootfs"), "{lines:?}");
+}
+
+#[test]
+fn a_described_disk_is_refused_where_disks_are_not_to_be_used() {
+    let volume = VirtualVolume::RawBlock(volume_disk("ext4", &[]));
+    let refused = BlockRootfs::of_volume(volume, None, Path::new(GUEST), None).unwrap_err();
+    assert!(matches!(refused, BlockRootfsError::Disabled { .. }), "{refused}");
+}
+
+#[test]
+fn what_a_described_disks_options_ask_of_the_host_is_refused() {
+    let volume = VirtualVolume::DirectBlock(volume_disk("ext4", &["device=/dev/x"]));
+    assert!(matches!(described(volume, None), Err(BlockRootfsError::Option { .. })));
+}
+
+#[test]
+fn an_image_is_pulled_by_the_name_that_the_manager_gives() {
+    let pull = |reference: Option<&str>| {
+        let reference = reference.map(str::to_owned);
+        VirtualVolume::GuestPull(GuestPull { reference, ..Default::default() })
+    };
+    assert_eq!(told(&described(pull(Some("a/b:1")), Some("c/d:2")).unwrap()), ["pull c/d:2 [] on ~/rootfs"]);
+    assert_eq!(told(&described(pull(Some("a/b:1")), None).unwrap()), ["pull a/b:1 [] on ~/rootfs"]);
+    for image in [None, Some("-x"), Some("")] {
+        assert!(matches!(described(pull(None), image), Err(BlockRootfsError::NoImageName)), "{image:?}");
+    }
 }
