@@ -7,9 +7,10 @@ use crate::glob;
 use crate::layer::{Given, Layer};
 use crate::locate::PATH_ANNOTATIONS;
 use crate::nearest::nearest;
-use crate::options::{self, Kind, Row, Table, known};
+use crate::options::{self, Kind, Meets, Row, Table, known};
 use crate::origin::{Origin, Setting};
 use crate::settings::Settings;
+use crate::size_limits::SizeLimits;
 use crate::value::Value;
 
 const PREFIX: &str = "io.katacontainers.config.";
@@ -45,11 +46,15 @@ fn value(row: &Row, short: &str, text: &str, files: &Settings) -> Result<Value, 
     if let Some(globs) = rule.checked_by {
         listed(text, globs, row.table, files)?;
     }
-    if rule.appends {
-        let before = files.get(row).value.text().to_owned();
-        return Ok(Value::Text(format!("{before} {text}").trim().to_owned()));
+    let before = &files.get(row).value;
+    match rule.meets {
+        Meets::Replaces => Ok(value),
+        Meets::Appends => Ok(Value::Text(format!("{} {text}", before.text()).trim().to_owned())),
+        Meets::Lowers => SizeLimits::parse(before.list())
+            // What is wrong with the file's is told there.
+            .map_or(Ok(value.clone()), |limits| limits.lowered(value.list()).map(Value::List))
+            .map_err(|reason| format!("The value {reason}")),
     }
-    Ok(value)
 }
 
 /// Hypervisor annotations must be listed by the administrator.

@@ -51,6 +51,24 @@ impl SizeLimits {
         Ok(limits)
     }
 
+    /// These limits with those of `items` in the place of higher ones, as [`SizeLimits::parse`] reads them. An error
+    /// continues a sentence.
+    pub(crate) fn lowered(self, items: &[String]) -> Result<Vec<String>, String> {
+        let given = Self::parse(items)?;
+        let named = given.named.iter().map(|(name, size)| (Some(name.as_str()), *size));
+        for (name, size) in named.chain(given.default.map(|size| (None, size))) {
+            if let Some(most) = self.of(name).filter(|most| size > *most) {
+                let of = name.map(|name| format!(" for {name:?}")).unwrap_or_default();
+                return Err(format!("must not be more than the configuration's limit of {most} bytes{of}"));
+            }
+        }
+        let default = given.default.or(self.default);
+        let mut named = self.named;
+        named.extend(given.named);
+        let named = named.into_iter().map(|(name, size)| format!("{name}={size}"));
+        Ok(default.map(|size| size.to_string()).into_iter().chain(named).collect())
+    }
+
     /// The limit of what has this name, if any.
     #[must_use]
     pub fn of(&self, name: Option<&str>) -> Option<u64> {

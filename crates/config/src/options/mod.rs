@@ -86,8 +86,19 @@ pub struct Annotation {
     pub name: &'static str,
     /// The key (in the same table) with globs that the value must match.
     pub checked_by: Option<&'static str>,
-    /// Whether the value is added to the file's instead of replacing it.
-    pub appends: bool,
+    /// What becomes of the file's value.
+    pub meets: Meets,
+}
+
+/// What an annotation's value does to that of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meets {
+    /// It takes its place.
+    Replaces,
+    /// It is added to it.
+    Appends,
+    /// Both are limits of sizes ([`crate::SizeLimits`]), and its own must not be higher.
+    Lowers,
 }
 
 /// One option: everything that is known about a key.
@@ -135,19 +146,25 @@ impl Row {
         self
     }
 
-    const fn annotation(mut self, name: &'static str) -> Self {
-        self.annotation = Some(Annotation { name, checked_by: None, appends: false });
+    const fn annotation(self, name: &'static str) -> Self {
+        self.annotated(Annotation { name, checked_by: None, meets: Meets::Replaces })
+    }
+
+    const fn annotated(mut self, annotation: Annotation) -> Self {
+        self.annotation = Some(annotation);
         self
     }
 
-    const fn checked_annotation(mut self, name: &'static str, globs: &'static str) -> Self {
-        self.annotation = Some(Annotation { name, checked_by: Some(globs), appends: false });
-        self
+    const fn checked_annotation(self, name: &'static str, globs: &'static str) -> Self {
+        self.annotated(Annotation { name, checked_by: Some(globs), meets: Meets::Replaces })
     }
 
-    const fn appending_annotation(mut self, name: &'static str) -> Self {
-        self.annotation = Some(Annotation { name, checked_by: None, appends: true });
-        self
+    const fn appending_annotation(self, name: &'static str) -> Self {
+        self.annotated(Annotation { name, checked_by: None, meets: Meets::Appends })
+    }
+
+    const fn lowering_annotation(self, name: &'static str) -> Self {
+        self.annotated(Annotation { name, checked_by: None, meets: Meets::Lowers })
     }
 
     const fn ours(mut self) -> Self {

@@ -69,13 +69,13 @@ pub(super) static ROWS: &[Row] = &[
         .does("What an emptyDir can hold: SIZE for each, VOLUME=SIZE for one.", |c, v| {
             set(&mut c.runtime.emptydir_size_limit, size_limits(v)?)
         })
-        .annotation("runtime.emptydir_size_limit")
+        .lowering_annotation("runtime.emptydir_size_limit")
         .ours(),
     row("writable_layer_size_limit", Kind::List, Fixed::List(&[]))
         .does("What a container can write to its root: SIZE for each, CONTAINER=SIZE for one.", |c, v| {
             set(&mut c.runtime.writable_layer_size_limit, size_limits(v)?)
         })
-        .annotation("runtime.writable_layer_size_limit")
+        .lowering_annotation("runtime.writable_layer_size_limit")
         .ours(),
     row("writable_layer_dir", Kind::Path, Fixed::Text("/var/lib/kata-containers/layers"))
         .does("The host's directory for what containers with such a limit write.", |c, v| {

@@ -193,9 +193,27 @@ fn limits_of_sizes_have_names_and_a_pod_may_set_them() {
     assert_eq!(runtime.emptydir_size_limit.of(Some("cache")), Some(1 << 30));
     let limits = &runtime.writable_layer_size_limit;
     assert_eq!((limits.of(Some("web")), limits.of(Some("db"))), (Some(8 << 20), None));
-    let given = [("io.katacontainers.config.runtime.emptydir_size_limit", "cache=5Mi, 2Gi")];
+    let given = [("io.katacontainers.config.runtime.emptydir_size_limit", "cache=5Mi, 512Mi")];
     let limits = tree.annotated(&given).unwrap().runtime.emptydir_size_limit;
-    assert_eq!((limits.of(Some("cache")), limits.of(Some("tmp"))), (Some(5 << 20), Some(2 << 30)));
+    assert_eq!((limits.of(Some("cache")), limits.of(Some("tmp"))), (Some(5 << 20), Some(512 << 20)));
+}
+
+#[test]
+fn a_pod_cannot_raise_a_limit_of_the_configuration() {
+    let tree =
+        Tree::new("[runtime]\nemptydir_size_limit = ['1Gi']\nwritable_layer_size_limit = ['web=8Mi']\n");
+    for (key, value) in [
+        ("emptydir_size_limit", "2Gi"),
+        ("emptydir_size_limit", "cache=2Gi"),
+        ("writable_layer_size_limit", "web=9Mi"),
+    ] {
+        let name = format!("io.katacontainers.config.runtime.{key}");
+        let text = tree.text(tree.annotated(&[(&name, value)]));
+        assert!(text.contains("must not be more than the configuration's limit"), "{value}: {text}");
+    }
+    let given = [("io.katacontainers.config.runtime.writable_layer_size_limit", "db=2Gi")];
+    let limits = tree.annotated(&given).unwrap().runtime.writable_layer_size_limit;
+    assert_eq!((limits.of(Some("web")), limits.of(Some("db"))), (Some(8 << 20), Some(2 << 30)));
 }
 
 #[test]
