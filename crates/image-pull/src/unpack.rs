@@ -155,8 +155,8 @@ impl<R: Read> Read for Hashed<R> {
 fn apply(bytes: impl Read) -> Result<()> {
     let mut archive = Archive::new(bytes);
     archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(true);
-    // Files get theirs here, directories when all is in them.
+    // The library refuses archives that leave the fields of owners and times empty, which others take for 0.
+    archive.set_preserve_ownerships(false);
     archive.set_preserve_mtime(false);
     let mut unpacked = Unpacked::default();
     for entry in archive.entries().map_err(UnpackError::Archive)? {
@@ -195,7 +195,7 @@ impl Unpacked {
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 node(&path, kind, &entry).map_err(failed)?;
             }
-            EntryType::Directory if path == Path::new("/") => own(&path, &entry).map_err(failed)?,
+            EntryType::Directory if path == Path::new("/") => {}
             EntryType::Regular
             | EntryType::Continuous
             | EntryType::GNUSparse
@@ -218,13 +218,16 @@ impl Unpacked {
         Ok(())
     }
 
-    /// Attributes and times. A hard link has its file's.
+    /// Owner, attributes and times. A hard link has its file's, and a directory gets its times when all is in it.
     fn finish(&mut self, path: &Path, kind: EntryType, entry: &mut Entry<'_, impl Read>) -> io::Result<()> {
         if kind == EntryType::Link {
             return Ok(());
         }
+        own(path, entry)?;
         set_attributes(path, entry)?;
-        let seconds = i64::try_from(entry.header().mtime()?).unwrap_or(i64::MAX);
+        let header = entry.header();
+        let seconds = number(&header.as_old().mtime, || header.mtime())?;
+        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
         let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
         let times = Timestamps { last_access: time, last_modification: time };
         if kind == EntryType::Directory {
@@ -327,16 +330,26 @@ fn node(path: &Path, kind: EntryType, entry: &Entry<'_, impl Read>) -> io::Resul
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    mknodat(CWD, path, kind, rustix::fs::Mode::empty(), device)?;
-    own(path, entry)
+    Ok(mknodat(CWD, path, kind, rustix::fs::Mode::empty(), device)?)
 }
 
 /// Owner first: a change of it takes set-id bits away.
 fn own(path: &Path, entry: &Entry<'_, impl Read>) -> io::Result<()> {
     let header = entry.header();
+    let fields = header.as_old();
+    let uid = number(&fields.uid, || header.uid())?;
+    let gid = number(&fields.gid, || header.gid())?;
     let id = |id: u64| u32::try_from(id).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
-    lchown(path, Some(id(header.uid()?)?), Some(id(header.gid()?)?))?;
+    lchown(path, Some(id(uid)?), Some(id(gid)?))?;
+    if header.entry_type() == EntryType::Symlink {
+        return Ok(());
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(header.mode()? & 0o7777))
+}
+
+/// A number of a header; that of an empty field is 0.
+fn number(field: &[u8], read: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { read() }
 }
 
 /// Those that the file system does not have are left out, as other runtimes do.

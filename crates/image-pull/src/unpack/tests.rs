@@ -95,6 +95,22 @@ fn files_have_owner_mode_time_and_links() {
 }
 
 #[test]
+fn an_empty_owner_or_time_is_zero() {
+    let (_outside, root) = place();
+    let mut builder = Builder::new(Vec::new());
+    for (name, kind) in [("bin/", DIR), ("bin/tool", FILE)] {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(0);
+        builder.append_data(&mut header, name, &b""[..]).unwrap();
+    }
+    unpack(&root, &builder.into_inner().unwrap()).unwrap();
+    let tool = fs::metadata(root.join("bin/tool")).unwrap();
+    assert_eq!((tool.uid(), tool.gid(), tool.mode() & 0o7777, tool.mtime()), (0, 0, 0o755, 0));
+}
+
+#[test]
 fn attributes_of_files_and_directories_are_kept() {
     let (_outside, root) = place();
     let mut builder = Builder::new(Vec::new());
