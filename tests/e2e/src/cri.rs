@@ -10,7 +10,7 @@ mod stream;
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -92,6 +92,13 @@ impl<'c> Cri<'c> {
     pub fn start_containerd_again(&self) {
         self.containerd.start_again();
         self.wait_until_ready();
+    }
+
+    /// As [`Containerd::reconfigure`]; returns when the interface answers.
+    pub fn reconfigure(&self, change: impl FnOnce(String) -> String) -> PathBuf {
+        let path = self.containerd.reconfigure(change);
+        self.wait_until_ready();
+        path
     }
 
     /// A pod to be run.

@@ -13,7 +13,7 @@ const FULL: &str = "No space left on device";
 
 /// Adds lines to the runtime's configuration.
 fn configure(cri: &Cri, lines: &str) {
-    let file = cri.containerd.reconfigure(|text| text);
+    let file = cri.reconfigure(|text| text);
     let drop_ins = file.with_file_name("config.d");
     fs::create_dir(&drop_ins).expect("the directory is the test's own");
     fs::write(drop_ins.join("50-limits.toml"), format!("[runtime]\n{lines}\n"))
