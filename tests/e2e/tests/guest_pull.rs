@@ -111,7 +111,7 @@ fn a_guest_pulls_its_image_from_a_registry_on_the_pods_network() {
         let container = idle(containerd, Some(&network), &image).start_on(&root);
         assert_eq!(
             container.shell("stat -f -c %T / && echo x > /new && cat /new /etc/passwd | head -2"),
-            "tmpfs\nx\nroot:x:0:0:root:/:/bin/sh"
+            "tmpfs\nx\nroot:x:0:0:root:/root:/bin/sh"
         );
         container.remove();
     });
