@@ -1,8 +1,9 @@
-//! Texts that are shown or searched: the guest's console, QEMU's standard error, lines of the kernel's files.
+//! Texts that are shown or searched: the guest's console and metrics, QEMU's standard error, lines of the kernel's files.
 #![no_main]
 
 use kata_agent::fuzzing::{kernel_command_line, mount_point};
 use kata_fuzz::is_printable;
+use kata_metrics::{Selection, admit};
 use kata_sandbox::fuzzing::{console, ids};
 use kata_transport::fuzzing::hybrid_reply;
 use kata_vmm::qemu::fuzzing::{diagnosis, version};
@@ -24,7 +25,21 @@ fuzz_target!(|input: &[u8]| {
     }
     let _ = mount_point(&text);
     mounted(&text);
+    told(&text);
 });
+
+/// A guest tells its own families only, and what was taken of them is well-formed.
+fn told(text: &str) {
+    let own = ["kata_agent_", "kata_guest_"];
+    for selection in [Selection::brief(), Selection::all()] {
+        let taken = admit(text, &selection);
+        for line in taken.lines() {
+            let name = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
+            assert!(own.iter().any(|own| name.starts_with(own)), "{line:?}");
+        }
+        assert_eq!(admit(&taken, &selection), taken);
+    }
+}
 
 /// The kernel escapes what would end a field.
 fn mounted(path: &str) {

@@ -4,6 +4,7 @@
 //! too; values are medians.
 
 mod bare;
+mod command_line;
 mod containers;
 mod debian;
 mod figure;
@@ -11,7 +12,9 @@ mod payload;
 mod pods;
 mod process_memory;
 mod program;
+mod scrape;
 mod storage;
+mod tracing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +37,9 @@ use storage::{BareStorage, Data, Shared, Storage};
 
 /// As many as a node starts after it was drained.
 const PODS_AT_ONCE: u32 = 8;
+
+/// A start varies by more than tracing may cost: this often as many are compared as for other figures.
+const TRACED_ROUNDS: usize = 3;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -88,11 +94,13 @@ impl Bench<'_> {
         let mut figures = Figures::default();
         self.boot(containers, &mut figures)?;
         self.start(containers, &mut figures)?;
+        self.tracing(containers, &mut figures)?;
         self.exec(containers, &mut figures)?;
         self.stdout(containers, &mut figures)?;
         self.memory(containers, &mut figures)?;
         self.pods(containers, &mut figures)?;
         self.storage(containers, &mut figures)?;
+        self.command_line(&mut figures)?;
         if self.wants(&["initrd_size"]) {
             let bytes = fs::metadata(self.prefix.initrd())?.len();
             figures.add("initrd_size", figure::mib(bytes), "MiB", Bar::AtMost(6.0));
@@ -118,6 +126,19 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Subcommands of `kata-runtime` that need no VM: the slowest of them, and those that start other programs to ask them.
+    fn command_line(&self, figures: &mut Figures) -> Result<()> {
+        if !self.wants(&["command", "command_check"]) {
+            return Ok(());
+        }
+        self.say("subcommands that need no VM");
+        let slowest = command_line::slowest(self.prefix, command_line::OWN, self.args.runs)?;
+        figures.add("command", slowest, "ms", Bar::AtMost(20.0));
+        let asking = command_line::slowest(self.prefix, command_line::ASKING, self.args.runs)?;
+        figures.add("command_check", asking, "ms", Bar::None);
+        Ok(())
+    }
+
     /// What the sandbox's own timeline tells.
     fn start(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
         if !self.wants(&["host_work", "vmm_ready", "doorbell_to_running"]) {
@@ -139,6 +160,27 @@ impl Bench<'_> {
             (0..self.args.runs).map(|_| containers.timeline_of_a_full_one()).collect::<Result<Vec<_>>>()?;
         let full = figure::median(full.iter().map(to_running).collect::<Result<Vec<_>>>()?);
         figures.add("doorbell_to_running_full", full, "ms", Bar::AtMost(150.0));
+        Ok(())
+    }
+
+    /// Starts with tracing on against starts with it off.
+    fn tracing(&self, containers: &Containers<'_>, figures: &mut Figures) -> Result<()> {
+        if !self.wants(&["tracing_ratio"]) {
+            return Ok(());
+        }
+        self.say("`ctr run`, traced and not, in turn");
+        let traced = tracing::Traced::new(self.prefix)?;
+        let configuration = traced.configuration();
+        let rounds = (0..TRACED_ROUNDS).map(|_| {
+            let [on, off] =
+                self.in_turn(|| Ok([containers.run_configured(&configuration)?, containers.run()?]))?;
+            Ok(on / off)
+        });
+        let ratios = rounds.collect::<Result<Vec<_>>>()?;
+        if traced.bytes() == 0 {
+            bail!("No span has arrived: what was measured was not traced");
+        }
+        figures.add("tracing_ratio", figure::median(ratios), "", Bar::AtMost(1.02));
         Ok(())
     }
 
@@ -185,6 +227,13 @@ impl Bench<'_> {
             let resident = containers.agent_resident_memory(self.workspace)?;
             figures.add("agent_rss", figure::mib(resident), "MiB", Bar::AtMost(8.0));
         }
+        if self.wants(&["scrape_bytes", "scrape_cpu", "scrape_wall"]) {
+            self.say("scrapes of a sandbox's metrics");
+            let scrape = containers.scrape()?;
+            figures.add("scrape_bytes", scrape.bytes as f64, "B", Bar::AtMost(10_000.0));
+            figures.add("scrape_cpu", scrape.cpu_ms, "ms", Bar::AtMost(5.0));
+            figures.add("scrape_wall", scrape.wall_ms, "ms", Bar::None);
+        }
         Ok(())
     }
 
@@ -194,7 +243,9 @@ impl Bench<'_> {
         let second = self.wants(&["second_ratio", "second_container"]);
         let network = self.wants(&["network_ratio", "network"]);
         let memory = self.wants(&["idle_pod"]);
-        if !(starts || second || network || memory) {
+        let idle = self.wants(&["idle_cpu", "idle_wakeups"]);
+        let hotplug = self.wants(&["hotplug"]);
+        if !(starts || second || network || memory || idle || hotplug) {
             return Ok(());
         }
         images::pause(self.workspace)?;
@@ -213,7 +264,30 @@ impl Bench<'_> {
         if memory {
             self.idle_pod(&mut ours, figures)?;
         }
+        if idle {
+            self.idleness(&mut ours, figures)?;
+        }
+        if hotplug {
+            self.hotplug(&mut ours, figures)?;
+        }
         ours.stop()
+    }
+
+    /// The last one with its containerd, whose VMs it makes smaller.
+    fn hotplug(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
+        self.say("a VM that grows by one CPU and 1 GiB");
+        let [seconds] = self.in_turn(|| Ok([ours.hotplug()?]))?;
+        figures.add("hotplug", seconds * 1000.0, "ms", Bar::AtMost(300.0));
+        Ok(())
+    }
+
+    /// Once: it takes a minute.
+    fn idleness(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
+        self.say("an idle pod, for a minute");
+        let idle = ours.idleness()?;
+        figures.add("idle_cpu", idle.cpu_ms, "ms/s", Bar::AtMost(2.0));
+        figures.add("idle_wakeups", idle.wakeups, "1/s", Bar::AtMost(1.0));
+        Ok(())
     }
 
     fn idle_pod(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {

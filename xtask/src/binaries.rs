@@ -19,6 +19,14 @@ pub(crate) struct Binaries {
     pub(crate) shim: PathBuf,
     /// `kata-runtime`.
     pub(crate) runtime: PathBuf,
+    /// `kata-monitor`.
+    pub(crate) monitor: PathBuf,
+    /// `kata-agent-ctl`.
+    pub(crate) agent_ctl: PathBuf,
+    /// `kata-log-parser`.
+    pub(crate) log_parser: PathBuf,
+    /// `kata-trace-forwarder`.
+    pub(crate) trace_forwarder: PathBuf,
     /// `virtiofsd`.
     pub(crate) virtiofsd: PathBuf,
     /// `kata-agent`, static.
@@ -32,11 +40,17 @@ pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<Binar
     let virtiofsd = virtiofsd(workspace, progress)?;
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--locked", "-p", "containerd-shim-kata-v2", "-p", "kata-runtime"]);
+    cargo.args(["-p", "kata-monitor"]);
+    cargo.args(["-p", "kata-agent-ctl", "-p", "kata-log-parser", "-p", "kata-trace-forwarder"]);
     build(workspace, progress, "host binaries", &mut cargo)?;
     let release = workspace.target.join("release");
     Ok(Binaries {
         shim: release.join("containerd-shim-kata-v2"),
         runtime: release.join("kata-runtime"),
+        monitor: release.join("kata-monitor"),
+        agent_ctl: release.join("kata-agent-ctl"),
+        log_parser: release.join("kata-log-parser"),
+        trace_forwarder: release.join("kata-trace-forwarder"),
         virtiofsd,
         agent: agent(workspace, progress)?,
         image_pull: image_pull(workspace, progress)?,

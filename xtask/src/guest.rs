@@ -2,6 +2,7 @@
 
 pub(crate) mod additions;
 pub(crate) mod cpio;
+pub(crate) mod edits;
 pub(crate) mod fragments;
 pub(crate) mod initrd;
 pub(crate) mod kernel;

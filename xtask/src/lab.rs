@@ -33,6 +33,9 @@ const FIRST_TEN: [&str; 10] = [
 const MEMORY_MIB: &str = "8192";
 const SECONDS: &str = "3000";
 
+/// Runs a program where systemd is the first process.
+const SYSTEMD: &str = include_str!("lab/systemd.sh");
+
 /// Options of `cargo xtask lab`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,6 +47,9 @@ pub(crate) struct Args {
 enum What {
     /// Run end-to-end tests there
     Test {
+        /// On a host that systemd runs: as its only service
+        #[arg(long)]
+        systemd: bool,
         /// Names of tests; ten chosen ones if there are none
         names: Vec<String>,
     },
@@ -62,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let lab = Lab::find(&workspace)?;
     let prefix = setup::stage(&workspace, &progress)?;
     let script = match &args.what {
-        What::Test { names } => {
+        What::Test { names, .. } => {
             images::busybox(&workspace)?;
             images::pause(&workspace)?;
             images::debian(&workspace, &progress)?;
@@ -80,7 +86,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Run { command } => command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
     };
     progress.line("lab", format_args!("{}; it takes minutes", lab.script.display()));
-    lab.run(&workspace, &prefix, &script)
+    let systemd = matches!(args.what, What::Test { systemd: true, .. });
+    lab.run(&workspace, &prefix, &script, systemd)
 }
 
 struct Lab {
@@ -102,25 +109,26 @@ impl Lab {
         Ok(Self { script: script.canonicalize()? })
     }
 
-    fn run(&self, workspace: &Workspace, prefix: &Prefix, script: &str) -> Result<()> {
+    fn run(&self, workspace: &Workspace, prefix: &Prefix, script: &str, systemd: bool) -> Result<()> {
         let out = workspace.target.join("lab");
         fs::create_dir_all(&out)?;
         let stage = prefix.root().display();
         let cache = workspace.cache.display();
         // Inside, /tmp is the only place that can carry overlayfs, and nobody makes the nodes of device-mapper but dmsetup.
         let mut environment = format!(
-            "export KATA_TEST_STAGE='{stage}' KATA_TEST_CACHE='{cache}' TMPDIR=/tmp DM_DISABLE_UDEV=1\n"
+            "export HOME=/root KATA_TEST_STAGE='{stage}' KATA_TEST_CACHE='{cache}' TMPDIR=/tmp DM_DISABLE_UDEV=1\n"
         );
         environment += &format!("export KATA_CONF_FILE='{}'\n", prefix.configuration().display());
         let file = out.join("inside.sh");
         let inside = format!("{environment}export PATH='{stage}/bin':$PATH\n{script}\n");
         fs::write(&file, inside).with_context(|| format!("Cannot write {}", file.display()))?;
+        fs::write(out.join("systemd.sh"), SYSTEMD).context("Cannot write into the build directory")?;
         let mut lab = Command::new(&self.script);
-        lab.args(["-m", MEMORY_MIB, "-t", SECONDS, "-o"]).arg(&out).args([
-            "--",
-            "bash",
-            "/mnt/out/inside.sh",
-        ]);
+        lab.args(["-m", MEMORY_MIB, "-t", SECONDS, "-o"]).arg(&out).args(["--", "bash"]);
+        if systemd {
+            lab.args(["/mnt/out/systemd.sh", "/bin/bash"]);
+        }
+        lab.arg("/mnt/out/inside.sh");
         process::shown_to_user(&mut lab)
     }
 }

@@ -17,9 +17,12 @@ const PACKAGES: &[&str] = &[
     "bison",                       // kernel build
     "busybox-static",              // demo and test images
     "ca-certificates",             // package downloads, guests that pull images
+    "chromium-headless-shell",     // tests: the pages of kata-monitor
     "containerd",                  // the manager that demo and tests start privately
     "containernetworking-plugins", // tests: pods' networks
     "cpio",                        // tests of the initrd writer
+    "curl",                        // tests: HTTPS
+    "dbus-daemon",                 // tests: a bus with a stand-in for systemd
     "docker-registry",             // tests: images that the guest pulls
     "e2fsprogs",                   // tests: disks with ext4
     "erofs-utils",                 // tests: read-only layers
@@ -37,8 +40,10 @@ const PACKAGES: &[&str] = &[
     "libssl-dev",                  // kernel build
     "make",                        // kernel build
     "mmdebstrap",                  // the demo's Debian image
+    "openssl",                     // tests: certificates
     "perl",                        // kernel build
     "procps",                      // tests: processes left behind
+    "prometheus",                  // tests: metrics in the eyes of who reads them, promtool
     "python3",                     // tests
     "qemu-system-x86",             // the VMM
     "runc",                        // measurements against an ordinary container

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +27,8 @@ pub(crate) enum Content {
     Copy(PathBuf),
     /// These bytes.
     Text(String),
+    /// A link to this name in the same directory.
+    Link(&'static str),
 }
 
 impl Content {
@@ -34,6 +36,8 @@ impl Content {
         match self {
             Self::Copy(from) => fs::read(from).with_context(|| format!("Cannot read {}", from.display())),
             Self::Text(text) => Ok(text.clone().into_bytes()),
+            // Of a link its target is compared and remembered.
+            Self::Link(target) => Ok(target.as_bytes().to_owned()),
         }
     }
 }
@@ -118,7 +122,10 @@ impl Prefix {
             manifest.files.insert(item.path.to_owned(), digest(&new));
             // Known before it is there: what an interruption leaves behind can be removed.
             self.write_manifest(&mut manifest)?;
-            replace(&path, &new, item.mode)?;
+            match item.content {
+                Content::Link(target) => link(&path, target)?,
+                Content::Copy(_) | Content::Text(_) => replace(&path, &new, item.mode)?,
+            }
             report.done.push(path);
         }
         self.write_manifest(&mut manifest)?;
@@ -214,7 +221,18 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     write().with_context(|| format!("Cannot write {}", path.display()))
 }
 
+fn link(path: &Path, target: &str) -> Result<()> {
+    let name = path.file_name().context("A link needs a name")?.to_string_lossy().into_owned();
+    let new = path.with_file_name(format!(".{name}.new"));
+    let made = symlink(target, &new).and_then(|()| fs::rename(&new, path));
+    made.with_context(|| format!("Cannot make the link {}", path.display()))
+}
+
+/// What a file holds, or where a link leads.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    if let Ok(target) = fs::read_link(path) {
+        return Ok(Some(target.into_os_string().into_encoded_bytes()));
+    }
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

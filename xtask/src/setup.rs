@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -51,9 +52,19 @@ fn items(
         fs::read_to_string(&template).with_context(|| format!("Cannot read {}", template.display()))?;
     let configuration = Content::Text(configuration(&template, prefix)?);
     let copy = |path: &Path| Content::Copy(path.to_owned());
-    Ok(vec![
+    let mut items = of_the_command_line(&binaries.runtime)?;
+    items.extend([
+        Item { path: "bin/kata-ctl", mode: 0o777, content: Content::Link("kata-runtime") },
         Item { path: "bin/containerd-shim-kata-v2", mode: 0o755, content: Content::Copy(binaries.shim) },
         Item { path: "bin/kata-runtime", mode: 0o755, content: Content::Copy(binaries.runtime) },
+        Item { path: "bin/kata-monitor", mode: 0o755, content: Content::Copy(binaries.monitor) },
+        Item { path: "bin/kata-agent-ctl", mode: 0o755, content: Content::Copy(binaries.agent_ctl) },
+        Item { path: "bin/kata-log-parser", mode: 0o755, content: Content::Copy(binaries.log_parser) },
+        Item {
+            path: "bin/kata-trace-forwarder",
+            mode: 0o755,
+            content: Content::Copy(binaries.trace_forwarder),
+        },
         Item { path: "libexec/virtiofsd", mode: 0o755, content: Content::Copy(binaries.virtiofsd) },
         Item { path: "share/kata-containers/vmlinux.container", mode: 0o644, content: copy(kernel) },
         Item {
@@ -71,7 +82,33 @@ fn items(
             mode: 0o644,
             content: configuration,
         },
-    ])
+    ]);
+    Ok(items)
+}
+
+/// The manual page and the shells' completions, which the program itself writes.
+fn of_the_command_line(runtime: &Path) -> Result<Vec<Item>> {
+    let says = |words: &[&str]| {
+        let output = Command::new(runtime).args(words).output();
+        let output = output.with_context(|| format!("Cannot run {}", runtime.display()))?;
+        if !output.status.success() {
+            bail!(
+                "{} {} fails: {}",
+                runtime.display(),
+                words.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(Content::Text(String::from_utf8_lossy(&output.stdout).into_owned()))
+    };
+    let places: [(&str, &[&str]); 4] = [
+        ("share/man/man1/kata-runtime.1", &["man"]),
+        ("share/bash-completion/completions/kata-runtime", &["completion", "bash"]),
+        ("share/zsh/site-functions/_kata-runtime", &["completion", "zsh"]),
+        ("share/fish/vendor_completions.d/kata-runtime.fish", &["completion", "fish"]),
+    ];
+    let item = |(path, words)| Ok(Item { path, mode: 0o644, content: says(words)? });
+    places.into_iter().map(item).collect()
 }
 
 /// Fills the placeholders; one that is not known here is an error rather than a broken path later.

@@ -1,13 +1,13 @@
 //! `cargo xtask test`: everything set up, then every test of the workspace: units, the agent without a VM, and whole
 //! systems through a real containerd; then each fuzz target for a few seconds, unless tests were chosen by name.
-//! With `--storage-soak` only the tests of storage that can do more than usual, with all they can do.
+//! With `--soak` only the tests that can do more than usual, with all they can do.
 //!
 //! The whole-system tests find their parts through the environment:
 //!
 //! * `KATA_TEST_STAGE`: the prefix into which everything is installed;
 //! * `KATA_TEST_CACHE`: a directory for what tests want to keep between runs, such as images;
 //! * `KATA_TEST_PROBE`: the static program that tells what a container sees;
-//! * `KATA_E2E_STORAGE_SOAK`: whether storage tests do all they can.
+//! * `KATA_E2E_SOAK`: whether tests do all they can.
 
 use std::process::Command;
 
@@ -24,9 +24,10 @@ use crate::workspace::Workspace;
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Work storage as hard as its tests can: tens of thousands of files, a hundred disks; hours under emulation
+    /// Only what can be done in large: tens of thousands of files, a hundred disks, thirty pods scraped for minutes; hours under
+    /// emulation
     #[arg(long)]
-    storage_soak: bool,
+    soak: bool,
     /// Handed to the test runner: names to choose tests by, or its options
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     runner: Vec<String>,
@@ -47,16 +48,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     images::network(&workspace, &progress)?;
     images::tools(&workspace, &progress)?;
 
-    let mut runner = runner(&workspace, &progress, args.storage_soak);
+    let mut runner = runner(&workspace, &progress, args.soak);
     runner.args(&args.runner);
     runner.env("KATA_TEST_STAGE", prefix.root()).env("KATA_TEST_CACHE", &workspace.cache);
     runner.env("KATA_TEST_PROBE", probe);
     let tested = process::shown_to_user(&mut runner);
-    let fuzzed = if args.runner.is_empty() && !args.storage_soak {
-        fuzz::smoke(&workspace, &progress)
-    } else {
-        Ok(())
-    };
+    let fuzzed =
+        if args.runner.is_empty() && !args.soak { fuzz::smoke(&workspace, &progress) } else { Ok(()) };
     match (tested, fuzzed) {
         (Err(tests), Err(fuzz)) => Err(tests.context(fuzz)),
         (tested, fuzzed) => tested.and(fuzzed),
@@ -64,10 +62,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Programs of tests that do more when asked to.
-const SOAKED: [&str; 2] = ["block", "storage_programs"];
+const SOAKED: [&str; 7] =
+    ["block", "cri_forward", "cri_many", "cri_monitor", "many", "pods", "storage_programs"];
 
 /// nextest if it is there: it runs each test in a process of its own and shows failures better.
-fn runner(workspace: &Workspace, progress: &Progress, storage_soak: bool) -> Command {
+fn runner(workspace: &Workspace, progress: &Progress, soak: bool) -> Command {
     let mut cargo = workspace.cargo();
     let nextest = process::on_path("cargo-nextest");
     if nextest {
@@ -76,9 +75,9 @@ fn runner(workspace: &Workspace, progress: &Progress, storage_soak: bool) -> Com
         progress.line("tests", "cargo-nextest is not here, using cargo test");
         cargo.arg("test");
     }
-    if storage_soak {
+    if soak {
         cargo.args(["--package", "kata-e2e"]).args(SOAKED.iter().flat_map(|test| ["--test", test]));
-        cargo.args(nextest.then_some("--profile=soak")).env("KATA_E2E_STORAGE_SOAK", "1");
+        cargo.args(nextest.then_some("--profile=soak")).env("KATA_E2E_SOAK", "1");
     } else {
         cargo.args(["--workspace", "--exclude", "kata-fuzz"]);
         cargo.args((!nextest).then_some("--all-targets"));
@@ -103,10 +102,10 @@ mod tests {
 
     #[test]
     fn options_of_the_runner_are_told_from_our_own() {
-        let args = Cli::parse_from(["test", "--storage-soak", "--test-threads", "1"]).args;
-        assert!(args.storage_soak);
+        let args = Cli::parse_from(["test", "--soak", "--test-threads", "1"]).args;
+        assert!(args.soak);
         assert_eq!(args.runner, ["--test-threads", "1"]);
-        assert!(!Cli::parse_from(["test", "name"]).args.storage_soak);
+        assert!(!Cli::parse_from(["test", "name"]).args.soak);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The sandbox inside the guest: its containers, mounts and settings.
 
+mod making;
 mod oom;
 mod parts;
 mod volumes;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,14 +27,20 @@ use crate::container::{Container, ContainerError, Made, Parts};
 use crate::hooks::{self, GuestHooks, HookError};
 use crate::id::ContainerId;
 use crate::image::{self, PullError, PullOptions};
+use crate::logging;
 use crate::network::{Network, NetworkError};
 use crate::reaper::Reaper;
+use crate::resources;
 use crate::stdio::ports::StdioPorts;
 use crate::stdio::{ChildEnds, Prepared, Request, Target};
 use crate::storage::{self, Mounts, Volumes};
+use crate::swap;
 
 use crate::watches::Watches;
+use making::Containers;
 use oom::OomEvents;
+
+pub(crate) use making::CallOff;
 
 /// The guest's resolver configuration, for containers that share it.
 const RESOLV_CONF: &str = "/run/kata-containers/sandbox/resolv.conf";
@@ -50,9 +57,15 @@ pub(crate) enum SandboxError {
     /// No cgroup v2.
     #[error("There is no writable cgroup v2 hierarchy; mount one and name it in KATA_AGENT_CGROUP_ROOT")]
     NoCgroups,
+    /// Nobody waits for it, or it was removed before it was there.
+    #[error("The container {id} is not wanted any more: its creation was called off")]
+    CalledOff { id: ContainerId },
     /// The host asks for something that this agent has not.
     #[error("{what} is not supported by this agent; leave it out")]
     Unsupported { what: &'static str },
+    /// Of the agent's own log.
+    #[error("{level:?} is no log level; say error, warn, info, debug or trace")]
+    LogLevel { level: String },
     /// The guest is not the agent's.
     #[error("{what} belongs to the host on which this agent runs without a VM")]
     NotOwned { what: &'static str },
@@ -92,6 +105,12 @@ pub(crate) enum SandboxError {
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// What the guest cannot swap to.
+    #[error(transparent)]
+    Swap(#[from] swap::SwapError),
+    /// CPUs or memory that come and go.
+    #[error(transparent)]
+    Resource(#[from] resources::ResourceError),
 }
 
 /// Result of a request to the sandbox.
@@ -112,11 +131,15 @@ pub(crate) struct NewContainer {
     pub(crate) stdio: Request,
     /// It joins the sandbox's pid namespace.
     pub(crate) shares_pids: bool,
+    /// Says when it is not wanted any more.
+    pub(crate) call_off: CallOff,
 }
 
 /// What the agent is made with.
 #[derive(Debug)]
 pub(crate) struct Setup {
+    /// What the agent says.
+    pub(crate) log: logging::Control,
     /// The agent is PID 1: the whole guest is the sandbox's.
     pub(crate) owns_guest: bool,
     /// The network namespace is the sandbox's.
@@ -139,6 +162,7 @@ pub(crate) struct Setup {
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) owns_guest: bool,
+    pub(crate) log: logging::Control,
     pub(crate) oom: OomEvents,
     /// What is watched of the host's files.
     pub(crate) watches: Watches,
@@ -153,14 +177,13 @@ pub(crate) struct Agent {
     /// For every container; none until the sandbox is configured.
     hooks: OnceLock<GuestHooks>,
     ports: StdioPorts,
-    /// `None` while one is being made.
-    containers: Mutex<HashMap<ContainerId, Option<Container>>>,
+    containers: Containers,
     mounts: Mutex<Mounts>,
     volumes: Volumes,
     /// Mount points of containers' storages that the sandbox holds, too.
     kept: Mutex<BTreeSet<String>>,
     /// Folders of removed containers, and volumes.
-    stale: Mutex<BTreeSet<PathBuf>>,
+    stale: Arc<Mutex<BTreeSet<PathBuf>>>,
     /// Whose namespaces the others share.
     first: Mutex<Option<First>>,
     /// What the containers share of a sandbox that was started without one: none of them is the first then.
@@ -180,6 +203,7 @@ impl Agent {
     pub(crate) fn new(setup: Setup) -> Self {
         Self {
             owns_guest: setup.owns_guest,
+            log: setup.log,
             oom: OomEvents::default(),
             watches: Watches::default(),
             network: setup.owns_network.then(Network::owned),
@@ -191,11 +215,11 @@ impl Agent {
             reaper: setup.reaper,
             hooks: OnceLock::new(),
             ports: setup.ports,
-            containers: Mutex::default(),
+            containers: Containers::default(),
             mounts: Mutex::default(),
             volumes: Volumes::default(),
             kept: Mutex::default(),
-            stale: Mutex::default(),
+            stale: Arc::default(),
             first: Mutex::default(),
             pod: OnceLock::new(),
             holder: tokio::sync::Mutex::default(),
@@ -256,30 +280,67 @@ impl Agent {
             .map_err(|source| SandboxError::Setting { what: "the clock".into(), source })
     }
 
-    /// Makes a container, not started; its first process's id.
-    pub(crate) async fn create(&self, new: NewContainer, watch: &mut Stopwatch) -> Result<i32> {
-        let id = new.id.clone();
-        {
-            let mut containers = locked(&self.containers);
-            if containers.contains_key(&id) {
-                return Err(SandboxError::Exists { id });
-            }
-            containers.insert(id.clone(), None);
+    /// Takes CPUs and memory into use that were added to the guest; waits until there is enough, if it is asked to.
+    pub(crate) async fn change_resources(&self, wanted: resources::Wanted, waits: bool) -> Result<()> {
+        if !self.owns_guest {
+            return Err(SandboxError::NotOwned { what: "The number of CPUs" });
         }
+        let files = resources::Files::default();
+        match waits {
+            true => Ok(files.reach(wanted, self.hotplug_timeout).await?),
+            false => Ok(files.change(wanted).await?),
+        }
+    }
+
+    /// Tells the guest's kernel of memory at these addresses.
+    pub(crate) fn tell_of_memory(&self, addresses: &[u64]) -> Result<()> {
+        if !self.owns_guest {
+            return Err(SandboxError::NotOwned { what: "The memory" });
+        }
+        Ok(resources::Files::default().tell_of(addresses)?)
+    }
+
+    /// Swaps to a disk of the guest, by the slots on the way to it.
+    pub(crate) async fn swap_to_disk(&self, slots: &[u32]) -> Result<()> {
+        let disk = swap::of_slots(slots).map_err(swap::SwapError::from)?;
+        self.may_swap()?;
+        Ok(swap::to_disk(disk, self.hotplug_timeout).await?)
+    }
+
+    /// Swaps to a file or device of the guest.
+    pub(crate) async fn swap_to_path(&self, path: &str) -> Result<()> {
+        self.may_swap()?;
+        Ok(swap::to_path(path, self.hotplug_timeout).await?)
+    }
+
+    fn may_swap(&self) -> Result<()> {
+        if self.owns_guest { Ok(()) } else { Err(SandboxError::NotOwned { what: "Swap" }) }
+    }
+
+    /// Makes a container, not started; its first process's id. One that is called off meanwhile leaves nothing.
+    pub(crate) async fn create(&self, new: NewContainer, watch: &mut Stopwatch) -> Result<i32> {
+        let (id, call_off) = (new.id.clone(), new.call_off.clone());
+        let _under_way = self.containers.reserve(&id, &call_off)?;
         let made = match self.hold_namespaces(&new, watch).await {
             Ok(()) => self.make(new, watch).await,
             Err(error) => Err(error),
         };
         match made {
             Ok((container, pid)) => {
-                locked(&self.containers).insert(id, Some(container));
-                Ok(pid)
+                self.containers.put(&id, container.clone());
+                if !call_off.is_told() {
+                    return Ok(pid);
+                }
+                self.take_away(&id, &container).await?;
             }
             Err(error) => {
-                locked(&self.containers).remove(&id);
-                Err(error)
+                self.containers.forget(&id);
+                if !call_off.is_told() {
+                    return Err(error);
+                }
             }
         }
+        Err(SandboxError::CalledOff { id })
     }
 
     /// The sandbox has been started without a container: those that come are equal, and any may end before the others.
@@ -313,7 +374,10 @@ impl Agent {
         }
     }
 
-    async fn hold(&self, spec: Spec, there: &mut Option<Container>, watch: &mut Stopwatch) -> Result<()> {
+    async fn hold(&self, mut spec: Spec, there: &mut Option<Container>, watch: &mut Stopwatch) -> Result<()> {
+        if self.owns_guest {
+            holder::spare(&mut spec);
+        }
         holder::make_root().map_err(|source| SandboxError::Setting {
             what: "the root of the namespaces' holder".into(),
             source,
@@ -328,6 +392,7 @@ impl Agent {
             devices: Vec::new(),
             stdio,
             shares_pids: false,
+            call_off: CallOff::default(),
         };
         let (container, pid) = self.make(holder, watch).await?;
         // Otherwise it would end as what was never started.
@@ -340,8 +405,14 @@ impl Agent {
 
     /// The container of that name.
     pub(crate) fn container(&self, id: &ContainerId) -> Result<Container> {
-        let found = locked(&self.containers).get(id).cloned().flatten();
-        found.ok_or_else(|| SandboxError::NoContainer { id: id.clone() })
+        self.containers.made(id).ok_or_else(|| SandboxError::NoContainer { id: id.clone() })
+    }
+
+    /// What all containers have used of the CPUs, in microseconds, and use of memory, in bytes.
+    pub(crate) fn containers_use(&self) -> (u64, u64) {
+        let all = self.containers.all();
+        let each = all.iter().map(Container::uses);
+        each.fold((0, 0), |(cpu, memory), (more_cpu, more)| (cpu + more_cpu, memory + more))
     }
 
     /// Lets a container's first process become the workload.
@@ -367,11 +438,20 @@ impl Agent {
         Ok(container.exec(exec, process, request, stdio).await?)
     }
 
-    /// Ends a container and takes it away.
+    /// Ends a container and takes it away. If it is still being made, that is called off, and nothing of it is left when
+    /// this returns.
     pub(crate) async fn remove(&self, id: &ContainerId) -> Result<()> {
-        let container = self.container(id)?;
+        let was_called_off = self.containers.call_off(id).await;
+        match self.containers.made(id) {
+            Some(container) => self.take_away(id, &container).await,
+            None if was_called_off => Ok(()),
+            None => Err(SandboxError::NoContainer { id: id.clone() }),
+        }
+    }
+
+    async fn take_away(&self, id: &ContainerId, container: &Container) -> Result<()> {
         container.remove().await?;
-        locked(&self.containers).remove(id);
+        self.containers.forget(id);
         if self.owns_guest {
             self.forget_folders();
             locked(&self.stale).insert(hooks::bundle(container.spec()).to_owned());
@@ -387,8 +467,7 @@ impl Agent {
 
     /// Ends all containers and takes the sandbox's mounts away.
     pub(crate) async fn clear(&self) {
-        let ids: Vec<ContainerId> = locked(&self.containers).keys().cloned().collect();
-        for id in ids {
+        for id in self.containers.ids() {
             if let Err(error) = self.remove(&id).await {
                 tracing::warn!(container = %id, error = crate::report::chain(&error), "A container is left");
             }
@@ -415,8 +494,14 @@ impl Agent {
 
     /// Looks for the folders of containers that were removed before, and for volumes. The kernel remembers what it has seen on the share,
     /// and the daemon on the host keeps that open, until somebody looks again and it is not there any more.
+    /// Nobody waits for it: what they lie on may hang.
     fn forget_folders(&self) {
-        locked(&self.stale).retain(|folder| fs::symlink_metadata(folder).is_ok());
+        let stale = Arc::clone(&self.stale);
+        tokio::task::spawn_blocking(move || {
+            let mut folders = std::mem::take(&mut *locked(&stale));
+            folders.retain(|folder| fs::symlink_metadata(folder).is_ok());
+            locked(&stale).append(&mut folders);
+        });
     }
 
     async fn prepare(&self, request: Request) -> Result<(Prepared, ChildEnds)> {
@@ -425,13 +510,12 @@ impl Agent {
     }
 
     /// Mounts a container's storages. What is shared stays until the sandbox ends: it is for containers yet to come.
-    async fn mount(&self, storages: Vec<Storage>) -> Result<Mounts> {
+    async fn mount(&self, storages: Vec<Storage>, call_off: &CallOff) -> Result<Mounts> {
         let is_new =
             |storage: &&Storage| storage.shared && !locked(&self.kept).contains(&storage.mount_point);
         let shared: Vec<Storage> = storages.iter().filter(is_new).cloned().collect();
         for mut storage in shared {
-            // Huge pages are taken for its containers, not for itself.
-            storage.driver_options.clear();
+            storage::take_no_pages(&mut storage);
             let mount_point = storage.mount_point.clone();
             let mounted = self.volumes.mount(vec![storage], self.hotplug_timeout).await?;
             locked(&self.mounts).extend(mounted);
@@ -439,7 +523,7 @@ impl Agent {
         }
         let mut mounts = self.volumes.mount(storages.clone(), self.hotplug_timeout).await?;
         let filled = match parts::make(&storages) {
-            Ok(()) => self.pull(&storages).await,
+            Ok(()) => self.pull(&storages, call_off).await,
             Err(error) => Err(error.into()),
         };
         if filled.is_err() {
@@ -449,9 +533,9 @@ impl Agent {
     }
 
     /// Pulls those that are images.
-    async fn pull(&self, storages: &[Storage]) -> Result<()> {
+    async fn pull(&self, storages: &[Storage], call_off: &CallOff) -> Result<()> {
         for storage in storages.iter().filter(|storage| image::is_pulled(storage)) {
-            self.pull.pull(&self.reaper, storage).await?;
+            self.pull.pull(&self.reaper, storage, call_off.told()).await?;
         }
         Ok(())
     }
@@ -464,7 +548,8 @@ impl Agent {
                 image::use_resolver(&new.spec);
             }
         }
-        let mut mounts = self.mount(std::mem::take(&mut new.storages)).await?;
+        storage::note_places(&mut new.storages, &new.spec);
+        let mut mounts = self.mount(std::mem::take(&mut new.storages), &new.call_off).await?;
         watch.lap("mount storages");
         let cgroup = hierarchy.container(new.id.as_str());
         let device_rules = new.spec.Linux.Resources.Devices.as_slice().into();
@@ -484,14 +569,15 @@ impl Agent {
             }
         };
         let pid = init.0;
-        self.oom.watch(&new.id, &cgroup);
+        let oom = self.oom.watch(&new.id, &cgroup);
         let launcher = Arc::clone(&self.launcher);
         let common = Arc::new(spec::of_all_processes(new.spec));
         if self.pod.get().is_none() {
             let first = || First { id: new.id.clone(), pid, spec: Arc::clone(&common) };
             locked(&self.first).get_or_insert_with(first);
         }
-        let parts = Parts { id: new.id, cgroup, mounts, common, device_rules, launcher, start: Some(start) };
+        let start = Some(start);
+        let parts = Parts { id: new.id, cgroup, oom, mounts, common, device_rules, launcher, start };
         let container = Container::new(parts, init);
         match self.run_prestart(&container).await {
             Ok(()) => Ok((container, pid)),
@@ -533,7 +619,8 @@ impl Agent {
         let (prepared, ends) = self.prepare(new.stdio).await?;
         cgroup.create(&new.spec.Linux.Resources).map_err(ContainerError::from)?;
         watch.lap("prepare container");
-        let made = self.launch((new, joined), cgroup, (prepared, ends), watch).await;
+        let made = self.launch((new, joined), cgroup, (prepared, ends), watch);
+        let made = new.call_off.or(made, || cgroup.kill()).await;
         if made.is_err()
             && let Err(error) = cgroup.remove().await
         {

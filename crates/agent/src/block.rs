@@ -1,15 +1,16 @@
 //! Block devices by their addresses: places on the PCI bus, targets of a SCSI controller, names in `/dev`.
 //!
 //! A device may be about to appear: it was plugged in when the request came. The kernel finds it by itself, behind a port of
-//! the PCI bus (told by ACPI) as on a virtio-scsi controller (told by its events), and announces it when it can be opened;
-//! neither is scanned again. Nothing here runs unless a request names a block device.
+//! the PCI bus (told by ACPI), and announces it when it can be opened. A SCSI controller is asked for the unit itself: the
+//! kernel, if it may look by itself (`scsi_mod.scan`), asks for 256 targets first, at up to 20 ms each, and whatever is
+//! plugged in meanwhile waits. Nothing here runs unless a request names a block device.
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{major, minor};
 use tokio::io::Interest;
@@ -24,6 +25,11 @@ pub(crate) const NVDIMM: &str = "nvdimm";
 
 /// Targets of all SCSI controllers, by `host:channel:id:lun`.
 const SCSI_DEVICES: &str = "/sys/bus/scsi/devices";
+/// The SCSI controllers, as `host0`.
+const SCSI_HOSTS: &str = "/sys/class/scsi_host";
+
+/// A host that needs longer to show a disk to its guest has too much to do.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// A block device cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +89,17 @@ impl Address {
         name.map(|name| Path::new("/dev").join(name))
     }
 
+    /// Asks each SCSI controller that does not know this unit for it. Takes milliseconds; a unit that is there is known
+    /// after that.
+    fn ask_for(&self) {
+        let Self::Scsi { id, lun } = self else { return };
+        for scan in scans(Path::new(SCSI_HOSTS), Path::new(SCSI_DEVICES), *id, *lun) {
+            if let Err(error) = fs::write(&scan, format!("0 {id} {lun}")) {
+                tracing::debug!(scan = %scan.display(), %error, "A SCSI controller cannot be asked");
+            }
+        }
+    }
+
     fn find(&self) -> Result<Option<Node>> {
         let Some(path) = self.path() else { return Ok(None) };
         let Ok(found) = fs::metadata(&path) else { return Ok(None) };
@@ -130,6 +147,15 @@ fn scsi_name(devices: &Path, id: u8, lun: u16) -> Option<String> {
     Some(found.file_name()?.to_string_lossy().into_owned())
 }
 
+/// The files by which controllers are asked for a unit: of those that do not know it.
+fn scans(hosts: &Path, devices: &Path, id: u8, lun: u16) -> Vec<PathBuf> {
+    let asked = |host: PathBuf| {
+        let number = host.file_name()?.to_str()?.strip_prefix("host")?.to_owned();
+        (!devices.join(format!("{number}:0:{id}:{lun}")).exists()).then(|| host.join("scan"))
+    };
+    entries(hosts).into_iter().filter_map(asked).collect()
+}
+
 /// A block device of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
@@ -160,15 +186,37 @@ pub(crate) async fn arrival(addresses: &[Address], limit: Duration) -> Result<Ve
     let events = announcements::of_devices().and_then(|socket| crate::sys::watch(socket, Interest::READABLE));
     let events = events.map_err(BlockError::Watch)?;
     let waiting = async {
-        while all(addresses)?.is_err() {
+        loop {
+            ask_for_missing(addresses).await;
+            if all(addresses)?.is_ok() {
+                break;
+            }
             announcements::next(&events).await.map_err(BlockError::Watch)?;
         }
         Ok(())
     };
+    let begun = Instant::now();
     if let Ok(watched) = tokio::time::timeout(limit, waiting).await {
         watched?;
     }
+    if begun.elapsed() > SLOW {
+        tracing::warn!(seconds = begun.elapsed().as_secs_f32(), "A disk is slow to appear");
+    }
     all(addresses)?.map_err(|address| BlockError::Absent { address: address.clone(), limit })
+}
+
+/// Asks whoever can be asked for what is not there yet. A controller may be about to appear, too.
+async fn ask_for_missing(addresses: &[Address]) {
+    let missing: Vec<_> = addresses
+        .iter()
+        .filter(|a| matches!(a, Address::Scsi { .. }) && a.path().is_none())
+        .cloned()
+        .collect();
+    if !missing.is_empty() {
+        let asked = tokio::task::spawn_blocking(move || missing.iter().for_each(Address::ask_for));
+        // It is neither cancelled nor does it panic; what is missing in the end is said.
+        let _ = asked.await;
+    }
 }
 
 /// Or the first address that has none yet.
@@ -223,6 +271,16 @@ mod tests {
         }
         assert_eq!(scsi_name(devices.path(), 0, 3), Some("sdb".to_owned()));
         assert_eq!(scsi_name(devices.path(), 1, 3), None);
+    }
+
+    #[test]
+    fn only_controllers_that_do_not_know_a_unit_are_asked_for_it() {
+        let sys = tempfile::tempdir().expect("temporary folder");
+        for path in ["hosts/host0", "hosts/host12", "hosts/other", "devices/0:0:0:3", "devices/12:0:0:13"] {
+            fs::create_dir_all(sys.path().join(path)).expect("folders");
+        }
+        let asked = scans(&sys.path().join("hosts"), &sys.path().join("devices"), 0, 3);
+        assert_eq!(asked, [sys.path().join("hosts/host12/scan")]);
     }
 
     #[tokio::test]

@@ -13,15 +13,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kata_protocol::oci::{LinuxDeviceCgroup, LinuxResources};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::Pid;
 use rustix::fs::{Access, Mode, OFlags, access, open};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::jail::plan::CGROUP_MOUNT;
 use crate::mountinfo::mount_point;
+use crate::signals::Signal;
 use crate::sys;
 
 /// How long the kernel may take to stop, or to end, all processes of a container.
@@ -185,6 +184,11 @@ impl Cgroup {
         Ok(open(&self.path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
+    /// The file that a process enters it by.
+    pub(crate) fn entrance(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
     /// Stops all processes, and waits until the last one stands still.
     pub(crate) async fn freeze(&self) -> Result<()> {
         self.write("cgroup.freeze", "1")?;
@@ -202,7 +206,7 @@ impl Cgroup {
         match self.write("cgroup.kill", "1") {
             // Kernels before 5.14 have no such file.
             Err(CgroupError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                self.signal(Signal::SIGKILL);
+                self.signal(Signal::KILL);
                 Ok(())
             }
             result => result,
@@ -213,7 +217,7 @@ impl Cgroup {
     pub(crate) fn signal(&self, signal: Signal) {
         for pid in self.pids() {
             // Gone already: as good as signalled.
-            let _ = kill(Pid::from_raw(pid), signal);
+            let _ = signal.send(pid);
         }
     }
 

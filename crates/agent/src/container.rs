@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use kata_protocol::kata;
 use kata_protocol::oci::{LinuxDeviceCgroup, LinuxResources, Process, Spec};
-use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cgroup::{self, Cgroup};
 use crate::id::{ContainerId, ExecId};
 use crate::reaper::Exit;
+use crate::signals::Signal;
 use crate::stdio::ends::{Reader, Writer};
 use crate::stdio::{self, Prepared, Request};
 use crate::traffic;
@@ -270,6 +270,11 @@ impl Container {
     /// What the container uses; the traffic is the whole guest's.
     pub(crate) fn stats(&self) -> kata::StatsResponse {
         kata::StatsResponse { network: traffic::read(), ..cgroup::stats::read(&self.cgroup) }
+    }
+
+    /// What it has used of the CPUs, in microseconds, and uses of memory, in bytes.
+    pub(crate) fn uses(&self) -> (u64, u64) {
+        cgroup::stats::sums(&self.cgroup)
     }
 
     /// Changes its limits.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kata_protocol::oci;
-use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::memory_file;
 use crate::reaper::Reaper;
 
 /// What is shown of a failed hook's words, in bytes.
@@ -114,10 +114,8 @@ impl Prepared {
     pub(crate) fn new(when: &'static str, hook: &oci::Hook, state: &str) -> Result<Self, HookError> {
         let path = hook.Path.clone();
         let streams = || {
-            let words = File::from(memfd_create("words", MemfdFlags::CLOEXEC)?);
-            let mut input = File::from(memfd_create("state", MemfdFlags::CLOEXEC)?);
-            input.write_all(state.as_bytes()).and_then(|()| input.rewind())?;
-            Ok((input, words.try_clone()?, words))
+            let words = memory_file::empty("words")?;
+            Ok((memory_file::with("state", state.as_bytes())?, words.try_clone()?, words))
         };
         let (input, theirs, words) =
             streams().map_err(|source| HookError::Run { when, path: path.clone(), source })?;
@@ -141,7 +139,12 @@ impl Prepared {
         let (when, path) = (self.when, self.path);
         match code {
             Some(0) => Ok(()),
-            Some(code) => Err(HookError::Failed { when, path, code, words: last_words(&mut self.words) }),
+            Some(code) => Err(HookError::Failed {
+                when,
+                path,
+                code,
+                words: memory_file::last_words(&mut self.words, WORDS),
+            }),
             None => Err(HookError::Timeout { when, path, limit: self.limit.unwrap_or_default() }),
         }
     }
@@ -150,15 +153,6 @@ impl Prepared {
     pub(crate) fn failed(self, source: io::Error) -> HookError {
         HookError::Run { when: self.when, path: self.path, source }
     }
-}
-
-fn last_words(words: &mut File) -> String {
-    let mut bytes = Vec::new();
-    if words.rewind().and_then(|()| words.read_to_end(&mut bytes)).is_err() {
-        return String::new();
-    }
-    let last = &bytes[bytes.len().saturating_sub(WORDS)..];
-    String::from_utf8_lossy(last).trim().to_owned()
 }
 
 /// The guest's own hooks, for every container: executables in the folders `prestart`, `poststart` and `poststop`.
@@ -238,7 +232,7 @@ async fn run_all(
             Ok(child) => child.id().cast_signed(),
             Err(source) => return Err(prepared.failed(source)),
         };
-        let code = spawning.claim(pid).wait().await;
+        let code = spawning.claim_only(pid).wait().await;
         prepared.ended(Some(code))?;
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! Images that the guest pulls itself (upstream's storage driver `image_guest_pull`). The work is done by a program of its
 //! own, which only the initrd with guest pull has.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,8 +12,9 @@ use kata_protocol::guest;
 use kata_protocol::oci::Spec;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::time::timeout;
 
+use crate::memory_file;
 use crate::reaper::Reaper;
 
 /// The guest's resolver configuration, which the program reads.
@@ -62,6 +63,9 @@ pub(crate) enum PullError {
     /// It says why.
     #[error("The guest could not pull the image (status {code}): {words}")]
     Failed { code: i32, words: String },
+    /// Nobody wants it any more.
+    #[error("The image {image:?} was not pulled to its end: its container is not wanted any more")]
+    CalledOff { image: String },
     /// It took too long.
     #[error(
         "The guest did not pull the image {image:?} within {} s (`agent.image_pull_timeout`); is the registry too slow?",
@@ -92,9 +96,14 @@ pub(crate) fn use_resolver(spec: &Spec) {
 }
 
 impl PullOptions {
-    /// Pulls the image of `storage` into its mount point, which is mounted.
-    pub(crate) async fn pull(&self, reaper: &Reaper, storage: &Storage) -> Result<()> {
-        let mut words = self.words()?;
+    /// Pulls the image of `storage` into its mount point, which is mounted, unless it is called off.
+    pub(crate) async fn pull(
+        &self,
+        reaper: &Reaper,
+        storage: &Storage,
+        called_off: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let mut words = memory_file::empty("words").map_err(PullError::Run)?;
         let mut command = self.command(storage)?;
         command.stderr(words.try_clone().map_err(PullError::Run)?);
         let spawning = reaper.expect();
@@ -103,22 +112,29 @@ impl PullOptions {
             _ => PullError::Run(error),
         })?;
         let mut running = Running(Some(child.id().cast_signed()));
-        let mut exit = spawning.claim(child.id().cast_signed());
-        let Ok(code) = tokio::time::timeout(self.timeout, exit.wait()).await else {
+        let mut exit = spawning.claim_only(child.id().cast_signed());
+        let image = storage.source.clone();
+        let ended = timeout(self.timeout, async {
+            tokio::select! {
+                code = exit.wait() => Some(code),
+                () = called_off => None,
+            }
+        });
+        let ended = match ended.await {
+            Ok(Some(code)) => Ok(code),
+            Ok(None) => Err(PullError::CalledOff { image }),
+            Err(_) => Err(PullError::Timeout { image, limit: self.timeout }),
+        };
+        if ended.is_err() {
             drop(running);
             exit.wait().await;
-            return Err(PullError::Timeout { image: storage.source.clone(), limit: self.timeout });
-        };
-        running.0 = None;
-        match code {
-            0 => Ok(()),
-            code => Err(PullError::Failed { code, words: last_words(&mut words) }),
+        } else {
+            running.0 = None;
         }
-    }
-
-    fn words(&self) -> Result<File> {
-        let words = memfd_create("words", MemfdFlags::CLOEXEC);
-        words.map(File::from).map_err(|errno| PullError::Run(errno.into()))
+        match ended? {
+            0 => Ok(()),
+            code => Err(PullError::Failed { code, words: memory_file::last_words(&mut words, WORDS) }),
+        }
     }
 
     fn command(&self, storage: &Storage) -> Result<Command> {
@@ -159,15 +175,6 @@ impl Drop for Running {
     }
 }
 
-fn last_words(words: &mut File) -> String {
-    let mut bytes = Vec::new();
-    if words.rewind().and_then(|()| words.read_to_end(&mut bytes)).is_err() {
-        return String::new();
-    }
-    let last = &bytes[bytes.len().saturating_sub(WORDS)..];
-    String::from_utf8_lossy(last).trim().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,7 +211,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_without_the_program_says_which_initrd_has_it() {
-        let pulled = PullOptions::default().pull(&Reaper::default(), &storage("image_guest_pull={}")).await;
+        let pulled = PullOptions::default()
+            .pull(&Reaper::default(), &storage("image_guest_pull={}"), std::future::pending())
+            .await;
         let message = pulled.expect_err("no such program here").to_string();
         let names = ["r:5000/a:1", "kata-image-pull", "kata-containers-initrd-guest-pull.img"];
         assert!(names.iter().all(|name| message.contains(name)), "{message}");

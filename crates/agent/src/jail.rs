@@ -29,6 +29,7 @@ mod protect;
 mod rootfs;
 mod scheduling;
 mod seccomp;
+mod shell;
 mod sys;
 mod users;
 pub(crate) mod workload;
@@ -51,10 +52,16 @@ use sys::Side;
 /// Status of a process that could not become the workload, where nothing better is known.
 const FAILED: i32 = 1;
 
+/// The verb of what is no jail: a console's shell, in the guest itself.
+pub(crate) const SHELL: &str = "shell";
+
 /// Does what the arguments say, and returns the exit status: `create`, `hold` or `exec`, and the numbers of [`Descriptors`]. Stdio is the workload's.
 pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> u8 {
     let began = crate::clock::since_boot();
     let verb = arguments.next().unwrap_or_default();
+    if verb == SHELL {
+        return shell::main(arguments);
+    }
     let Some(numbers) = Descriptors::from_arguments(arguments) else {
         eprintln!("Cannot make a container: this command is for the agent itself");
         return 1;

@@ -11,6 +11,7 @@ mod block;
 mod boot;
 mod cgroup;
 mod clock;
+mod console;
 mod container;
 mod forward;
 mod hooks;
@@ -18,6 +19,7 @@ mod id;
 mod image;
 mod jail;
 mod logging;
+mod memory_file;
 mod mountinfo;
 mod network;
 mod options;
@@ -25,11 +27,16 @@ mod pci;
 mod random;
 mod reaper;
 mod report;
+mod resources;
 mod rpc;
 mod service;
+mod signals;
+mod spans;
 mod stdio;
 mod storage;
+mod swap;
 mod sys;
+mod task;
 mod traffic;
 mod watches;
 
@@ -81,11 +88,12 @@ fn run() -> u8 {
     let cmdline =
         if owns_guest { std::fs::read_to_string("/proc/cmdline").unwrap_or_default() } else { String::new() };
     let options = Options::new(&cmdline, environment);
-    logging::start(options.log_level);
+    let log = logging::start(options.log_level);
     for complaint in &options.complaints {
         tracing::warn!("{complaint}");
     }
-    let result = set_up.map_err(service::ServiceError::from).and_then(|()| service::run(options, owns_guest));
+    let result =
+        set_up.map_err(service::ServiceError::from).and_then(|()| service::run(options, log, owns_guest));
     if let Err(error) = &result {
         tracing::error!("{}", report::chain(error));
     }

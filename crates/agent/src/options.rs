@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kata_protocol::ports;
 use tracing::Level;
 
 use crate::image::PullOptions;
@@ -16,7 +17,7 @@ pub(crate) enum ServerAddress {
     Vsock,
     /// `serial://` with the device's path, or the port of the agent's name.
     Serial(Option<PathBuf>),
-    /// `unix://path`: without a VM.
+    /// `unix://path`, or `unix://@name` for a socket without a file: without a VM.
     Unix(PathBuf),
 }
 
@@ -29,6 +30,14 @@ pub(crate) struct Options {
     pub(crate) log_level: Level,
     /// `agent.doorbell_port`: the host's vsock port to call before serving.
     pub(crate) doorbell_port: Option<u32>,
+    /// `agent.debug_console`: the host gets shells in the guest.
+    pub(crate) debug_console: bool,
+    /// `agent.debug_console_vport`: the port where upstream's clients expect them; 0: one shell on the guest's console.
+    pub(crate) debug_console_port: u32,
+    /// `agent.trace`: spans of requests.
+    pub(crate) trace: bool,
+    /// `agent.trace_port`: where the host reads them; without it, they go to the host's port for that over vsock.
+    pub(crate) trace_port: Option<u32>,
     /// `agent.container_pipe_size`: bytes that a container's stdio pipe holds.
     pub(crate) pipe_size: usize,
     /// `agent.hotplug_timeout`: seconds within which a device that a request names must appear.
@@ -56,6 +65,10 @@ impl Default for Options {
             server: ServerAddress::Auto,
             log_level: Level::INFO,
             doorbell_port: None,
+            debug_console: false,
+            debug_console_port: ports::DEBUG_CONSOLE,
+            trace: false,
+            trace_port: None,
             pipe_size: DEFAULT_PIPE_SIZE,
             hotplug_timeout: DEFAULT_HOTPLUG_TIMEOUT,
             pull: PullOptions::default(),
@@ -76,7 +89,11 @@ impl Options {
                 options.set(name, value);
             }
         }
-        for (variable, name) in [("KATA_AGENT_SERVER_ADDR", "server_addr"), ("KATA_AGENT_LOG_LEVEL", "log")] {
+        for (variable, name) in [
+            ("KATA_AGENT_SERVER_ADDR", "server_addr"),
+            ("KATA_AGENT_LOG_LEVEL", "log"),
+            ("KATA_AGENT_DEBUG_CONSOLE", "debug_console"),
+        ] {
             if let Some(value) = environment(variable) {
                 options.set(name, &value);
             }
@@ -91,6 +108,10 @@ impl Options {
             "server_addr" => parse_address(value).map(|server| self.server = server),
             "log" => parse_level(value).map(|level| self.log_level = level),
             "doorbell_port" => value.parse().ok().map(|port| self.doorbell_port = Some(port)),
+            "debug_console" => parse_flag(value).map(|is_on| self.debug_console = is_on),
+            "debug_console_vport" => value.parse().ok().map(|port| self.debug_console_port = port),
+            "trace" => parse_flag(value).map(|is_on| self.trace = is_on),
+            "trace_port" => value.parse().ok().map(|port| self.trace_port = Some(port)),
             "container_pipe_size" => value.parse().ok().map(|size: usize| {
                 self.pipe_size = if size == 0 { DEFAULT_PIPE_SIZE } else { size };
             }),
@@ -116,6 +137,15 @@ fn seconds(value: &str) -> Option<Duration> {
     value.parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
 }
 
+/// A word alone says yes.
+fn parse_flag(value: &str) -> Option<bool> {
+    match value {
+        "" | "1" | "true" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
 fn text(value: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
@@ -127,11 +157,16 @@ fn parse_address(value: &str) -> Option<ServerAddress> {
         "serial" if rest.is_empty() => Some(ServerAddress::Serial(None)),
         "serial" => Some(ServerAddress::Serial(Some(rest.into()))),
         "unix" if rest.starts_with('/') => Some(ServerAddress::Unix(rest.into())),
+        // An abstract name, as unix(7) has it.
+        "unix" if rest.len() > 1 => {
+            Some(ServerAddress::Unix(rest.strip_prefix('@').map(|name| format!("\0{name}"))?.into()))
+        }
         _ => None,
     }
 }
 
-fn parse_level(value: &str) -> Option<Level> {
+/// A level by its name, as upstream writes it.
+pub(crate) fn parse_level(value: &str) -> Option<Level> {
     match value {
         "critical" | "error" => Some(Level::ERROR),
         "warn" => Some(Level::WARN),
@@ -172,11 +207,41 @@ mod tests {
     }
 
     #[test]
+    fn the_debug_console_is_off_unless_it_is_asked_for() {
+        let options = from_cmdline("agent.debug_console_vport=7");
+        assert_eq!((options.debug_console, options.debug_console_port), (false, 7));
+        let options = from_cmdline("agent.debug_console");
+        assert_eq!((options.debug_console, options.debug_console_port), (true, 1026));
+        assert!(!from_cmdline("agent.debug_console agent.debug_console=false").debug_console);
+        assert_eq!(from_cmdline("agent.debug_console=maybe").complaints.len(), 1);
+    }
+
+    #[test]
+    fn spans_are_for_whoever_asks_for_them() {
+        let of = |cmdline: &str| {
+            let options = from_cmdline(cmdline);
+            (options.trace, options.trace_port, options.complaints.len())
+        };
+        assert_eq!(of("quiet"), (false, None, 0));
+        assert_eq!(of("agent.trace=true"), (true, None, 0));
+        assert_eq!(of("agent.trace agent.trace_port=1031"), (true, Some(1031), 0));
+        assert_eq!(of("agent.trace=isolated agent.trace_port=x"), (false, None, 2));
+    }
+
+    #[test]
     fn the_environment_wins() {
         let options = Options::new("agent.server_addr=vsock://-1:1024", |name| {
             (name == "KATA_AGENT_SERVER_ADDR").then(|| "unix:///tmp/a.sock".to_owned())
         });
         assert_eq!(options.server, ServerAddress::Unix("/tmp/a.sock".into()));
+    }
+
+    #[test]
+    fn a_socket_may_have_no_file() {
+        let address = |text: &str| Options::new("", |_| Some(text.to_owned())).server;
+        assert_eq!(address("unix://@/tmp/a.sock"), ServerAddress::Unix("\0/tmp/a.sock".into()));
+        let usual = from_cmdline("").server;
+        assert_eq!([address("unix://@"), address("unix://a")], [usual.clone(), usual]);
     }
 
     #[test]

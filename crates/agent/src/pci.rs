@@ -1,12 +1,16 @@
 //! Devices by their places on the PCI bus.
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Where the kernel shows the bus.
-const ROOT: &str = "/sys/devices/pci0000:00";
+/// Where the kernel shows devices by what they are.
+const CLASSES: &str = "/sys/class";
+/// The bus, as links in there name it.
+const ROOT: &str = "../../devices/pci0000:00";
 
 /// The slots on the way to a device, through bridges: device and function of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,22 +43,31 @@ impl fmt::Display for Place {
 impl Place {
     /// The name that the kernel has given, in a class such as `net` or `block`, to what is there.
     pub(crate) fn name_in(&self, class: &str) -> Option<String> {
-        self.name_below(Path::new(ROOT), class)
+        self.name_among(&Path::new(CLASSES).join(class))
     }
 
-    fn name_below(&self, root: &Path, class: &str) -> Option<String> {
-        let mut folder = root.to_owned();
-        for (device, function) in &self.0 {
-            let end = format!(":{device:02x}.{function}");
-            folder = entries(&folder)
-                .into_iter()
-                .find(|path| path.as_os_str().to_string_lossy().ends_with(&end))?;
-        }
-        // A virtio device stands below the card.
-        let mut holders = entries(&folder);
-        holders.insert(0, folder);
-        let found = holders.iter().find_map(|holder| entries(&holder.join(class)).into_iter().next())?;
+    /// In a class's folder there is a link for each of its devices, which tells the way to it.
+    fn name_among(&self, class: &Path) -> Option<String> {
+        let found = entries(class).into_iter().find(|link| {
+            let way = fs::read_link(link).unwrap_or_default();
+            self.is_at(way.strip_prefix(ROOT).unwrap_or(Path::new("")))
+        })?;
         Some(found.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Whether the way from the bus leads to a device of what is here, and not of what is behind it: `SLOT/net/eth0`, or
+    /// `SLOT/virtio0/net/eth0`, as a virtio device stands below its card.
+    fn is_at(&self, way: &Path) -> bool {
+        let mut parts = way.iter().map(OsStr::to_string_lossy);
+        let is_slot = |(device, function): &(u8, u8), part: Option<Cow<'_, str>>| {
+            part.is_some_and(|part| part.ends_with(&format!(":{device:02x}.{function}")))
+        };
+        self.0.iter().all(|slot| is_slot(slot, parts.next()))
+            && match parts.collect::<Vec<_>>()[..] {
+                [_, _] => true,
+                [ref card, _, _] => card.starts_with("virtio"),
+                _ => false,
+            }
     }
 }
 
@@ -66,25 +79,31 @@ pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
-    fn a_device_behind_a_bridge_is_found_by_its_class() {
-        let bus = tempfile::tempdir().expect("temporary folder");
-        for path in [
+    fn a_device_is_found_by_its_way_from_the_bus() {
+        let class = tempfile::tempdir().expect("temporary folder");
+        for way in [
             "0000:00:02.0/0000:01:03.0/virtio4/net/eth7",
             "0000:00:03.0/virtio1/net/eth1",
             "0000:00:05.0/0000:02:00.0/virtio5/block/vdb/vdb1",
+            "0000:00:05.0/0000:02:00.0/virtio5/block/vdb",
+            "0000:00:06.0/net/card",
         ] {
-            fs::create_dir_all(bus.path().join(path)).expect("folders");
+            let way = Path::new(ROOT).join(way);
+            symlink(&way, class.path().join(way.file_name().expect("a name"))).expect("linked");
         }
-        let find =
-            |text: &str, class| text.parse::<Place>().expect("is a place").name_below(bus.path(), class);
-        assert_eq!(find("02/03", "net"), Some("eth7".to_owned()));
-        assert_eq!(find("03.0", "net"), Some("eth1".to_owned()));
-        assert_eq!(find("05/00", "block"), Some("vdb".to_owned()));
-        assert_eq!(find("02", "net"), None);
-        assert_eq!(find("03", "block"), None);
+        symlink("../../devices/virtual/net/lo", class.path().join("lo")).expect("linked");
+        let find = |text: &str| text.parse::<Place>().expect("is a place").name_among(class.path());
+        assert_eq!(find("02/03").as_deref(), Some("eth7"));
+        assert_eq!(find("03.0").as_deref(), Some("eth1"));
+        assert_eq!(find("05/00").as_deref(), Some("vdb"));
+        assert_eq!(find("06").as_deref(), Some("card"));
+        assert_eq!(find("02"), None);
+        assert_eq!(find("05"), None);
     }
 
     #[test]

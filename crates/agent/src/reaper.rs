@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use rustix::process::{WaitOptions, wait};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
@@ -62,12 +62,12 @@ impl Reaper {
     }
 
     fn reap(&self) {
-        loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-                Ok(WaitStatus::Exited(pid, code)) => self.record(pid.as_raw(), code),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => self.record(pid.as_raw(), 128 + signal as i32),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => {}
+        let options = WaitOptions::NOHANG | WaitOptions::from_bits_retain(libc::__WALL.cast_unsigned());
+        // Signals are numbers here: those for real time have no names.
+        while let Ok(Some((pid, status))) = wait(options) {
+            let by_signal = status.terminating_signal().map(|signal| 128 + signal);
+            if let Some(code) = status.exit_status().or(by_signal) {
+                self.record(pid.as_raw_nonzero().get(), code);
             }
         }
     }
@@ -98,6 +98,11 @@ impl Spawning {
         registry.watched.insert(pid, sender);
         Exit(receiver)
     }
+
+    /// The same, of the only process that was made: what ends later is not kept for whoever gets its number.
+    pub(crate) fn claim_only(self, pid: i32) -> Exit {
+        self.claim(pid)
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +125,25 @@ impl Drop for Spawning {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use tokio::signal::unix::{SignalKind, signal};
+
     use super::*;
+
+    /// nix knows no such signals: the status was lost, and who waited for it waited for ever.
+    #[tokio::test]
+    async fn the_end_by_a_real_time_signal_is_told() {
+        let reaper = Reaper::default();
+        let signals = signal(SignalKind::child()).expect("a runtime");
+        let spawning = reaper.expect();
+        let mut child =
+            Command::new("/bin/sh").args(["-c", "kill -37 $$"]).spawn().expect("there is a shell");
+        let mut exit = spawning.claim(child.id().cast_signed());
+        tokio::spawn(reaper.clone().run(signals));
+        assert_eq!(exit.wait().await, 128 + 37);
+        assert!(child.wait().is_err(), "it has been waited for");
+    }
 
     #[tokio::test]
     async fn a_status_that_comes_first_is_kept() {

@@ -1,6 +1,7 @@
 //! The ttRPC services: upstream's agent and health services, and this project's own.
 
 mod health;
+mod metrics;
 mod observe;
 mod sandbox_service;
 mod status;
@@ -15,23 +16,24 @@ use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
 
 use crate::agent::Agent;
+use crate::spans::Spans;
 use observe::Metrics;
 
 /// The version that the agent calls itself.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Serves on all connections that come in. Returns at once.
-pub(crate) async fn serve(agent: Arc<Agent>, incoming: Incoming) -> ttrpc::Result<Server> {
+pub(crate) async fn serve(agent: Arc<Agent>, incoming: Incoming, spans: Spans) -> ttrpc::Result<Server> {
     let metrics = Metrics::default();
     let upstream = upstream::Service { agent: Arc::clone(&agent), metrics: metrics.clone() };
     let services = [
         agent_ttrpc::create_agent_service(Arc::new(upstream)),
         health_ttrpc::create_health(Arc::new(health::Service)),
-        kata_ttrpc::create_sandbox(Arc::new(sandbox_service::Service { agent })),
+        kata_ttrpc::create_sandbox(Arc::new(sandbox_service::Service { agent, spans: spans.clone() })),
     ];
     let mut server = Server::new().add_listener(Listener::new(connections(incoming)));
     for service in services {
-        server = server.register_service(observe::all(service, &metrics));
+        server = server.register_service(observe::all(service, &metrics, &spans));
     }
     server.start().await?;
     Ok(server)

@@ -12,11 +12,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::agent::{Agent, Setup};
 use crate::boot;
 use crate::cgroup::Hierarchy;
+use crate::console::Consoles;
 use crate::forward;
 use crate::jail::workload::fix_addresses_of_children;
+use crate::logging;
 use crate::options::{Options, ServerAddress};
 use crate::reaper::Reaper;
 use crate::rpc;
+use crate::spans::Spans;
 use crate::stdio::ports::StdioPorts;
 use crate::sys;
 
@@ -50,14 +53,14 @@ pub(crate) enum ServiceError {
 type Result<T> = std::result::Result<T, ServiceError>;
 
 /// Serves until told to end, and takes all containers down.
-pub(crate) fn run(options: Options, owns_guest: bool) -> Result<()> {
+pub(crate) fn run(options: Options, log: logging::Control, owns_guest: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_keep_alive(BLOCKING_LINGER)
         .build()
         .map_err(|source| ServiceError::Start("start the event loop", source))?;
-    let result = runtime.block_on(serve(options, owns_guest));
+    let result = runtime.block_on(serve(options, log, owns_guest));
     // A thread that hangs in a system call must not hold up the end.
     runtime.shutdown_background();
     result
@@ -87,7 +90,7 @@ impl Endings {
     }
 }
 
-async fn serve(options: Options, owns_guest: bool) -> Result<()> {
+async fn serve(options: Options, log: logging::Control, owns_guest: bool) -> Result<()> {
     let mut endings = Endings::new().map_err(|source| ServiceError::Start("listen for signals", source))?;
     if let Err(errno) = fix_addresses_of_children() {
         tracing::debug!(%errno, "Processes start slower on an emulated CPU");
@@ -98,10 +101,12 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
     if hierarchy.as_ref().is_none_or(|found| !found.has("memory")) {
         tracing::warn!("Containers run without limits: the cgroup v2 controllers are not there");
     }
+    let console = options.debug_console.then(|| Consoles::new(reaper.clone(), hierarchy.clone()));
     let (pipe_size, hotplug_timeout) = (options.pipe_size, options.hotplug_timeout);
     let owns_network = owns_guest || options.owns_network;
     let ports_of_agent = ports.clone();
     let setup = Setup {
+        log,
         owns_guest,
         owns_network,
         pipe_size,
@@ -116,7 +121,14 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
     let listener = listen(&options.server).await?;
     tokio::spawn(ports.serve(listener.bind(ports::STDIO).await?));
     tokio::spawn(forward::serve(listener.bind(ports::FORWARD).await?));
-    let server = rpc::serve(Arc::clone(&agent), listener.bind(ports::AGENT).await?).await?;
+    if let Some(console) = console {
+        if owns_guest {
+            boot::mount_terminals()?;
+        }
+        console.listen(&listener, options.debug_console_port).await?;
+    }
+    let spans = spans(&listener, &options).await;
+    let server = rpc::serve(Arc::clone(&agent), listener.bind(ports::AGENT).await?, spans).await?;
     ring(&listener, options.doorbell_port).await?;
     if owns_guest && let Err(error) = sys::let_workloads_go_first() {
         tracing::debug!(%error, "Output is moved in small pieces");
@@ -131,6 +143,23 @@ async fn serve(options: Options, owns_guest: bool) -> Result<()> {
         remove_files(&options.server);
     }
     Ok(())
+}
+
+/// Without them all else works.
+async fn spans(listener: &Listener, options: &Options) -> Spans {
+    if !options.trace {
+        return Spans::default();
+    }
+    match Spans::start(listener, options.trace_port).await {
+        Ok(spans) => spans,
+        Err(error) => {
+            tracing::warn!(
+                error = crate::report::chain(&error),
+                "No spans: nobody takes them; start kata-trace-forwarder on the host, or let the shim trace"
+            );
+            Spans::default()
+        }
+    }
 }
 
 fn start_reaper(owns_guest: bool) -> io::Result<Reaper> {
@@ -174,7 +203,8 @@ async fn last_words(mut server: ttrpc::asynchronous::Server) {
 
 fn remove_files(server: &ServerAddress) {
     let ServerAddress::Unix(path) = server else { return };
-    let others = [ports::STDIO, ports::FORWARD].map(|port| format!("{}.{port}", path.display()));
+    let others = [ports::STDIO, ports::FORWARD, ports::CONSOLE, ports::DEBUG_CONSOLE]
+        .map(|port| format!("{}.{port}", path.display()));
     for file in others.into_iter().map(PathBuf::from).chain([path.clone()]) {
         // Not there if it was removed by the one who made its folder.
         let _ = std::fs::remove_file(file);

@@ -15,6 +15,8 @@ use tokio::net::unix::pipe;
 use ends::{Pty, Reader, Writer};
 use ports::StdioPorts;
 
+use crate::task::Task;
+
 /// Bytes that a pump moves at once.
 const CHUNK: usize = 128 * 1024;
 
@@ -158,7 +160,7 @@ impl Prepared {
         for ((near, far), output) in near.into_iter().zip(self.far).zip(outputs) {
             match (near, far, output) {
                 (Some(Near::Writer(writer)), Far::Stream(stream), _) => {
-                    stdio.input = Some(InputPump(tokio::spawn(pump_in(stream, writer)).abort_handle()));
+                    stdio.input = Some(Task::of(&tokio::spawn(pump_in(stream, writer))));
                 }
                 (Some(Near::Writer(writer)), Far::Polled, _) => stdio.stdin = Some(Arc::new(writer)),
                 (Some(Near::Reader(reader)), Far::Stream(stream), _) => {
@@ -195,21 +197,12 @@ fn make_pipe(input: bool, size: usize) -> std::io::Result<(Near, OwnedFd)> {
     }
 }
 
-/// Ends the pump of an input that nobody will end otherwise: the terminal of a process that is gone.
-#[derive(Debug)]
-struct InputPump(tokio::task::AbortHandle);
-
-impl Drop for InputPump {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// The agent's ends of a process's stdio. Output goes on until its end even when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Stdio {
     terminal: Option<Arc<Pty>>,
-    input: Option<InputPump>,
+    /// What nobody would end otherwise: the input of the terminal of a process that is gone.
+    input: Option<Task>,
     stdin: Option<Arc<Writer>>,
     stdout: Option<Arc<Reader>>,
     stderr: Option<Arc<Reader>>,

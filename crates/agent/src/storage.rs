@@ -10,6 +10,7 @@ mod huge_pages;
 mod layers;
 mod options;
 mod sys;
+mod upper;
 pub(crate) mod usage;
 mod volumes;
 mod watchable;
@@ -21,11 +22,13 @@ use kata_protocol::guest;
 
 use crate::block::{BLK, BlockError, NVDIMM, SCSI};
 
+pub(crate) use huge_pages::take_no_pages;
+pub(crate) use upper::note_places;
 pub(crate) use volumes::{Mounts, Volumes};
 
 /// Driver names of storages that this agent can mount (upstream's names).
 const DRIVERS: [&str; 10] =
-    ["virtio-fs", "9p", "bind", WATCHABLE, EPHEMERAL, "local", "overlayfs", BLK, SCSI, NVDIMM];
+    ["virtio-fs", "9p", "bind", WATCHABLE, EPHEMERAL, "local", OVERLAYFS, BLK, SCSI, NVDIMM];
 
 /// All drivers that this guest has.
 pub(crate) fn drivers() -> impl Iterator<Item = &'static str> {
@@ -33,6 +36,9 @@ pub(crate) fn drivers() -> impl Iterator<Item = &'static str> {
 }
 /// The driver of memory.
 const EPHEMERAL: &str = "ephemeral";
+
+/// The driver of layers.
+const OVERLAYFS: &str = "overlayfs";
 
 /// The driver of copies that follow a volume.
 const WATCHABLE: &str = "watchable-bind";

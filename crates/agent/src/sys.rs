@@ -1,11 +1,26 @@
 //! The system calls of the agent that have no safe wrapper.
-#![expect(unsafe_code, reason = "registration of descriptors with tokio, the random device's ioctls, BPF")]
+#![expect(
+    unsafe_code,
+    reason = "signals by number, registration of descriptors with tokio, the random device's ioctls, BPF"
+)]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Sends a signal, which need not have a name, to a process or, if `pid` is not positive, to those that kill(2) tells.
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: two numbers, which the kernel checks.
+    match unsafe { libc::kill(pid, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
 
 /// Watches a descriptor from within the current runtime.
 pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
@@ -60,6 +75,17 @@ pub(crate) fn reseed(random: &OwnedFd) -> io::Result<()> {
     // SAFETY: takes no argument.
     unsafe { reseed_ioctl(random.as_raw_fd()) }?;
     Ok(())
+}
+
+/// linux/swap.h: what is no longer swapped is discarded.
+const SWAP_FLAG_DISCARD: libc::c_int = 0x10000;
+
+/// Lets the kernel swap to a file or device.
+pub(crate) fn swap_on(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads the name, which outlives the call.
+    let result = unsafe { libc::swapon(path.as_ptr(), SWAP_FLAG_DISCARD) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// linux/bpf.h.

@@ -4,9 +4,11 @@
 //! the host does so, too, and takes what the host has seen. Another kernel has none, and nobody is told of what the host
 //! changes.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -69,8 +71,9 @@ impl Watches {
                 Ok(requests) => requests,
                 Err(error) => return Some(Err(error)),
             };
-            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-            let (watches, others) = sort(requests, &mounts);
+            // Names need not be text.
+            let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
+            let (watches, others) = sort(requests, &String::from_utf8_lossy(&mounts));
             if let Err(error) = (&device.answers).write_all(&encode(&others)) {
                 return Some(Err(error));
             }
@@ -119,7 +122,7 @@ impl Request {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let inode = u64::from_ne_bytes(bytes.get(16..24)?.try_into().ok()?);
-        let path = std::str::from_utf8(bytes.get(REQUEST..)?).ok()?;
+        let path = OsStr::from_bytes(bytes.get(REQUEST..)?);
         let path = (!path.is_empty()).then(|| path.into());
         Some(Self { id: number(0)?, device: (number(4)?, number(8)?), inode, path })
     }
@@ -211,6 +214,17 @@ mod tests {
         assert_eq!(ended.path, None);
         assert_eq!(sort(vec![ended], MOUNTS).0[0].path, b"");
         assert_eq!(Request::parse(&bytes[..REQUEST - 1]), None);
+    }
+
+    /// Such a request was dropped, so who watched waited for an answer, and the next ones did not wait at all.
+    #[test]
+    fn a_name_is_bytes_and_need_not_be_text() {
+        let bytes = [&[0; REQUEST][..], b"/caf\xe9"].concat();
+        let mut request = Request::parse(&bytes).unwrap();
+        request.device = (0, 41);
+        let (watches, answers) = sort(vec![request], MOUNTS);
+        assert_eq!(watches[0].path, b"volumes/0-config map/caf\xe9");
+        assert!(answers.is_empty());
     }
 
     #[test]

@@ -1,196 +1,187 @@
 //! The host's cgroups of a sandbox.
 //!
-//! A container manager counts what a pod uses by the cgroup that it has made for it. The VMM and its daemons run in one
-//! of their own below that, so that they are counted with the pod, and held to what limits the pod as a whole.
+//! A container manager counts and limits what a pod uses by the cgroup that it has made for it. The sandbox has one of its own
+//! below that. In it is either all of the sandbox, this process too; or only what does the pod's work, the VM's CPUs, and the
+//! rest is in a cgroup below `/kata_overhead`, where no limit of the pod's holds.
+//!
+//! Version 2 keeps a process together: there, the VMM is with its CPUs.
 
+mod bus;
 mod hierarchy;
+mod making;
 mod path;
+mod place;
+mod shortage;
 mod sys;
+mod systemd;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use hierarchy::Hierarchy;
-use kata_intent::{Intent, Intents};
+use hierarchy::{Hierarchy, mountinfo};
+use kata_intent::Intents;
+use making::{Awaiting, Making};
+use place::Place;
+pub use place::evict;
+pub use shortage::Shortage;
+pub use systemd::{ScopeError, Systemd};
 use tokio::process::Command;
 
-/// The cgroups of one sandbox: one in each hierarchy that counts, or none.
-#[derive(Debug, Clone)]
-pub struct Cgroup {
-    /// The files by which processes join.
-    procs: Arc<[File]>,
+/// The longest that systemd is waited for while a sandbox's cgroups are made and its VMM begins: for two scopes.
+pub const SCOPES_PATIENCE: Duration = systemd::PATIENCE.saturating_mul(2);
+
+/// The sandbox's cgroups are not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// It could not be said what was to be made.
+    #[error("The intent log cannot be written")]
+    Log(#[from] io::Error),
+    /// systemd did not make one that is to be a unit.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+}
+
+/// What a sandbox's cgroups are made for.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The specification's `linux.cgroupsPath`.
+    pub cgroups_path: Option<&'a Path>,
+    /// The sandbox.
+    pub id: &'a str,
+    /// What all of it needs, in bytes. Where the pod may have less, it is left out: the kernel would kill the VM.
+    pub memory: u64,
+    /// All of the sandbox is in its cgroup, not only the VM's CPUs.
+    pub sandbox_only: bool,
+    /// Who makes those whose path is of systemd's form; without it they are directories like all others.
+    pub systemd: Option<&'a Systemd>,
+}
+
+/// The cgroups of one sandbox, or none. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Cgroup(Arc<Places>);
+
+#[derive(Debug, Default)]
+struct Places {
+    /// Of this process and all that it starts.
+    whole: Vec<Place>,
+    /// What this process leaves instead of those, if it is in a scope.
+    ways_back: Vec<Place>,
+    /// Of the VM's CPUs, if they are apart.
+    vcpus: Vec<Place>,
+    /// Of the VMM as a whole, where its threads cannot be apart.
+    vmm: Vec<Place>,
+    /// The files by which it joins.
+    vmm_procs: Arc<[File]>,
+    /// The unit that it begins in, where systemd makes it.
+    vmm_scope: Option<Awaiting>,
+    /// Why systemd has not.
+    refusal: OnceLock<ScopeError>,
+}
+
+impl Places {
+    /// Has systemd put the VMM in its scope; whether it is there.
+    fn place_vmm(&self, process: u32) -> bool {
+        let placed = self.vmm_scope.as_ref().map_or(Ok(()), |scope| scope.start(process));
+        placed.map_err(|error| self.refusal.set(error)).is_ok()
+    }
 }
 
 impl Cgroup {
     /// None: processes stay where they are started.
     #[must_use]
     pub fn none() -> Self {
-        Self { procs: Arc::new([]) }
+        Self::default()
     }
 
-    /// Makes `kata_<id>` below the parent of the specification's `linux.cgroupsPath`, in each hierarchy where the
-    /// container manager has made that parent, and not where it is limited to less than `memory` bytes: the kernel would
-    /// kill the VM. What cannot be made is told in the log, and is no error.
+    /// Makes the sandbox's cgroups below those that the container manager has made for the pod, where it has made any. A
+    /// directory that cannot be made is told in the log, and is no error.
     ///
     /// # Errors
-    /// The intent log could not be written.
-    pub fn make(cgroups_path: &Path, id: &str, memory: u64, intents: &dyn Intents) -> io::Result<Self> {
-        let Some(parent) = path::parent(cgroups_path) else { return Ok(Self::none()) };
-        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let (fit, small): (Vec<_>, Vec<_>) =
-            parents(&mountinfo, &parent).into_iter().partition(|parent| has_room(parent, memory));
-        for parent in small {
-            let parent = parent.display();
-            tracing::warn!(%parent, memory, "The VM is not counted here: the pod's limit is less than its memory");
-        }
-        Self::make_below(&fit, id, intents)
+    /// The intent log could not be written, or systemd does not make a scope.
+    pub fn make(request: Request<'_>, intents: Arc<dyn Intents>) -> Result<Self, CgroupError> {
+        let mountinfo = mountinfo().unwrap_or_else(|error| {
+            tracing::warn!(%error, "The host's mounts cannot be read: the sandbox is in no cgroup of its own");
+            String::new()
+        });
+        let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Making { request, membership: &membership, intents }.all(&Hierarchy::all(&mountinfo))
     }
 
-    fn make_below(parents: &[PathBuf], id: &str, intents: &dyn Intents) -> io::Result<Self> {
-        let mut procs = Vec::new();
-        for parent in parents {
-            let path = parent.join(format!("kata_{id}"));
-            let announced = intents.will(Intent::Cgroup { path: path.clone() })?;
-            match make(&path) {
-                Ok(file) => procs.push(file),
-                Err(error) => {
-                    fs::remove_dir(&path).ok();
-                    intents.done(announced);
-                    tracing::warn!(%error, cgroup = %path.display(), "The VM is not counted with its pod");
-                }
+    /// Lets this process be there, and so all that it starts from now on. Where the kernel does not let it in it stays where
+    /// it is, and the log says so.
+    pub fn join(&self) {
+        for place in &self.0.whole {
+            if let Err(error) = place.join() {
+                let cgroup = place.directory.display();
+                tracing::warn!(%error, %cgroup, "The sandbox is not counted in its cgroup");
             }
         }
-        Ok(Self { procs: procs.into() })
     }
 
-    /// Lets the process of `command`, and so its children, begin in these cgroups.
-    pub fn enter(&self, command: &mut Command) {
-        if !self.procs.is_empty() {
-            sys::enter(command, Arc::clone(&self.procs));
+    /// Takes this process back to where it was: the cgroups can only go without it.
+    pub fn leave(&self) {
+        let left = if self.0.ways_back.is_empty() { &self.0.whole } else { &self.0.ways_back };
+        for place in left {
+            if let Err(error) = place.leave() {
+                tracing::warn!(%error, cgroup = %place.directory.display(), "This process is still in its cgroup");
+            }
         }
     }
-}
 
-/// Where the cgroup is there, once for each hierarchy.
-fn parents(mountinfo: &str, cgroup: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<(Hierarchy<'_>, PathBuf)> = Vec::new();
-    for hierarchy in Hierarchy::all(mountinfo) {
-        let directory = hierarchy.directory(cgroup).filter(|directory| directory.is_dir());
-        if let Some(directory) = directory
-            && !found.iter().any(|(other, _)| other.is_same(&hierarchy))
-        {
-            found.push((hierarchy, directory));
+    /// Lets the VMM that `command` starts be with its CPUs where they cannot be apart, from its beginning.
+    ///
+    /// # Errors
+    /// This process has no file descriptor or thread left.
+    pub fn enter(&self, command: &mut Command) -> io::Result<()> {
+        if self.awaits_vmm() {
+            let places = Arc::clone(&self.0);
+            return sys::begin_once(command, move |process| places.place_vmm(process));
         }
+        if !self.0.vmm_procs.is_empty() {
+            sys::enter(command, Arc::clone(&self.0.vmm_procs));
+        }
+        Ok(())
     }
-    found.into_iter().map(|(_, directory)| directory).collect()
-}
 
-/// Whether processes in a cgroup may have so many bytes; where memory is not its matter, they may.
-fn has_room(cgroup: &Path, memory: u64) -> bool {
-    ["memory.limit_in_bytes", "memory.max"].iter().all(|name| {
-        let limit = fs::read_to_string(cgroup.join(name)).ok();
-        // Without a limit version 2 says `max`.
-        limit.and_then(|limit| limit.trim().parse::<u64>().ok()).is_none_or(|limit| limit >= memory)
-    })
-}
-
-/// Makes one cgroup; the file by which processes join it. One that a sandbox of the same name has left is as good.
-fn make(path: &Path) -> io::Result<File> {
-    match DirBuilder::new().mode(0o755).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+    /// Whether the VMM's start takes as long as systemd needs to make it a scope.
+    #[must_use]
+    pub fn awaits_vmm(&self) -> bool {
+        self.0.vmm_scope.is_some()
     }
-    OpenOptions::new().write(true).open(path.join("cgroup.procs"))
+
+    /// Why systemd has made no scope for the VMM, so that it has not begun.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&ScopeError> {
+        self.0.refusal.get()
+    }
+
+    /// Whether the VM's CPUs have a place apart from the VMM.
+    #[must_use]
+    pub fn takes_vcpus(&self) -> bool {
+        !self.0.vcpus.is_empty()
+    }
+
+    /// Lets these threads, the VM's CPUs, be where they belong.
+    ///
+    /// # Errors
+    /// Where the kernel does not let one in; those before it are there.
+    pub fn take_vcpus(&self, threads: &[u32]) -> io::Result<()> {
+        for place in &self.0.vcpus {
+            threads.iter().try_for_each(|thread| place.take_thread(*thread))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel has killed one of the processes for want of memory, and what limited them. `None` as well where
+    /// they are in no cgroup.
+    #[must_use]
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.0.whole.iter().chain(&self.0.vmm).find_map(|place| shortage::of(&place.directory))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::io;
-    use std::path::Path;
-    use std::sync::Mutex;
-
-    use kata_intent::{Intent, IntentId, Intents};
-    use tokio::process::Command;
-
-    use super::{Cgroup, has_room, parents};
-
-    #[derive(Default)]
-    struct Log(Mutex<Vec<Intent>>);
-
-    impl Intents for Log {
-        fn will(&self, intent: Intent) -> io::Result<IntentId> {
-            self.0.lock().unwrap().push(intent);
-            Ok(IntentId(0))
-        }
-
-        fn done(&self, _: IntentId) {
-            self.0.lock().unwrap().pop();
-        }
-    }
-
-    #[test]
-    fn nothing_is_made_where_the_manager_has_made_nothing() {
-        let log = Log::default();
-        let made = Cgroup::make(Path::new("/no-such-cgroup-5b1/x"), "x", 0, &log).unwrap();
-        assert!(made.procs.is_empty() && log.0.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_hierarchy_that_is_mounted_twice_counts_once() {
-        let temp = tempfile::tempdir().unwrap();
-        let line = |place: &str| {
-            let place = temp.path().join(place);
-            fs::create_dir_all(place.join("pod")).unwrap();
-            format!("32 31 0:29 / {} rw - cgroup cgroup rw,cpu\n", place.display())
-        };
-        let mountinfo = line("one") + &line("two");
-        assert_eq!(parents(&mountinfo, Path::new("/pod")), [temp.path().join("one/pod")]);
-    }
-
-    #[test]
-    fn limits_are_read_in_the_words_of_both_versions() {
-        let temp = tempfile::tempdir().unwrap();
-        assert!(has_room(temp.path(), 7));
-        for name in ["memory.max", "memory.limit_in_bytes"] {
-            let file = temp.path().join(name);
-            for (limit, room) in
-                [("6\n", false), ("7\n", true), ("max\n", true), ("9223372036854771712\n", true)]
-            {
-                fs::write(&file, limit).unwrap();
-                assert_eq!(has_room(temp.path(), 7), room, "{name} {limit}");
-            }
-            fs::remove_file(&file).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_made_is_not_left_in_the_log() {
-        let log = Log::default();
-        // Not a cgroup: there is no file to join by.
-        let temp = tempfile::tempdir().unwrap();
-        let made = Cgroup::make_below(&[temp.path().to_owned()], "x", &log).unwrap();
-        assert!(made.procs.is_empty() && log.0.lock().unwrap().is_empty());
-        assert!(!temp.path().join("kata_x").exists());
-    }
-
-    #[test]
-    fn a_process_joins_before_it_begins() {
-        let log = Log::default();
-        let temp = tempfile::tempdir().unwrap();
-        let cgroup = temp.path().join("kata_x");
-        fs::create_dir(&cgroup).unwrap();
-        fs::write(cgroup.join("cgroup.procs"), "").unwrap();
-        let made = Cgroup::make_below(&[temp.path().to_owned()], "x", &log).unwrap();
-        assert_eq!(*log.0.lock().unwrap(), [Intent::Cgroup { path: cgroup.clone() }]);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut command = Command::new("cat");
-            made.enter(command.arg(cgroup.join("cgroup.procs")));
-            assert_eq!(command.output().await.unwrap().stdout, b"0");
-        });
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::derive;
+use crate::derive::{self, HostSize};
 use crate::error::Problem;
 use crate::model::{Agent, Config, Hypervisor, Runtime};
 use crate::options::{self, Refusal, Row};
@@ -10,7 +10,7 @@ use crate::origin::{Setting, Sources};
 use crate::settings::Settings;
 
 /// Applies every setting, then derives what depends on several of them or on the host.
-pub(crate) fn build(settings: &Settings, path: PathBuf, host_cpus: u32) -> Result<Config, Vec<Problem>> {
+pub(crate) fn build(settings: &Settings, path: PathBuf, host: HostSize) -> Result<Config, Vec<Problem>> {
     let mut config = Config {
         hypervisor: Hypervisor::default(),
         agent: Agent::default(),
@@ -26,7 +26,7 @@ pub(crate) fn build(settings: &Settings, path: PathBuf, host_cpus: u32) -> Resul
         }
         config.sources.0.insert(row.full_name(), setting.clone());
     }
-    problems.extend(derive::complete(&mut config, settings, host_cpus));
+    problems.extend(derive::complete(&mut config, settings, host));
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 

@@ -2,7 +2,9 @@
 
 use crate::block_devices::{BlockAio, SectorSize};
 use crate::error::Problem;
+use crate::memory;
 use crate::model::{Config, LogLevel, SharedFs};
+use crate::numa;
 use crate::options::Table;
 use crate::origin::{Origin, Setting};
 use crate::settings::Settings;
@@ -11,13 +13,24 @@ use crate::value::Value;
 /// Upstream's default memory in MiB.
 const DEFAULT_MEMORY_MIB: u32 = 2048;
 
+/// What the host has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HostSize {
+    pub(crate) cpus: u32,
+    pub(crate) memory_mib: u32,
+}
+
 /// Fills in what is derived and checks what depends on several keys.
-pub(crate) fn complete(config: &mut Config, settings: &Settings, host_cpus: u32) -> Vec<Problem> {
-    memory(config);
+pub(crate) fn complete(config: &mut Config, settings: &Settings, host: HostSize) -> Vec<Problem> {
+    default_memory(config);
     log_levels(config);
-    let mut problems = vec![vcpus(config, settings, host_cpus.max(1)), security_modules(config, settings)];
+    let mut problems = vec![vcpus(config, settings, host.cpus.max(1)), security_modules(config, settings)];
+    problems.push(most_memory(config, settings, host.memory_mib));
     problems.extend([block_cache(config, settings), block_aio(config, settings), sectors(config, settings)]);
     problems.push(file_cache(config, settings));
+    problems.push(memory::check(config, settings));
+    problems.push(numa::check(config, settings));
+    whole_pages(config);
     problems.into_iter().filter_map(Result::err).collect()
 }
 
@@ -105,10 +118,46 @@ fn security_modules(config: &Config, settings: &Settings) -> Result<(), Problem>
     Ok(())
 }
 
-fn memory(config: &mut Config) {
+fn default_memory(config: &mut Config) {
     if config.hypervisor.default_memory_mib == 0 {
         config.hypervisor.default_memory_mib = DEFAULT_MEMORY_MIB;
         note(config, "hypervisor.qemu.default_memory", Value::Int(DEFAULT_MEMORY_MIB.into()), "0 means 2048");
+    }
+}
+
+/// A host may have less than the default: a VM takes its memory as it touches it.
+fn most_memory(config: &mut Config, settings: &Settings, host_mib: u32) -> Result<(), Problem> {
+    let (boot, limit) = (config.hypervisor.default_memory_mib, config.hypervisor.default_maxmemory_mib);
+    if limit == 0 {
+        let most = boot.max(host_mib);
+        config.hypervisor.default_maxmemory_mib = most;
+        note(
+            config,
+            "hypervisor.qemu.default_maxmemory",
+            Value::Int(most.into()),
+            "0 means the memory of the host",
+        );
+        return Ok(());
+    }
+    if boot <= limit {
+        return Ok(());
+    }
+    let place = settings.named(Table::Hypervisor, "default_memory").origin.clone();
+    let other = &settings.named(Table::Hypervisor, "default_maxmemory").origin;
+    let text = format!(
+        "`default_memory` asks for {boot} MiB, more than `default_maxmemory` ({limit}, {other}); lower it or raise the limit"
+    );
+    Err(Problem { place, text })
+}
+
+/// Memory comes in whole pages of the host.
+fn whole_pages(config: &mut Config) {
+    let (unit, most) = (config.hypervisor.memory.unit_mib(), config.hypervisor.default_maxmemory_mib);
+    let whole = (most / unit * unit).max(unit);
+    if whole != most {
+        config.hypervisor.default_maxmemory_mib = whole;
+        let how = format!("a whole number of huge pages of {unit} MiB");
+        note(config, "hypervisor.qemu.default_maxmemory", Value::Int(whole.into()), &how);
     }
 }
 
@@ -146,6 +195,9 @@ fn vcpus(config: &mut Config, settings: &Settings, host_cpus: u32) -> Result<(),
         return Err(too_many(asked, boot, &format!("the host's CPUs ({host_cpus})")));
     }
     config.hypervisor.default_vcpus = boot;
+    config.hypervisor.default_millicpus =
+        if asked.value.number() > 0.0 { millicpus(asked.value.number()) } else { boot.saturating_mul(1000) };
+    config.hypervisor.is_maxvcpus_named = limit != 0;
     config.hypervisor.default_maxvcpus = if limit == 0 { boot.max(host_cpus) } else { limit };
     if asked.value != Value::Int(boot.into()) {
         let how = format!("{} ({}) on a host with {host_cpus} CPUs", asked.value, asked.origin);
@@ -170,6 +222,18 @@ fn boot_vcpus(asked: f64, host_cpus: u32) -> u32 {
     )]
     let whole = asked.ceil() as u32;
     whole.max(1)
+}
+
+/// Thousandths, rounded up.
+#[must_use]
+pub(crate) fn millicpus(cpus: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the rows' upper bound is 1024, negative ones are 0"
+    )]
+    let thousandths = (cpus.max(0.0) * 1000.0 - 1e-6).ceil() as u32;
+    thousandths
 }
 
 fn too_many(asked: &Setting, boot: u32, limit: &str) -> Problem {

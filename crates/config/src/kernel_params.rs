@@ -39,7 +39,7 @@ impl KernelParams {
     }
 
     /// The parameters in order.
-    pub fn iter(&self) -> impl Iterator<Item = &KernelParam> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &KernelParam> {
         self.0.iter()
     }
 

@@ -7,7 +7,7 @@ use crate::origin::Origin;
 use crate::value::{Fixed, Value};
 
 /// A value given for a row.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Given {
     pub(crate) row: &'static Row,
     pub(crate) value: Value,

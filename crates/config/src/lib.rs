@@ -14,11 +14,14 @@ mod file;
 #[doc(hidden)]
 pub mod fuzzing;
 mod glob;
+mod import;
 mod kernel_params;
 mod layer;
 mod locate;
+mod memory;
 mod model;
 mod nearest;
+mod numa;
 pub mod options;
 mod origin;
 mod request;
@@ -31,17 +34,22 @@ use std::path::PathBuf;
 
 pub use block_devices::{BlockAio, BlockDevices, BlockDriver, SectorSize};
 pub use error::{ConfigError as Error, Problem};
+pub use import::{Import, import};
 pub use kernel_params::{KernelParam, KernelParams};
+pub use memory::{GuestMemory, HugePages};
 pub use model::{
-    Accelerator, Agent, Config, EmptyDirMode, Hypervisor, LogLevel, NetworkModel, Runtime, SandboxBindMount,
-    SharedFs,
+    Accelerator, Agent, Config, EmptyDirMode, Hypervisor, LogFormat, LogLevel, NetworkModel, Runtime,
+    SandboxBindMount, SandboxSizing, SharedFs, Tracing,
 };
+pub use numa::GuestNuma;
+pub use options::MIN_MEMORY_MIB;
 pub use origin::{Origin, Setting, Sources};
 pub use request::{DEFAULT_PATHS, LoadRequest};
 pub use size_limits::SizeLimits;
 pub use template::{Placement, TEMPLATE, render_template};
 pub use value::{Fixed, Value};
 
+use derive::HostSize;
 use file::Role;
 use layer::Layer;
 use settings::Settings;
@@ -72,7 +80,8 @@ fn merge(base: PathBuf, layers: Vec<Layer>, request: &LoadRequest) -> Result<Con
     let mut layer = annotations::read(&request.annotations, &settings);
     problems.append(&mut layer.problems);
     settings.overlay(layer);
-    let built = build::build(&settings, base, request.host_cpus);
+    let host = HostSize { cpus: request.host_cpus, memory_mib: request.host_memory_mib };
+    let built = build::build(&settings, base, host);
     match built {
         Ok(config) if problems.is_empty() => return Ok(config),
         Ok(_) => {}
@@ -83,11 +92,12 @@ fn merge(base: PathBuf, layers: Vec<Layer>, request: &LoadRequest) -> Result<Con
 }
 
 impl Config {
-    /// What results if no file says anything, on a host with `host_cpus` CPUs.
+    /// What results if no file says anything, on a host with `host_cpus` CPUs and 16 GiB of memory.
     #[must_use]
     pub fn built_in(host_cpus: u32) -> Self {
         let path = PathBuf::from("(built in)");
-        build::build(&Settings::defaults(), path, host_cpus).expect("a test builds the defaults")
+        let host = HostSize { cpus: host_cpus, memory_mib: 16_384 };
+        build::build(&Settings::defaults(), path, host).expect("a test builds the defaults")
     }
 }
 

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kata_trace::{Credentials, Endpoint};
+
 use crate::block_devices::BlockDevices;
 use crate::kernel_params::KernelParams;
+use crate::memory::GuestMemory;
 use crate::origin::Sources;
 use crate::size_limits::SizeLimits;
 
@@ -21,6 +24,18 @@ pub struct Config {
     pub sources: Sources,
     /// The base file that was read.
     pub path: PathBuf,
+}
+
+impl Config {
+    /// Whether the agent gives shells to the host: by its own key, or by `agent.debug_console` among the kernel parameters,
+    /// which upstream's documents name.
+    #[must_use]
+    pub fn has_debug_console(&self) -> bool {
+        let mut words =
+            self.hypervisor.kernel_params.iter().filter(|word| word.name == "agent.debug_console");
+        let word = words.next_back().map(|word| word.value.as_deref());
+        word.map_or(self.agent.debug_console, |value| !matches!(value, Some("0" | "false")))
+    }
 }
 
 /// What the virtual machine is made of.
@@ -48,10 +63,28 @@ pub struct Hypervisor {
     pub cpu_features: String,
     /// vCPUs at boot, at least 1.
     pub default_vcpus: u32,
+    /// The same before it was rounded up, in thousandths.
+    pub default_millicpus: u32,
+    /// Thousandths of a vCPU beyond what limits sum up to.
+    pub overhead_millicpus: u32,
     /// The most vCPUs the VM may ever have, at least `default_vcpus`.
     pub default_maxvcpus: u32,
+    /// Whether somebody has said how many that are: else it is as many as the host has.
+    pub is_maxvcpus_named: bool,
     /// Memory at boot in MiB.
     pub default_memory_mib: u32,
+    /// MiB of memory beyond what limits sum up to: what the guest's kernel and agent need.
+    pub overhead_memory_mib: u32,
+    /// The most memory the VM may ever have in MiB, at least `default_memory_mib`.
+    pub default_maxmemory_mib: u32,
+    /// The host takes back memory that the guest has freed.
+    pub reclaim_guest_freed_memory: bool,
+    /// More memory comes by virtio-mem, else by memory modules.
+    pub enable_virtio_mem: bool,
+    /// How many memory modules there can be.
+    pub memory_slots: u8,
+    /// What memory is made of, and swap.
+    pub memory: GuestMemory,
     /// How files are shared with the guest.
     pub shared_fs: SharedFs,
     /// The virtiofsd binary, or the nydusd binary.
@@ -99,6 +132,10 @@ pub struct Agent {
     pub enable_debug: bool,
     /// The agent's log level; `Debug` or lower if `enable_debug`.
     pub log_level: LogLevel,
+    /// Shells in the guest for the host; see [`Config::has_debug_console`].
+    pub debug_console: bool,
+    /// Spans of the agent.
+    pub enable_tracing: bool,
     /// The longest time from starting the VM until its agent must have announced itself.
     pub dial_timeout: Duration,
     /// Deadline of an ordinary request to the agent.
@@ -114,6 +151,18 @@ pub struct Runtime {
     pub enable_debug: bool,
     /// The shim's log level; `Debug` or lower if `enable_debug`.
     pub log_level: LogLevel,
+    /// The form of the shim's log lines.
+    pub log_format: LogFormat,
+    /// The VM has one size for all its life.
+    pub static_sandbox_resource_mgmt: bool,
+    /// All of the sandbox is in its pod's cgroup on the host, not only the VM's CPUs.
+    pub sandbox_cgroup_only: bool,
+    /// Virtual CPUs have CPUs of the host of their own while the pod's cpuset has as many.
+    pub enable_vcpus_pinning: bool,
+    /// How the VM's size follows from the pod's limits.
+    pub sandbox_sizing: SandboxSizing,
+    /// Spans, and where they go.
+    pub tracing: Tracing,
     /// How the pod's interfaces are connected with the VM.
     pub internetworking_model: NetworkModel,
     /// Allowed by `experimental`: a pod in the host's network namespace, with user-mode networking.
@@ -140,6 +189,17 @@ pub struct Runtime {
     pub writable_layer_dir: PathBuf,
 }
 
+/// Spans of a sandbox, and where they go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tracing {
+    /// There are any.
+    pub is_on: bool,
+    /// The collector; `None`: nobody has said.
+    pub endpoint: Option<Endpoint>,
+    /// What the collector wants to know; empty if it wants nothing.
+    pub credentials: Credentials,
+}
+
 /// A file or directory of the host's for the guest itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxBindMount {
@@ -159,6 +219,16 @@ pub enum Accelerator {
     Kvm,
     /// Emulation, even if KVM would work.
     Tcg,
+}
+
+/// How the size of a VM follows from the limits of its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SandboxSizing {
+    /// What the pod may use, and what the guest needs besides; without limits the default.
+    #[default]
+    Limits,
+    /// The default and the limits: upstream's arithmetic.
+    DefaultPlusLimits,
 }
 
 /// How an interface of the pod and the VM's network card are connected.
@@ -193,6 +263,16 @@ pub enum SharedFs {
     Virtio9p,
     /// virtio-fs with a nydusd process for each VM, which also has images that are loaded as they are read.
     VirtioFsNydus,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// `key=value` pairs, quoted where they must be.
+    #[default]
+    Logfmt,
+    /// One JSON object a line.
+    Json,
 }
 
 /// How much is logged, from the least to the most.
@@ -249,5 +329,26 @@ impl SharedFs {
             Self::Virtio9p => "virtio-9p",
             Self::VirtioFsNydus => "virtio-fs-nydus",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, KernelParams};
+
+    #[test]
+    fn a_debug_console_is_asked_for_by_its_key_or_by_a_kernel_parameter() {
+        let asked = |key: bool, params: &str| {
+            let mut config = Config::built_in(4);
+            config.agent.debug_console = key;
+            config.hypervisor.kernel_params = KernelParams::parse(params).unwrap();
+            config.has_debug_console()
+        };
+        assert!(!asked(false, "agent.debug_console_vport=1026") && asked(true, ""));
+        assert!(asked(false, "agent.debug_console agent.debug_console_vport=1026"));
+        assert!(
+            !asked(true, "agent.debug_console agent.debug_console=0"),
+            "the last one wins, as in the agent"
+        );
     }
 }

@@ -3,6 +3,7 @@
 mod annotations;
 mod errors;
 mod layers;
+mod memory;
 mod search;
 
 use std::fs;
@@ -45,6 +46,7 @@ impl Tree {
             explicit: Some(self.path()),
             search: Vec::new(),
             host_cpus: 4,
+            host_memory_mib: 16_384,
             ..LoadRequest::default()
         }
     }

@@ -89,7 +89,7 @@ fn advice(error: &io::Error) -> &'static str {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         if is_full(error) {
-            return ": the image does not fit into the guest's memory; give the VM more (`default_memory`)";
+            return ": the image does not fit into the guest's memory; give the VM more (`default_memory`, with limits `overhead_memory`)";
         }
         next = error.source();
     }

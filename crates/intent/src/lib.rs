@@ -5,6 +5,7 @@
 //! order. The log itself (file, replay) belongs to the sandbox; how each kind of thing is undone is known to the crate
 //! that makes it.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,13 @@ pub enum Intent {
     Cgroup {
         /// Absolute path of its directory.
         path: PathBuf,
+    },
+    /// A scope that systemd makes; undone by systemd, which ends what is still in it.
+    Scope {
+        /// The unit's name.
+        unit: String,
+        /// Absolute path of the socket by which systemd is asked.
+        socket: PathBuf,
     },
     /// A mount; undone with a lazy unmount that does not follow symbolic links.
     Mount {
@@ -93,7 +101,11 @@ impl Intent {
             | Self::Link { path }
             | Self::Cgroup { path } => Some(path),
             Self::Mount { target } => Some(target),
-            Self::Process { .. } | Self::Interface { .. } | Self::Ingress { .. } | Self::Limit { .. } => None,
+            Self::Process { .. }
+            | Self::Scope { .. }
+            | Self::Interface { .. }
+            | Self::Ingress { .. }
+            | Self::Limit { .. } => None,
         }
     }
 
@@ -103,6 +115,29 @@ impl Intent {
     pub fn holds(&self, other: &Self) -> bool {
         let Self::Dir { path } = self else { return false };
         other.path().is_some_and(|other| other.starts_with(path))
+    }
+}
+
+/// For people: the kind of thing, and which.
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { argv_token, exe } => write!(f, "process {} with {argv_token}", exe.display()),
+            Self::Mount { target } => write!(f, "mount {}", target.display()),
+            Self::Dir { path } => write!(f, "directory {}", path.display()),
+            Self::Cgroup { path } => write!(f, "cgroup {}", path.display()),
+            Self::Scope { unit, .. } => write!(f, "systemd's scope {unit}"),
+            Self::File { path } => write!(f, "file {}", path.display()),
+            Self::Socket { path } => write!(f, "socket {}", path.display()),
+            Self::Link { path } => write!(f, "link {}", path.display()),
+            Self::Interface { netns, name } => write!(f, "interface {name} in {}", netns.display()),
+            Self::Ingress { netns, interface } => {
+                write!(f, "ingress filters of {interface} in {}", netns.display())
+            }
+            Self::Limit { netns, interface } => {
+                write!(f, "limit of the rate of {interface} in {}", netns.display())
+            }
+        }
     }
 }
 
@@ -159,6 +194,10 @@ mod tests {
             (
                 Intent::Cgroup { path: "/sys/fs/cgroup/p/kata_x".into() },
                 r#"{"kind":"cgroup","path":"/sys/fs/cgroup/p/kata_x"}"#,
+            ),
+            (
+                Intent::Scope { unit: "a-b.scope".into(), socket: "/run/dbus/system_bus_socket".into() },
+                r#"{"kind":"scope","unit":"a-b.scope","socket":"/run/dbus/system_bus_socket"}"#,
             ),
             (Intent::Mount { target: "/run/a/b".into() }, r#"{"kind":"mount","target":"/run/a/b"}"#),
             (

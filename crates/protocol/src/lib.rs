@@ -1,6 +1,7 @@
 //! The wire between the host and the agent in the guest: upstream's `grpc.AgentService` with all its names and
 //! numbers, its health service, and this project's additions (`kata.v1.Sandbox`).
 
+pub mod console;
 pub mod forward;
 mod generated;
 pub mod guest;

@@ -2,12 +2,14 @@
 //!
 //! Keys of features that do not exist here have the value that says so.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
 use kata_config::Config;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::global::Global;
 use crate::host::{Host, architecture};
@@ -25,19 +27,74 @@ pub(crate) struct EnvArgs {
     /// Print JSON instead of TOML
     #[arg(long)]
     json: bool,
+
+    /// Write to this file, which is replaced
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// The keys of upstream's `kata-ctl env`
+    #[arg(long, hide = true)]
+    kata_ctl: bool,
 }
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &EnvArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let config = global.load_config()?;
     let environment = Environment::of(&config, &Host::this());
-    if args.json {
-        output::json(&environment)?;
-    } else {
-        let text = toml::to_string(&environment)?;
-        output::lines([text.trim_end()])?;
+    let text = match (args.kata_ctl, args.json) {
+        (false, true) => serde_json::to_string_pretty(&environment)?,
+        (false, false) => toml::to_string(&environment)?,
+        (true, true) => serde_json::to_string_pretty(&as_kata_ctl(&environment)?)?,
+        (true, false) => toml::to_string(&as_kata_ctl(&environment)?)?,
+    };
+    match &args.file {
+        None => output::lines([text.trim_end()])?,
+        Some(path) => std::fs::write(path, format!("{}\n", text.trim_end()))
+            .with_context(|| format!("Cannot write {}; name another file", path.display()))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `env --json` prints.
+pub(crate) fn json(global: &Global) -> anyhow::Result<Value> {
+    Ok(serde_json::to_value(Environment::of(&global.load_config()?, &Host::this()))?)
+}
+
+/// The same facts under the keys of `kata-ctl`, which are those of `kata-runtime` in small letters.
+fn as_kata_ctl(environment: &Environment) -> anyhow::Result<Value> {
+    let mut value = in_small_letters(serde_json::to_value(environment)?);
+    value["meta"]["version"] = "0.0.1-kata-ctl".into();
+    if let Some(host) = value["host"].as_object_mut()
+        && let Some(protections) = host.remove("available_guest_protections")
+    {
+        host.insert("available_guest_protection".to_owned(), protections[0].clone());
+    }
+    Ok(value)
+}
+
+fn in_small_letters(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => Value::Object(
+            fields.into_iter().map(|(name, value)| (snake(&name), in_small_letters(value))).collect(),
+        ),
+        other => other,
+    }
+}
+
+/// `PCIeRootPort` → `pcie_root_port`: a word begins with a capital behind a small letter, or before one.
+fn snake(name: &str) -> String {
+    let name = name.replace("PCIe", "Pcie").replace("VSocks", "Vsocks").replace("SeLinux", "Selinux");
+    let letters: Vec<char> = name.replace("Msize9p", "Msize_9p").chars().collect();
+    let mut out = String::new();
+    for (at, letter) in letters.iter().enumerate() {
+        let small = |at: usize| letters.get(at).is_some_and(char::is_ascii_lowercase);
+        if letter.is_ascii_uppercase() && at > 0 && letters[at - 1] != '_' && (small(at - 1) || small(at + 1))
+        {
+            out.push('_');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
 }
 
 #[derive(Debug, Serialize)]
@@ -123,7 +180,7 @@ struct Runtime {
     path: String,
     #[serde(rename = "GuestSeLinuxLabel")]
     guest_selinux_label: String,
-    experimental: [&'static str; 0],
+    experimental: Vec<&'static str>,
     debug: bool,
     trace: bool,
     disable_guest_seccomp: bool,
@@ -198,7 +255,7 @@ impl Environment {
             meta: Meta { version: FORMAT },
             image: File { path: shown(vm.image.as_deref()) },
             initrd: File { path: shown(vm.initrd.as_deref()) },
-            agent: Agent { debug: config.agent.enable_debug, trace: false },
+            agent: Agent { debug: config.agent.enable_debug, trace: config.agent.enable_tracing },
             hypervisor: Hypervisor::of(vm),
             kernel: Kernel { path: shown(Some(&vm.kernel)), parameters: vm.kernel_params.to_string() },
             host: HostFacts::of(host, check::is_capable(host, config)),
@@ -221,10 +278,10 @@ impl Hypervisor {
             virtio_fs_daemon: shown(Some(&vm.virtio_fs_daemon)),
             socket_path: "",
             msize_9p: vm.msize_9p,
-            memory_slots: 0,
+            memory_slots: vm.memory_slots.into(),
             hot_plug_vfio: "no-port",
             cold_plug_vfio: "no-port",
-            pcie_root_port: 0,
+            pcie_root_port: vm.block_devices.ports.into(),
             pcie_switch_port: 0,
             debug: vm.enable_debug,
             security_info: SecurityInfo {
@@ -245,12 +302,12 @@ impl Runtime {
         Self {
             path: shown(path.as_deref()),
             guest_selinux_label: config.runtime.guest_selinux_label.clone(),
-            experimental: [],
+            experimental: experimental(&config.runtime),
             debug: config.runtime.enable_debug,
-            trace: false,
+            trace: config.runtime.tracing.is_on,
             disable_guest_seccomp: config.runtime.disable_guest_seccomp,
             disable_new_net_ns: false,
-            sandbox_cgroup_only: false,
+            sandbox_cgroup_only: config.runtime.sandbox_cgroup_only,
             config: File { path: shown(Some(&config.path)) },
             version: RuntimeVersion {
                 oci: version::oci(),
@@ -264,6 +321,16 @@ impl Runtime {
             },
         }
     }
+}
+
+/// What `experimental` allows.
+fn experimental(runtime: &kata_config::Runtime) -> Vec<&'static str> {
+    let known = [
+        ("host_network", runtime.host_network),
+        ("shared_network_namespace", runtime.shared_network_namespace),
+        ("force_guest_pull", runtime.force_guest_pull),
+    ];
+    known.into_iter().filter(|(_, allowed)| *allowed).map(|(name, _)| name).collect()
 }
 
 impl HostFacts {

@@ -21,9 +21,22 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
 
+    /// Log lines of this level and above
+    #[arg(long, global = true, value_parser = ["error", "warn", "info", "debug", "trace"], value_name = "LEVEL")]
+    #[arg(default_value = "info")]
+    pub(crate) log_level: String,
+
     /// Directory of the sandboxes' state
     #[arg(long, global = true, default_value = kata_sandbox::STATE_ROOT, value_name = "DIR")]
     pub(crate) root: PathBuf,
+
+    /// Taken as upstream has it, and without effect: this program makes no cgroups
+    #[arg(long, global = true, value_parser = ["true", "false", "auto"], value_name = "WHETHER")]
+    pub(crate) rootless: Option<String>,
+
+    /// Taken as upstream has it, and without effect: the form of `cgroupsPath` tells whether systemd makes the cgroup
+    #[arg(long, global = true)]
+    pub(crate) systemd_cgroup: bool,
 
     /// Print the default paths of the configuration file, best first, and exit
     #[arg(long)]
@@ -40,6 +53,12 @@ pub(crate) enum LogFormat {
 }
 
 impl Global {
+    /// The file that [`Self::load_config`] begins with, as far as it is known without reading it.
+    pub(crate) fn config_path(&self) -> Option<PathBuf> {
+        let named = self.config.clone().or_else(|| std::env::var_os("KATA_CONF_FILE").map(PathBuf::from));
+        named.or_else(|| kata_config::DEFAULT_PATHS.iter().map(PathBuf::from).find(|path| path.exists()))
+    }
+
     /// Loads the configuration that a sandbox without annotations would get.
     pub(crate) fn load_config(&self) -> Result<Config, kata_config::Error> {
         let env_conf_file = std::env::var_os("KATA_CONF_FILE").map(PathBuf::from);

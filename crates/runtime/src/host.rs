@@ -95,6 +95,14 @@ impl Host {
         Distro { name: field("NAME"), version: field("VERSION_ID") }
     }
 
+    /// How many use a module of the kernel; nothing if it is not loaded.
+    pub(crate) fn module_users(&self, name: &str) -> Option<u32> {
+        let text = self.text("/proc/modules");
+        let mut fields =
+            text.lines().map(str::split_whitespace).find(|fields| fields.clone().next() == Some(name))?;
+        fields.nth(2)?.parse().ok()
+    }
+
     /// The kernel's release, such as `6.1.0-13-amd64`.
     pub(crate) fn kernel(&self) -> String {
         self.text("/proc/sys/kernel/osrelease").trim().to_owned()

@@ -14,7 +14,9 @@ pub(crate) fn start(global: &Global) -> anyhow::Result<()> {
         OpenOptions::new().create(true).append(true).open(path).with_context(|| {
             format!("Cannot open the log file {}; name another with --log", path.display())
         })?;
-    let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(Mutex::new(file));
+    let level: tracing::Level = global.log_level.parse().context("No log level")?;
+    let lines =
+        tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(Mutex::new(file));
     match global.log_format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),

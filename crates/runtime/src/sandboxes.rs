@@ -1,4 +1,4 @@
-//! Finds a sandbox by a beginning of its id.
+//! Lists the sandboxes of this host, and finds one by a beginning of its id.
 
 use std::fs;
 use std::io;
@@ -40,8 +40,7 @@ pub(crate) enum FindError {
 
 /// The sandbox whose id is, or alone begins with, `id`.
 pub(crate) fn full_id(root: &Path, id: &str) -> Result<String, FindError> {
-    let mut ids = list(root).map_err(|source| FindError::Root { root: root.to_owned(), source })?;
-    ids.sort();
+    let ids = all(root)?;
     if ids.iter().any(|there| there == id) {
         return Ok(id.to_owned());
     }
@@ -61,6 +60,13 @@ pub(crate) fn full_id(root: &Path, id: &str) -> Result<String, FindError> {
             Err(FindError::Unknown { root: root.to_owned(), id: id.to_owned(), there })
         }
     }
+}
+
+/// All sandboxes, dead ones too, by name.
+pub(crate) fn all(root: &Path) -> Result<Vec<String>, FindError> {
+    let mut ids = list(root).map_err(|source| FindError::Root { root: root.to_owned(), source })?;
+    ids.sort();
+    Ok(ids)
 }
 
 /// The names of the directories in `root`; none if it does not exist yet.

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
+
 use crate::output;
 
 /// This runtime's version, `MAJOR.MINOR.PATCH`.
@@ -18,12 +20,30 @@ pub(crate) fn oci() -> String {
     oci_spec::runtime::VERSION.to_owned()
 }
 
+/// Arguments of `version`.
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The three, for programs.
+pub(crate) fn json() -> serde_json::Value {
+    let commit = Some(COMMIT).filter(|commit| !commit.is_empty());
+    serde_json::json!({ "version": SEMVER, "commit": commit, "oci": oci() })
+}
+
 /// Prints the three, in upstream's form.
-pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    let commit = if COMMIT.is_empty() { "<<unknown>>" } else { COMMIT };
+pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<ExitCode> {
+    let commit = Some(COMMIT).filter(|commit| !commit.is_empty());
+    if args.json {
+        output::json(&json())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     output::lines([
         format!("kata-runtime  : {SEMVER}"),
-        format!("   commit   : {commit}"),
+        format!("   commit   : {}", commit.unwrap_or("<<unknown>>")),
         format!("   OCI specs: {}", oci()),
     ])?;
     Ok(ExitCode::SUCCESS)

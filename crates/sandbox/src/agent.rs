@@ -1,17 +1,22 @@
 //! The client of the agent in the guest: `kata.v1.Sandbox` where the agent has it, else upstream's requests
 //! one by one. Every request has a deadline, and ends at once with the reason when the sandbox ends.
 
+mod action;
 mod answers;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod measured;
+mod metrics;
 mod network;
 mod seccomp;
+mod socket;
+mod swap;
 mod upstream;
 mod volumes;
 mod watches;
 
 use std::path::Path;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -34,7 +39,12 @@ use crate::command::{Key, PidInfo};
 use crate::console;
 use crate::error::{Result, SandboxError as Error};
 use crate::gone::Gone;
+use crate::jobs::SIGKILL;
 use crate::stats::Stats;
+
+use action::Action;
+
+pub use action::Requests;
 
 /// How much longer the agent may try than we wait, so that our own deadline speaks first.
 const AGENT_EXTRA: Duration = Duration::from_secs(1);
@@ -65,6 +75,17 @@ pub(crate) struct Agent {
     deadlines: Deadlines,
     gone: Gone,
     console: Arc<Path>,
+    requests: Arc<Requests>,
+}
+
+/// What an agent's client knows of its sandbox.
+pub(crate) struct About<'a> {
+    /// The sandbox's end.
+    pub(crate) gone: Gone,
+    /// The guest's console, for errors.
+    pub(crate) console: &'a Path,
+    /// Where requests are counted.
+    pub(crate) requests: Arc<Requests>,
 }
 
 /// A sandbox was started.
@@ -82,9 +103,9 @@ impl Agent {
         stream: Stream,
         up: watch::Receiver<bool>,
         deadlines: Deadlines,
-        gone: Gone,
-        console: &Path,
+        about: About<'_>,
     ) -> Self {
+        let About { gone, console, requests } = about;
         let client = Client::new(Socket::new(stream));
         Self {
             kata: SandboxClient::new(client.clone()),
@@ -94,6 +115,7 @@ impl Agent {
             deadlines,
             gone,
             console: console.into(),
+            requests,
         }
     }
 
@@ -110,7 +132,7 @@ impl Agent {
             *container = seccomp::compiled(container)?;
         }
         let rpc = self.kata.start_sandbox(within(self.deadlines.dial.saturating_add(deadline)), &own);
-        match self.call_once_up("start the sandbox", deadline, rpc).await {
+        match self.call_once_up(Action::StartSandbox, deadline, rpc).await {
             Err(error) if answers::is_foreign(&error) => {
                 self.foreign.store(true, Ordering::Relaxed);
                 self.start_one_by_one(request).await
@@ -128,7 +150,7 @@ impl Agent {
         let deadline = self.deadlines.create;
         let request = seccomp::compiled(request)?;
         let rpc = self.kata.create_container(within(deadline), &request);
-        self.call("create the container", deadline, rpc).await.map(drop)
+        self.call(Action::Create, deadline, rpc).await.map(drop)
     }
 
     /// Starts a container's first process.
@@ -137,7 +159,7 @@ impl Agent {
             grpc::StartContainerRequest { container_id: container.to_owned(), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.start_container(within(deadline), &request);
-        self.call("start the container", deadline, rpc).await.map(drop)
+        self.call(Action::Start, deadline, rpc).await.map(drop)
     }
 
     /// Adds a process to a container and starts it.
@@ -147,7 +169,26 @@ impl Agent {
         }
         let deadline = self.deadlines.request;
         let rpc = self.kata.exec(within(deadline), request);
-        self.call("start the process", deadline, rpc).await.map(drop)
+        let made = self.call(Action::Exec, deadline, rpc).await.map(drop);
+        if let Err(Error::Deadline { .. }) = made {
+            tokio::spawn(self.clone().end_late(request.container_id.clone(), request.exec_id.clone()));
+        }
+        made
+    }
+
+    /// Ends what the agent has made between our deadline and its own. What comes later the agent ends itself.
+    async fn end_late(self, container_id: String, exec_id: String) {
+        if timeout(2 * AGENT_EXTRA, self.gone.wait()).await.is_ok() {
+            return;
+        }
+        let request =
+            grpc::SignalProcessRequest { container_id, exec_id, signal: SIGKILL, ..Default::default() };
+        let deadline = self.deadlines.request;
+        let rpc = self.grpc.signal_process(within(deadline), &request);
+        if let Err(error) = self.call(Action::Signal, deadline, rpc).await {
+            // Most often there is none.
+            tracing::debug!(container = request.container_id, exec = request.exec_id, %error, "Not ended");
+        }
     }
 
     /// Waits for the end of a process, as long as the sandbox lives; returns its exit status.
@@ -158,7 +199,7 @@ impl Agent {
             ..Default::default()
         };
         let rpc = self.grpc.wait_process(Context::default(), &request);
-        let status = self.answer("wait for the process", rpc).await?.status;
+        let status = self.answer(Action::Wait, rpc).await?.status;
         Ok(u32::from_ne_bytes(status.to_ne_bytes()) & 0xff)
     }
 
@@ -166,7 +207,7 @@ impl Agent {
     pub(crate) async fn out_of_memory(&self) -> Result<String> {
         let request = grpc::GetOOMEventRequest::default();
         let rpc = self.grpc.get_oom_event(Context::default(), &request);
-        Ok(self.answer("tell of a lack of memory", rpc).await?.container_id)
+        Ok(self.answer(Action::OutOfMemory, rpc).await?.container_id)
     }
 
     /// Sends a signal to a process, or to all of its container.
@@ -179,7 +220,7 @@ impl Agent {
         };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.signal_process(within(deadline), &request);
-        self.call("send the signal", deadline, rpc).await.map(drop)
+        self.call(Action::Signal, deadline, rpc).await.map(drop)
     }
 
     /// Removes a container whose processes have ended.
@@ -191,7 +232,7 @@ impl Agent {
             ..Default::default()
         };
         let rpc = self.grpc.remove_container(within(deadline), &request);
-        self.call("remove the container", deadline, rpc).await.map(drop)
+        self.call(Action::Remove, deadline, rpc).await.map(drop)
     }
 
     /// Freezes a container.
@@ -200,7 +241,7 @@ impl Agent {
             grpc::PauseContainerRequest { container_id: container.to_owned(), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.pause_container(within(deadline), &request);
-        self.call("pause the container", deadline, rpc).await.map(drop)
+        self.call(Action::Pause, deadline, rpc).await.map(drop)
     }
 
     /// Thaws a container.
@@ -209,7 +250,7 @@ impl Agent {
             grpc::ResumeContainerRequest { container_id: container.to_owned(), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.resume_container(within(deadline), &request);
-        self.call("resume the container", deadline, rpc).await.map(drop)
+        self.call(Action::Resume, deadline, rpc).await.map(drop)
     }
 
     /// Changes a container's limits.
@@ -221,7 +262,42 @@ impl Agent {
         };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.update_container(within(deadline), &request);
-        self.call("update the container", deadline, rpc).await.map(drop)
+        self.call(Action::Update, deadline, rpc).await.map(drop)
+    }
+
+    /// Sets the guest's time of day, in seconds and nanoseconds since 1970.
+    pub(crate) async fn set_clock(&self, seconds: i64, nanoseconds: i64) -> Result<()> {
+        let time =
+            grpc::SetGuestDateTimeRequest { Sec: seconds, Usec: nanoseconds / 1000, ..Default::default() };
+        let deadline = self.deadlines.request;
+        let rpc = self.grpc.set_guest_date_time(within(deadline), &time);
+        self.call(Action::SetClock, deadline, rpc).await.map(drop)
+    }
+
+    /// How much the agent logs; `Some` changes it.
+    pub(crate) async fn log_level(&self, level: Option<String>) -> Result<String> {
+        if self.is_foreign() {
+            return Err(Error::Unsupported { action: "change how much it logs while it runs" });
+        }
+        let request = kata::LogLevelRequest { level: level.unwrap_or_default(), ..Default::default() };
+        let deadline = self.deadlines.request;
+        let rpc = self.kata.log_level(within(deadline), &request);
+        Ok(self.call(Action::LogLevel, deadline, rpc).await?.level)
+    }
+
+    /// Lets the guest use so many CPUs, and waits until it has so much memory (0: however much it has).
+    pub(crate) async fn resources(&self, vcpus: u32, memory_mib: u32) -> Result<()> {
+        let request = grpc::OnlineCPUMemRequest {
+            wait: true,
+            online_cpus: vcpus,
+            memory_bytes: u64::from(memory_mib) << 20,
+            // The kernel takes it by itself, as it comes.
+            cpu_only: true,
+            ..Default::default()
+        };
+        let deadline = self.deadlines.request;
+        let rpc = self.grpc.online_cpu_mem(within(deadline), &request);
+        self.call(Action::Resources, deadline, rpc).await.map(drop)
     }
 
     /// Tells a process's terminal its size in characters.
@@ -235,7 +311,7 @@ impl Agent {
         };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.tty_win_resize(within(deadline), &request);
-        self.call("resize the terminal", deadline, rpc).await.map(drop)
+        self.call(Action::Resize, deadline, rpc).await.map(drop)
     }
 
     /// A container's processes.
@@ -246,7 +322,7 @@ impl Agent {
         let request = kata::PidsRequest { container_id: container.to_owned(), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.kata.pids(within(deadline), &request);
-        Ok(answers::pids(self.call("list the processes", deadline, rpc).await?))
+        Ok(answers::pids(self.call(Action::Pids, deadline, rpc).await?))
     }
 
     /// A container's consumption.
@@ -257,43 +333,61 @@ impl Agent {
         let request = kata::StatsRequest { container_id: container.to_owned(), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.kata.stats(within(deadline), &request);
-        Ok(measured::stats(self.call("read the statistics", deadline, rpc).await?))
+        Ok(measured::stats(self.call(Action::Stats, deadline, rpc).await?))
     }
 
     /// A request with a deadline.
     async fn call<T>(
         &self,
-        action: &'static str,
+        action: Action,
         after: Duration,
         rpc: impl Future<Output = ttrpc::Result<T>>,
     ) -> Result<T> {
-        match timeout(after, self.answer(action, rpc)).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::Deadline { action, after, console: console::tail(&self.console) }),
-        }
+        let _timed = self.requests.begin(action);
+        let outcome = pin!(self.outcome(action.words(), rpc));
+        self.bounded(action.words(), after, outcome).await
     }
 
     /// A request that is sent while the guest still boots: its deadline counts from when the agent is up. Many guests
     /// that boot at once take their time, and how much they may take is another deadline.
     async fn call_once_up<T>(
         &self,
-        action: &'static str,
+        action: Action,
         after: Duration,
         rpc: impl Future<Output = ttrpc::Result<T>>,
     ) -> Result<T> {
-        let mut rpc = std::pin::pin!(rpc);
+        let _timed = self.requests.begin(action);
+        let mut outcome = pin!(self.outcome(action.words(), rpc));
         let mut up = self.up.clone();
         tokio::select! {
             biased;
-            answer = self.answer(action, rpc.as_mut()) => return answer,
+            outcome = outcome.as_mut() => return outcome,
             // Nobody says so any more if the guest is gone, and that is the answer.
             _ = up.wait_for(|up| *up) => {}
         }
-        self.call(action, after, rpc).await
+        self.bounded(action.words(), after, outcome).await
+    }
+
+    /// A request that may take as long as the sandbox lives.
+    async fn answer<T>(&self, action: Action, rpc: impl Future<Output = ttrpc::Result<T>>) -> Result<T> {
+        let _timed = self.requests.begin(action);
+        self.outcome(action.words(), rpc).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        action: &'static str,
+        after: Duration,
+        outcome: Pin<&mut impl Future<Output = Result<T>>>,
+    ) -> Result<T> {
+        match timeout(after, outcome).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Deadline { action, after, console: console::tail(&self.console) }),
+        }
     }
 
     /// A request's answer, or why there will be none.
-    async fn answer<T>(
+    async fn outcome<T>(
         &self,
         action: &'static str,
         rpc: impl Future<Output = ttrpc::Result<T>>,
@@ -316,5 +410,47 @@ fn exec_id(key: &Key) -> String {
 }
 
 fn within(deadline: Duration) -> Context {
-    context::with_duration(deadline.saturating_add(AGENT_EXTRA))
+    let mut context = context::with_duration(deadline.saturating_add(AGENT_EXTRA));
+    if let Some(span) = kata_trace::current() {
+        context.add(kata_trace::TRACEPARENT.to_owned(), span.to_string());
+    }
+    context
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use kata_protocol::kata;
+    use kata_transport::Stream;
+    use tokio::net::UnixStream;
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    use super::{About, Agent, Deadlines, NEWS_PATIENCE, Requests};
+    use crate::gone;
+
+    /// The shim panicked when QEMU died while the guest booted: it went on with a request that had failed.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_breaks_before_the_agent_is_up_waits_for_the_reason() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (is_up, up) = watch::channel(false);
+        let (announcer, gone) = gone::channel();
+        let hour = Duration::from_secs(3600);
+        let deadlines = Deadlines { dial: hour, request: hour, create: hour };
+        let about = About { gone, console: "/none".as_ref(), requests: Arc::new(Requests::default()) };
+        let agent = Agent::new(Stream::from(near), up, deadlines, about);
+        let request = kata::StartSandboxRequest::default();
+        let death = async {
+            drop(far);
+            // Time goes on only when nothing else does: the request has failed by then.
+            timeout(NEWS_PATIENCE / 2, std::future::pending::<()>()).await.unwrap_err();
+            drop(is_up);
+            timeout(NEWS_PATIENCE / 4, std::future::pending::<()>()).await.unwrap_err();
+            announcer.announce(&"QEMU died".into());
+        };
+        let (started, ()) = tokio::join!(agent.start_sandbox(&request), death);
+        assert!(started.unwrap_err().to_string().contains("QEMU died"));
+    }
 }

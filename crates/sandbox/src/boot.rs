@@ -4,21 +4,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kata_cgroup::SCOPES_PATIENCE;
 use kata_protocol::ports;
 use kata_vmm::{ShutdownReason, VmEvent, VmExit};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::agent::Agent;
+use crate::agent::{About, Agent};
 use crate::console;
 use crate::error::chain;
 use crate::gone::NEWS_PATIENCE;
 use crate::host::{BootError, Daemon, DaemonEnd, Machine, Way};
 use crate::jobs::{Boot, Happening, Queue, Reach, Site};
 use crate::timeline::{Moment, phase};
+use crate::{numa, vcpus};
 
-/// How long starting the processes may take.
-const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long starting the processes may take, and systemd before that: a scope that it makes after all has this process in it.
+pub(crate) const SPAWN_PATIENCE: Duration = Duration::from_secs(30).saturating_add(SCOPES_PATIENCE);
 
 impl Site {
     /// Starts the VM and stays until its agent has announced itself.
@@ -68,7 +70,9 @@ impl Site {
         let dialer = timeout_at(deadline, way.open()).await.map_err(silent)??;
         let connection = timeout_at(deadline, dialer.connect(ports::AGENT)).await.map_err(silent)??;
         let (up, is_up) = watch::channel(false);
-        let agent = Agent::new(connection.stream, is_up, self.deadlines, self.gone.clone(), &self.console);
+        let (gone, requests) = (self.gone.clone(), Arc::clone(&self.requests));
+        let about = About { gone, console: &self.console, requests };
+        let agent = Agent::new(connection.stream, is_up, self.deadlines, about);
         let reach = Reach { machine: Arc::clone(machine), agent, dialer };
         self.boot.send_replace(Boot::Reachable(Box::new(reach)));
         timeout_at(deadline, way.announced()).await.map_err(silent)??;
@@ -96,7 +100,12 @@ impl Site {
         let mut before = None;
         while let Some(event) = events.recv().await {
             match event {
-                VmEvent::ControlReady => drop(self.recorder.since(phase::CONTROL, spawned)),
+                VmEvent::ControlReady => {
+                    self.recorder.since(phase::CONTROL, spawned);
+                    if machine.cgroup.takes_vcpus() || numa::has_nodes(&machine) {
+                        tokio::spawn(vcpus::place(Arc::clone(&machine)));
+                    }
+                }
                 VmEvent::AgentPortOpened | VmEvent::AgentPortClosed => {}
                 VmEvent::Shutdown { reason } => before = before.or(Some(describe(&reason))),
                 VmEvent::Panicked => before = Some("the guest's kernel panicked".to_owned()),
@@ -115,10 +124,11 @@ impl Site {
         if let Some(daemon) = &machine.daemon
             && let Ok(DaemonEnd { how, clean: false }) = timeout(NEWS_PATIENCE, daemon.wait()).await
         {
-            return daemon_death(&**daemon, &how);
+            return daemon_death(machine, &**daemon, &how);
         }
         let before = before.map(|before| format!("{before}; ")).unwrap_or_default();
-        format!("{before}{exit} ({}){}", machine.parts, console::tail(&self.console))
+        let (lack, parts) = (lack_of_memory(machine), &machine.parts);
+        format!("{before}{exit}{lack} ({parts}){}", console::tail(&self.console))
     }
 }
 
@@ -128,12 +138,18 @@ async fn watch_daemon(daemon: Arc<dyn Daemon>, machine: Arc<Machine>, queue: Que
     if end.clean && timeout(NEWS_PATIENCE, machine.vmm.wait()).await.is_ok() {
         return;
     }
-    let reason = daemon_death(&*daemon, &end.how);
+    let reason = daemon_death(&machine, &*daemon, &end.how);
     queue.report(Happening::Died { machine: Some(machine), reason: reason.into() }).await;
 }
 
-fn daemon_death(daemon: &dyn Daemon, how: &str) -> String {
-    format!("{}, which the VM's files come from, has ended: {how}", daemon.program().display())
+fn daemon_death(machine: &Machine, daemon: &dyn Daemon, how: &str) -> String {
+    let (program, lack) = (daemon.program(), lack_of_memory(machine));
+    format!("{}, which the VM's files come from, has ended: {how}{lack}", program.display())
+}
+
+/// What a lack of memory on the host has to do with an end; empty for nothing.
+fn lack_of_memory(machine: &Machine) -> String {
+    machine.cgroup.shortage().map(|shortage| format!("; {shortage}")).unwrap_or_default()
 }
 
 fn describe(reason: &ShutdownReason) -> String {

@@ -66,11 +66,12 @@ pub(crate) async fn replay(
     let undoing = log.clone();
     let undone = blocking(move || undo_pending(&undoing, &place, &name)).await;
     // Even if something is left: perhaps nobody comes again.
+    let mut ran = Ok(());
     for (number, hooks) in owed.into_iter().rev() {
-        let run = poststop::run(&log, number, &hooks).await;
-        run.map_err(|source| Error::State { path: dir.to_owned(), source })?;
+        ran = ran.and(poststop::run(&log, number, &hooks).await);
     }
     undone?;
+    ran.map_err(|source| Error::State { path: dir.to_owned(), source })?;
     let place = dir.to_owned();
     blocking(move || remove(&place)).await
 }
@@ -88,7 +89,7 @@ fn undo_pending(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> {
     let pending = log.pending().map_err(|source| Error::State { path: dir.to_owned(), source })?;
     let left: Vec<String> = undo_all(pending, undo_one, |number| log.done(number))
         .iter()
-        .filter_map(|left| left.error.as_ref().map(|error| format!("{} ({error})", name(&left.intent))))
+        .filter_map(|left| left.error.as_ref().map(|error| format!("{} ({error})", left.intent)))
         .collect();
     match left.is_empty() {
         true => Ok(()),
@@ -110,25 +111,6 @@ fn remove(dir: &Path) -> Result<()> {
         std::fs::remove_dir(root).ok();
     }
     Ok(())
-}
-
-fn name(intent: &Intent) -> String {
-    match intent {
-        Intent::Process { argv_token, exe } => format!("process {} with {argv_token}", exe.display()),
-        Intent::Mount { target } => format!("mount {}", target.display()),
-        Intent::Dir { path } => format!("directory {}", path.display()),
-        Intent::Cgroup { path } => format!("cgroup {}", path.display()),
-        Intent::File { path } => format!("file {}", path.display()),
-        Intent::Socket { path } => format!("socket {}", path.display()),
-        Intent::Link { path } => format!("link {}", path.display()),
-        Intent::Interface { netns, name } => format!("interface {name} in {}", netns.display()),
-        Intent::Ingress { netns, interface } => {
-            format!("ingress filters of {interface} in {}", netns.display())
-        }
-        Intent::Limit { netns, interface } => {
-            format!("limit of the rate of {interface} in {}", netns.display())
-        }
-    }
 }
 
 #[cfg(test)]

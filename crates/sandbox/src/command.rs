@@ -2,15 +2,18 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kata_storage::RootfsMount;
+use kata_transport::Stream;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use crate::direct::VolumeStats;
 use crate::error::Result;
+use crate::inspection::Inspection;
 use crate::network::Change;
 use crate::network::json::{Interface, Route};
 use crate::state::Phase;
@@ -140,12 +143,42 @@ pub struct ProcessState {
 }
 
 /// A process in the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PidInfo {
-    /// Its number in the guest.
+    /// Its number in the guest; that of the VMM on the host for a pause container, of which nothing is in the guest.
     pub pid: u32,
     /// The added process that it is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exec: Option<String>,
+}
+
+/// What a sandbox is made of, as far as it can be measured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// The VMM's process on the host, while it lives.
+    pub vmm: Option<u32>,
+    /// The process that shares files with the VM, if any.
+    pub daemon: Option<u32>,
+    /// The containers with processes in the guest.
+    pub containers: Vec<ContainerId>,
+}
+
+/// The figures of agent and guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuestMetrics {
+    /// Prometheus text, as the guest says it: it is not to be trusted.
+    pub text: String,
+    /// What its containers use, unless its agent does not say.
+    pub containers: Option<GuestUse>,
+}
+
+/// What a guest's containers use, all together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GuestUse {
+    /// CPU time of those that are there.
+    pub cpu: Duration,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
 }
 
 /// One process of a sandbox: the first of a container, or an added one.
@@ -192,11 +225,17 @@ pub(crate) enum Command {
     Resize { key: Key, width: u32, height: u32, reply: Reply<()> },
     CloseIo { key: Key, reply: Reply<()> },
     AgentAddress { reply: Reply<String> },
+    UnconfiguredAgent { reply: Reply<String> },
+    Console { reply: Reply<Stream> },
+    GuestLogLevel { level: Option<String>, reply: Reply<String> },
+    Inspect { reply: Reply<Inspection> },
     Interfaces { reply: Reply<Vec<Interface>> },
     Routes { reply: Reply<Vec<Route>> },
     ChangeNetwork { change: Box<Change>, reply: Reply<()> },
     PacketFilter { v6: bool, reply: Reply<Vec<u8>> },
     SetPacketFilter { v6: bool, rules: Vec<u8>, reply: Reply<Vec<u8>> },
+    Parts { reply: Reply<Parts> },
+    GuestMetrics { families: Vec<String>, patience: Duration, reply: Reply<GuestMetrics> },
     VolumeStats { volume: PathBuf, reply: Reply<VolumeStats> },
     ResizeVolume { volume: PathBuf, bytes: u64, reply: Reply<()> },
     Shutdown { reply: Reply<()> },

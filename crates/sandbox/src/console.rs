@@ -1,8 +1,9 @@
 //! The end of the guest's console log, for errors that it explains.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+
+use crate::kept_log::last_bytes;
+use crate::launch::CONSOLE_FILE_OLD;
 
 /// How much is read from the end of the log.
 const TAIL_BYTES: u64 = 16 * 1024;
@@ -22,7 +23,8 @@ const REGISTERS: [&str; 9] = ["RAX:", "RDX:", "RBP:", "R10:", "R13:", "FS: ", "C
 /// The last lines of the console, or those in which its kernel tells why it dies, introduced by a sentence; empty if there
 /// are none.
 pub(crate) fn tail(log: &Path) -> String {
-    let Ok(bytes) = read_tail(log) else { return String::new() };
+    let older = log.with_file_name(CONSOLE_FILE_OLD);
+    let Ok(Some(bytes)) = last_bytes(log, &older, TAIL_BYTES) else { return String::new() };
     let text = printable(&String::from_utf8_lossy(&bytes));
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() {
@@ -41,17 +43,9 @@ fn has_any(line: &str, words: &[&str]) -> bool {
     words.iter().any(|word| line.contains(word))
 }
 
-fn read_tail(log: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(log)?;
-    let len = file.metadata()?.len();
-    file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// The guest's words end up on a terminal and in logs: without control sequences.
-pub(crate) fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

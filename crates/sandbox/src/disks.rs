@@ -54,6 +54,16 @@ pub(crate) enum DiskFailure {
         /// Where it is on the host.
         path: PathBuf,
     },
+    /// The guest has been asked to let go of it and has not yet.
+    #[error(
+        "The disk {path:?} is still leaving the VM after another container: try again when the guest has let go of it"
+    )]
+    Leaving {
+        /// Where it is on the host.
+        path: PathBuf,
+        /// Why it is still there.
+        source: VmmError,
+    },
     /// The opening thread has died.
     #[error("The disk {path:?} was not opened: the runtime is ending")]
     Ending {
@@ -117,6 +127,8 @@ struct Table {
 #[derive(Default)]
 struct Slot {
     attached: Option<Attached>,
+    /// The VM may lose it at any moment: the guest has been asked for it and has not answered.
+    is_leaving: bool,
     holders: HashSet<ContainerId>,
 }
 
@@ -166,6 +178,10 @@ impl Disks {
         let key = image.key()?;
         let slot = self.table().hold(container, key);
         let mut slot = slot.lock().await;
+        if slot.is_leaving {
+            let left = slot.unplug(Some(vm)).await;
+            left.map_err(|source| DiskFailure::Leaving { path: image.path.clone(), source })?;
+        }
         let address = match &slot.attached {
             Some(attached) if attached.read_only && !image.read_only => {
                 return Err(DiskFailure::ReadOnly { path: image.path.clone() });
@@ -185,7 +201,7 @@ impl Disks {
     pub(crate) async fn name(&self, image: &DiskImage) -> Option<String> {
         let slot = self.table().slots.get(&image.key().ok()?).cloned()?;
         let slot = slot.lock().await;
-        slot.attached.as_ref().map(|attached| attached.id.clone())
+        slot.attached.as_ref().filter(|_| !slot.is_leaving).map(|attached| attached.id.clone())
     }
 
     async fn plug(
@@ -204,6 +220,27 @@ impl Disks {
         Ok(address)
     }
 
+    /// Gives the VM a disk to swap to, which stays.
+    pub(crate) async fn plug_swap(
+        &self,
+        id: String,
+        file: OwnedFd,
+        vm: Option<&dyn DiskHotplug>,
+    ) -> Result<DiskAddress, DiskFailure> {
+        let vm = vm.ok_or(DiskFailure::NoHotplug)?;
+        let added = vm.add_disk(self.disk(id, file, false)).await;
+        added.map_err(|source| DiskFailure::Plug { path: "swap".into(), source })
+    }
+
+    /// Takes a disk out again that the guest does not swap to.
+    pub(crate) async fn unplug_swap(&self, id: &str, vm: Option<&dyn DiskHotplug>) {
+        if let Some(vm) = vm
+            && let Err(error) = vm.remove_disk(id).await
+        {
+            tracing::warn!(error = chain(&error), "A disk to swap to stays in its VM");
+        }
+    }
+
     /// Takes out what only `container` has used. A guest that does not let go of a disk keeps it until the VM's end.
     pub(crate) async fn detach(&self, container: &ContainerId, vm: Option<&dyn DiskHotplug>) {
         let keys = self.table().held.remove(container).unwrap_or_default();
@@ -211,8 +248,10 @@ impl Disks {
             let Some(slot) = self.table().slots.get(&key).cloned() else { continue };
             let mut locked = slot.lock().await;
             locked.holders.remove(container);
-            if locked.holders.is_empty() {
-                locked.unplug(vm).await;
+            if locked.holders.is_empty()
+                && let Err(error) = locked.unplug(vm).await
+            {
+                tracing::warn!(error = chain(&error), "A disk stays in its VM");
             }
             let is_empty = locked.attached.is_none() && locked.holders.is_empty();
             drop(locked);
@@ -258,7 +297,7 @@ impl Table {
     fn plan(&mut self, key: DiskKey, read_only: bool) -> String {
         let id = self.next();
         let attached = Attached { id: id.clone(), read_only, address: None };
-        let slot = Slot { attached: Some(attached), holders: HashSet::new() };
+        let slot = Slot { attached: Some(attached), ..Slot::default() };
         self.slots.insert(key, Arc::new(tokio::sync::Mutex::new(slot)));
         id
     }
@@ -282,16 +321,22 @@ impl Table {
 }
 
 impl Slot {
-    async fn unplug(&mut self, vm: Option<&dyn DiskHotplug>) {
-        let Some(attached) = mem::take(&mut self.attached) else { return };
-        let Some(vm) = vm else { return };
+    /// Takes the disk out. One that was there at the VM's start stays, for whoever wants it next; after any other failure it
+    /// is leaving.
+    async fn unplug(&mut self, vm: Option<&dyn DiskHotplug>) -> Result<(), VmmError> {
+        let Some(attached) = mem::take(&mut self.attached) else { return Ok(()) };
+        self.is_leaving = false;
+        let Some(vm) = vm else { return Ok(()) };
         match vm.remove_disk(&attached.id).await {
-            Ok(()) | Err(VmmError::NoDisk { .. } | VmmError::Gone(_)) => {}
-            Err(error) => {
-                if !matches!(error, VmmError::DiskStays { .. }) {
-                    tracing::warn!(disk = attached.id, error = chain(&error), "A disk stays in its VM");
-                }
+            Ok(()) | Err(VmmError::NoDisk { .. } | VmmError::Gone(_)) => Ok(()),
+            Err(VmmError::DiskStays { .. }) => {
                 self.attached = Some(attached);
+                Ok(())
+            }
+            Err(error) => {
+                self.attached = Some(attached);
+                self.is_leaving = true;
+                Err(error)
             }
         }
     }

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use kata_trace::Context;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{Command, Created, Exit, Key, Reply};
 use crate::error::{Result, SandboxError as Error};
@@ -11,14 +12,17 @@ use crate::event::Event;
 use crate::gone::Announcer;
 use crate::host::Machine;
 use crate::jobs::{Happening, Made, Queue, Reach, SIGKILL, Site};
+use crate::pinning::Pinning;
 use crate::process::Containers;
+use crate::resize::Sizer;
+use crate::sizing::Sizing;
 use crate::state::Phase;
 use crate::stdio::Pumps;
 
 /// Everything that comes through the queue.
 pub(crate) enum Message {
-    /// Somebody wants something.
-    Command(Command),
+    /// Somebody wants something, for this span if anybody traces it.
+    Command(Command, Option<Context>),
     /// A job has news.
     Happened(Happening),
 }
@@ -28,7 +32,7 @@ pub(crate) enum Stage {
     /// The VM comes up; the guest is not configured yet.
     Starting(Starting),
     /// The guest is configured and takes requests.
-    Running(Running),
+    Running(Box<Running>),
     /// There is no VM any more, or never was.
     Stopped(Stopped),
 }
@@ -78,6 +82,16 @@ pub(crate) struct Driver {
     announcer: Announcer,
     queue: Queue,
     undoing: Undoing,
+    /// How large the VM is to be.
+    pub(crate) sizing: Sizing,
+    /// Who changes the VM's size, from the first change on.
+    pub(crate) sizer: Option<Sizer>,
+    /// Where on the host it runs.
+    pub(crate) pinning: Pinning,
+    /// Dropped when only the pause container is left of a dead VM's containers; `None` as long as nobody waits for that.
+    pub(crate) others: Option<oneshot::Sender<()>>,
+    /// What the jobs are for that are being begun.
+    span: Option<Context>,
 }
 
 impl Driver {
@@ -90,11 +104,16 @@ impl Driver {
         Self {
             stage: Stage::Starting(Starting::default()),
             containers: Containers::default(),
+            sizing: site.host.sizing(),
+            pinning: Pinning::new(site.host.pins_vcpus()),
             site,
             events,
             announcer,
             queue,
             undoing: Undoing::No,
+            sizer: None,
+            others: None,
+            span: None,
         }
     }
 
@@ -102,7 +121,11 @@ impl Driver {
     pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         while let Some(message) = messages.recv().await {
             match message {
-                Message::Command(command) => self.on_command(command),
+                Message::Command(command, span) => {
+                    self.span = span;
+                    self.on_command(command);
+                    self.span = None;
+                }
                 Message::Happened(happening) => self.on_happening(happening),
             }
         }
@@ -123,18 +146,29 @@ impl Driver {
             Happening::Died { machine, reason } => self.on_death(machine, &reason),
             Happening::SandboxStarted(reach) => {
                 if matches!(self.stage, Stage::Starting(_)) {
-                    self.stage = Stage::Running(Running { reach, is_attended: false });
+                    self.stage = Stage::Running(Box::new(Running { reach, is_attended: false }));
                 }
             }
             Happening::Created { id, result, reply } => match result {
-                Ok(made) => self.on_created(Key::new(&id, None), made, reply),
+                Ok(made) => self.on_created(&Key::new(&id, None), made, reply),
                 Err(error) => {
                     if let Some(mut container) = self.containers.0.remove(&id) {
+                        self.sizing.demand().remove(id.as_str());
+                        self.unpin(&id);
                         container.init.end(Exit::now(Exit::KILLED));
+                        for remover in container.removers {
+                            remover.send(Err(Error::NoContainer { id: id.to_string() })).ok();
+                        }
+                        self.fit();
                     }
-                    self.on_creation_failed(error, reply);
+                    self.refuse_creation(error, reply);
                 }
             },
+            Happening::Updated { container, update, is_done } => {
+                self.sizing.demand().settle(container.as_str(), update, is_done);
+                self.fit();
+                self.repin();
+            }
             Happening::Started { key, result, reply } => self.on_started(&key, result, reply),
             Happening::Exited { key, exit } => self.on_exit(&key, exit),
             Happening::Frozen { container, phase, result, reply } => {
@@ -152,13 +186,26 @@ impl Driver {
                 }
             }
             Happening::Deleted { key, result, reply } => self.on_deleted(&key, result, reply),
+            Happening::Outlived => self.end_processes(),
             Happening::TornDown(result) => self.on_torn_down(result),
+        }
+        if self.others.is_some() && !self.has_others() {
+            self.others = None;
         }
     }
 
-    fn on_created(&mut self, key: Key, made: Made, reply: Reply<Created>) {
+    /// It is made: whoever has wanted it removed meanwhile has it removed.
+    fn on_created(&mut self, key: &Key, made: Made, reply: Reply<Created>) {
+        self.settle_creation(key, made, reply);
+        let container = self.containers.container(&key.container);
+        for remover in container.map(|made| std::mem::take(&mut made.removers)).unwrap_or_default() {
+            self.delete(key.clone(), remover);
+        }
+    }
+
+    fn settle_creation(&mut self, key: &Key, made: Made, reply: Reply<Created>) {
         let pid = self.pid();
-        let Ok(process) = self.containers.process(&key) else { return };
+        let Ok(process) = self.containers.process(key) else { return };
         let watched = made.map(|(pumps, agent)| {
             let drain = pumps.drain();
             process.pumps = pumps;
@@ -169,31 +216,19 @@ impl Driver {
         if let Stage::Stopped(stopped) = &self.stage {
             // The VM died between the guest's answer and this moment.
             let reason = Arc::clone(&stopped.reason);
-            self.finish(&key, Exit::now(Exit::KILLED), true);
+            self.finish(key, Exit::now(Exit::KILLED), true);
             reply.send(Err(Error::Gone { reason })).ok();
             killers.into_iter().for_each(|killer| drop(killer.send(Ok(()))));
             return;
         }
         reply.send(Ok(Created { pid })).ok();
+        self.repin();
         for killer in killers {
-            self.kill(&key, SIGKILL, true, killer);
+            self.kill(key, SIGKILL, true, killer);
         }
         let Some((agent, drain)) = watched else { return };
-        self.spawn(async move |_, queue| {
-            if let Some(exit) = Site::watch(&key, &agent, drain).await {
-                queue.report(Happening::Exited { key, exit }).await;
-            }
-        });
-    }
-
-    /// A start that failed undoes itself before its error is told.
-    fn on_creation_failed(&mut self, error: Error, reply: Reply<Created>) {
-        let never_ran = !matches!(self.stage, Stage::Running(_));
-        if never_ran && self.containers.0.is_empty() {
-            self.undo_everything(Undone::Failed(reply, error), "its first container could not be created");
-        } else {
-            reply.send(Err(error)).ok();
-        }
+        let key = key.clone();
+        self.spawn(async move |site: Site, queue| site.watch(key, agent, drain, queue).await);
     }
 
     fn on_started(&mut self, key: &Key, result: Result<Option<Pumps>>, reply: Reply<u32>) {
@@ -227,15 +262,13 @@ impl Driver {
             let size = process.size.take();
             let Some(Reach { agent, .. }) = reach else { return };
             let key = key.clone();
-            self.spawn(async move |_, queue| {
+            self.spawn(async move |site: Site, queue| {
                 if let Some((width, height)) = size
                     && let Err(error) = agent.resize(&key, width, height).await
                 {
                     tracing::debug!(process = %key, %error, "Its terminal keeps its first size");
                 }
-                if let Some(exit) = Site::watch(&key, &agent, drain).await {
-                    queue.report(Happening::Exited { key, exit }).await;
-                }
+                site.watch(key, agent, drain, queue).await;
             });
         }
         self.settle_early_exit(key);
@@ -249,7 +282,7 @@ impl Driver {
             let reach = running.reach.clone();
             let agent = reach.agent.clone();
             let sharing = reach.clone();
-            self.spawn(async move |_, queue| Site::watch_memory(agent, queue).await);
+            self.spawn(async move |site: Site, queue| site.watch_memory(agent, queue).await);
             self.spawn(async move |site: Site, _| site.carry_changes(sharing).await);
             self.spawn(async move |site: Site, _| site.forward_ports(reach).await);
         }
@@ -304,8 +337,20 @@ impl Driver {
         } else {
             self.finish_execs(key);
             self.containers.0.remove(&key.container);
+            self.sizing.demand().remove(key.container.as_str());
+            self.unpin(&key.container);
+            self.fit();
         }
         reply.send(Ok(exit)).ok();
+    }
+
+    /// Lets the VM follow what its containers may use.
+    fn fit(&mut self) {
+        if self.sizer.is_some()
+            && let Some(change) = self.change_of_size()
+        {
+            change.fit();
+        }
     }
 
     /// Added processes end with their container.
@@ -319,7 +364,11 @@ impl Driver {
     pub(crate) fn on_death(&mut self, machine: Option<Arc<Machine>>, reason: &Arc<str>) {
         if !matches!(self.stage, Stage::Stopped(_)) {
             self.tell(Event::VmDied { reason: Arc::clone(reason) });
+            if machine.as_ref().is_some_and(|machine| machine.cgroup.shortage().is_some()) {
+                self.tell_lack_of_memory();
+            }
             self.end(reason);
+            self.end_pause_last();
         }
         if let Some(machine) = machine {
             // Whichever of its processes went first, the VMM must not stay.
@@ -327,11 +376,24 @@ impl Driver {
         }
     }
 
-    /// The sandbox has ended: so has everything that ran in it, at once.
+    /// The host's kernel has killed the VM: that was the end of its containers.
+    fn tell_lack_of_memory(&self) {
+        for (key, _) in self.containers.living() {
+            if key.exec.is_none() {
+                self.tell(Event::OutOfMemory { container: key.container });
+            }
+        }
+    }
+
+    /// The sandbox has ended.
     fn end(&mut self, reason: &Arc<str>) {
         let pid = self.pid();
         self.stage = Stage::Stopped(Stopped { reason: Arc::clone(reason), pid });
         self.announcer.announce(reason);
+    }
+
+    /// With the sandbox everything has ended that ran in it.
+    pub(crate) fn end_processes(&mut self) {
         for (key, known) in self.containers.living() {
             self.finish(&key, Exit::now(Exit::KILLED), known);
         }
@@ -347,6 +409,7 @@ impl Driver {
                 if !matches!(self.stage, Stage::Stopped(_)) {
                     self.end(&reason.into());
                 }
+                self.end_processes();
                 self.spawn(async |site: Site, queue: Queue| {
                     queue.report(Happening::TornDown(site.tear_down().await)).await;
                 });
@@ -383,9 +446,17 @@ impl Driver {
     /// The process on the host that stands for what runs in the guest: the VMM. 0 before there is one.
     pub(crate) fn pid(&self) -> u32 {
         match &self.stage {
-            Stage::Starting(starting) => starting.machine.as_ref().map_or(0, |machine| machine.vmm.pid()),
-            Stage::Running(running) => running.reach.machine.vmm.pid(),
             Stage::Stopped(stopped) => stopped.pid,
+            Stage::Starting(_) | Stage::Running(_) => self.machine().map_or(0, |machine| machine.vmm.pid()),
+        }
+    }
+
+    /// The VM, while it is thought to live.
+    pub(crate) fn machine(&self) -> Option<&Machine> {
+        match &self.stage {
+            Stage::Starting(starting) => starting.machine.as_deref(),
+            Stage::Running(running) => Some(&running.reach.machine),
+            Stage::Stopped(_) => None,
         }
     }
 
@@ -394,7 +465,11 @@ impl Driver {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        tokio::spawn(job(self.site.clone(), self.queue.clone()));
+        let job = job(self.site.clone(), self.queue.clone());
+        match self.span {
+            Some(_) => drop(tokio::spawn(kata_trace::scope(self.span, job))),
+            None => drop(tokio::spawn(job)),
+        }
     }
 }
 

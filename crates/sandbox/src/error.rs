@@ -159,12 +159,6 @@ pub enum SandboxError {
     /// The VM does not run yet.
     #[error("The sandbox is still starting; try again when its first container runs")]
     Starting,
-    /// There is no address for others.
-    #[error(
-        "The agent of this sandbox has no address: the host has no /dev/vhost-vsock, and the VM's serial port, by which it is \
-         reached, is its shim's alone"
-    )]
-    NoAddress,
     /// The specification's seccomp profile cannot be compiled.
     #[error("Cannot confine the container {id}")]
     Seccomp {
@@ -187,6 +181,20 @@ pub enum SandboxError {
     NoResize {
         /// Its path on the host.
         volume: PathBuf,
+    },
+    /// A container cannot run where it is to.
+    #[error("linux.resources.cpu.cpus {list:?} {problem}")]
+    Cpus {
+        /// What it says.
+        list: String,
+        /// What is wrong with that.
+        problem: String,
+    },
+    /// The VM did not become larger or smaller.
+    #[error("The VM's CPUs and memory cannot follow what its containers may use")]
+    VmSize {
+        /// Why not.
+        source: kata_vmm::VmmError,
     },
     /// The VMM refused.
     #[error("The disk of the volume {volume:?} did not grow")]
@@ -246,10 +254,11 @@ impl SandboxError {
             Self::Agent { kind, .. } | Self::Network { kind, .. } | Self::Volume { kind, .. } => *kind,
             Self::Seccomp { .. } => ErrorKind::InvalidArgument,
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
-            Self::Unsupported { .. }
-            | Self::Specification { .. }
-            | Self::NoAddress
-            | Self::NoResize { .. } => ErrorKind::Unimplemented,
+            Self::Unsupported { .. } | Self::Specification { .. } | Self::NoResize { .. } => {
+                ErrorKind::Unimplemented
+            }
+            Self::Cpus { .. } => ErrorKind::InvalidArgument,
+            Self::VmSize { .. } => ErrorKind::FailedPrecondition,
             Self::Files { .. } | Self::Hook { .. } | Self::State { .. } | Self::Left { .. } => {
                 ErrorKind::Unknown
             }

@@ -23,7 +23,8 @@ pub enum Event {
         /// How it ended.
         exit: Exit,
     },
-    /// The guest's kernel killed a process of a container for want of memory. The process's end is told beside it.
+    /// The guest's kernel killed a process of a container for want of memory, or the host's kernel the whole VM. The
+    /// process's end is told beside it.
     OutOfMemory {
         /// The container.
         container: ContainerId,

@@ -29,6 +29,9 @@ const MAX_CONNECTIONS: usize = 128;
 /// How long the guest may take to connect.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long a connection that could not be taken is left alone.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// A connection did not get through to the guest.
 #[derive(Debug, thiserror::Error)]
 enum ForwardError {
@@ -91,9 +94,11 @@ impl Forwarder {
                 }
                 // Its client has given up meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // Most likely there is no descriptor left; it waits until one may be there.
                 Err(error) => {
-                    tracing::warn!(sandbox = %self.id, %error, "Ports of the pod are not forwarded any more");
-                    return;
+                    tracing::warn!(sandbox = %self.id, %error, "A connection to the pod is not taken yet");
+                    drop(place);
+                    timeout(ACCEPT_PAUSE, std::future::pending::<()>()).await.ok();
                 }
             }
         }

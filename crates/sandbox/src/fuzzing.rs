@@ -57,7 +57,7 @@ impl Log {
 /// The timeline of a sandbox whose guest has told these phases.
 #[must_use]
 pub fn timeline(phases: &[kata::Phase]) -> Timeline {
-    let recorder = Recorder::new("fuzzed", Path::new("/nonexistent"));
+    let recorder = Recorder::new("fuzzed", Path::new("/nonexistent"), None);
     recorder.guest(phases, Moment::now());
     recorder.snapshot()
 }

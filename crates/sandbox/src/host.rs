@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kata_cgroup::Cgroup;
 use kata_network::GuestNetwork;
 use kata_protocol::agent::{Device, Storage};
 use kata_storage::RootfsMount;
@@ -12,10 +13,13 @@ use kata_vmm::Vmm;
 use oci_spec::runtime::{Process, Spec};
 
 use crate::ContainerId;
+use crate::cpuset::Cpus;
 use crate::direct::Assigned;
 use crate::error::Result;
 use crate::hooks::Poststop;
 use crate::network::Cards;
+use crate::sizing::{Size, Sizing};
+use crate::swap::SwapDisk;
 use crate::timeline::Recorder;
 
 /// Any error on the way to a running VM; only its text matters, as it ends up in many answers.
@@ -27,6 +31,8 @@ pub(crate) struct Machine {
     pub(crate) vmm: Box<dyn Vmm>,
     /// The VMM's executable and what it was given to boot, for errors.
     pub(crate) parts: String,
+    /// The most CPUs and memory that it can have.
+    pub(crate) most: Size,
     /// What the guest configures of the pod's network, as it was before the VM was started.
     pub(crate) network: GuestNetwork,
     /// The pod's network namespace, if one was made for it.
@@ -35,6 +41,8 @@ pub(crate) struct Machine {
     pub(crate) cards: Option<Cards>,
     /// The daemon that shares files with it, if any.
     pub(crate) daemon: Option<Arc<dyn Daemon>>,
+    /// Where VMM and daemon are counted on the host.
+    pub(crate) cgroup: Cgroup,
     /// The files shared with it by that daemon.
     pub(crate) files: Option<SharedFiles>,
 }
@@ -63,6 +71,9 @@ pub(crate) trait Daemon: Send + Sync {
     /// Its executable.
     fn program(&self) -> PathBuf;
 
+    /// Its process on the host.
+    fn pid(&self) -> u32;
+
     /// Waits for its end, and says how it ended.
     async fn wait(&self) -> DaemonEnd;
 }
@@ -86,6 +97,8 @@ pub(crate) struct Files {
     pub(crate) storages: Vec<Storage>,
     /// Disks that it has as devices.
     pub(crate) devices: Vec<Device>,
+    /// What the guest is to swap to besides, before the container runs.
+    pub(crate) swap: Option<SwapDisk>,
 }
 
 /// What a container's files are made of.
@@ -109,6 +122,15 @@ pub(crate) trait Host: Send + Sync {
     /// What the guest must mount for the sandbox as a whole.
     fn sandbox_storages(&self) -> Vec<Storage>;
 
+    /// How large the VM is.
+    fn sizing(&self) -> Sizing;
+
+    /// Whether virtual CPUs are to have CPUs of the host of their own.
+    fn pins_vcpus(&self) -> bool;
+
+    /// The CPUs that run on it.
+    fn online_cpus(&self) -> Cpus;
+
     /// Where the guest has hooks of its own; empty for none.
     fn guest_hook_path(&self) -> String;
 
@@ -119,6 +141,12 @@ pub(crate) trait Host: Send + Sync {
         sources: Sources,
         machine: &Arc<Machine>,
     ) -> Result<Files>;
+
+    /// The guest is about to be asked to swap to a disk that [`Host::attach`] has given it: it is not taken out any more.
+    fn offers_swap(&self, disk: &SwapDisk);
+
+    /// The guest swaps to that disk.
+    fn swaps(&self, disk: &SwapDisk);
 
     /// The memory that a pod's containers share, as its pause container names it.
     async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>>;

@@ -16,7 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kata_intent::{Intent, IntentId, Intents};
 use rustix::fs::{FlockOperation, flock};
@@ -27,8 +27,8 @@ use kata_storage::processes;
 
 use crate::hooks::Poststop;
 
-/// Name of the file in the state directory.
-pub(crate) const INTENTS_FILE: &str = "intents";
+/// The name of the intent log in the state directory.
+pub const INTENTS_FILE: &str = "intents";
 
 /// Far more intents than a log ever gets.
 const MAX_ID: u64 = u64::MAX / 2;
@@ -57,6 +57,8 @@ enum Line {
 pub(crate) struct IntentLog {
     file: File,
     next: AtomicU64,
+    /// Whether the last line was written in part only.
+    is_torn: AtomicBool,
 }
 
 /// The log of a sandbox whose owner has died, locked.
@@ -77,7 +79,11 @@ impl IntentLog {
     /// Opens the log of a state directory, making it if there is none, and locks it.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let file = options().create(true).mode(0o600).open(state_dir.join(INTENTS_FILE));
-        let log = Self { file: file.map_err(OpenError::Io)?, next: AtomicU64::new(0) };
+        let log = Self {
+            file: file.map_err(OpenError::Io)?,
+            next: AtomicU64::new(0),
+            is_torn: AtomicBool::new(false),
+        };
         log.lock()?;
         log.begin().map_err(OpenError::Io)?;
         Ok(log)
@@ -96,7 +102,7 @@ impl IntentLog {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        let log = Self { file, next: AtomicU64::new(0) };
+        let log = Self { file, next: AtomicU64::new(0), is_torn: AtomicBool::new(false) };
         // An owner keeps its lock as long as it lives.
         let owner = lines(&log.begin()?).find_map(|line| match line {
             Line::Owner { socket, .. } => Some(socket),
@@ -181,9 +187,16 @@ impl IntentLog {
 
     /// One `write` at the end of the file: lines of several threads do not mix.
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        match (&self.file).write(bytes)? {
-            n if n == bytes.len() => Ok(()),
-            _ => Err(io::Error::new(
+        // A torn line ends here, and is no line.
+        let end: &[u8] = if self.is_torn.load(Ordering::Relaxed) { b"\n" } else { b"" };
+        let line = [end, bytes].concat();
+        let written = (&self.file).write(&line)?;
+        if written > 0 {
+            self.is_torn.store(written < line.len(), Ordering::Relaxed);
+        }
+        match written == line.len() {
+            true => Ok(()),
+            false => Err(io::Error::new(
                 io::ErrorKind::WriteZero,
                 "The intent log is full; is there space on /run?",
             )),
@@ -246,6 +259,29 @@ fn has_living_owner(text: &str) -> bool {
     owners(text).any(|(pid, start_ticks)| processes::lives_on(pid, start_ticks))
 }
 
+/// What stands in a sandbox's intent log now, for those who look at it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Announced {
+    /// The process that owns the sandbox, if it lives.
+    pub owner: Option<u32>,
+    /// What was announced and is not undone, in that order.
+    pub intents: Vec<Intent>,
+}
+
+impl Announced {
+    /// Reads the log in a state directory, whoever has it locked.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn read(state_dir: &Path) -> io::Result<Self> {
+        let text = String::from_utf8_lossy(&std::fs::read(state_dir.join(INTENTS_FILE))?).into_owned();
+        let alive = |(pid, start): &(u32, u64)| processes::start_ticks(*pid) == Some(*start);
+        let owner = owners(&text).find(alive).map(|(pid, _)| pid);
+        let intents = parse(&text).intents.into_iter().map(|(_, intent)| intent).collect();
+        Ok(Self { owner, intents })
+    }
+}
+
 /// The processes that the log says own its sandbox: their numbers, and when they were started.
 pub(crate) fn owners(text: &str) -> impl Iterator<Item = (u32, u64)> {
     lines(text).filter_map(|line| match line {
@@ -265,12 +301,14 @@ fn next_id(text: &str) -> u64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::io::Write;
+    use std::sync::atomic::Ordering;
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use kata_intent::{Intent, Intents};
     use proptest::prelude::*;
 
-    use super::{INTENTS_FILE, IntentLog, OpenError};
+    use super::{Announced, INTENTS_FILE, IntentLog, OpenError};
 
     /// While a test starts a process, the child has the locks of all other tests for a moment.
     pub(crate) fn without_forks() -> MutexGuard<'static, ()> {
@@ -280,6 +318,18 @@ pub(crate) mod tests {
 
     fn dir(name: &str) -> Intent {
         Intent::Dir { path: format!("/run/{name}").into() }
+    }
+
+    #[test]
+    fn a_log_is_read_by_others_while_it_is_in_use() {
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        log.own(None).unwrap();
+        let first = log.will(dir("a")).unwrap();
+        log.will(dir("b")).unwrap();
+        log.done(first);
+        let expected = Announced { owner: Some(std::process::id()), intents: vec![dir("b")] };
+        assert_eq!(Announced::read(state.path()).unwrap(), expected);
     }
 
     #[test]
@@ -295,6 +345,17 @@ pub(crate) mod tests {
         let third = log.will(dir("c")).unwrap();
         assert!(third > second, "ids are not used twice");
         assert_eq!(log.pending().unwrap(), [(second, dir("b")), (third, dir("c"))]);
+    }
+
+    /// `/run` was full for a moment: what was announced next was never undone.
+    #[test]
+    fn a_line_that_was_written_in_part_costs_no_other() {
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        (&log.file).write_all(br#"{"will":{"id":7"#).unwrap();
+        log.is_torn.store(true, Ordering::Relaxed);
+        let [first, second] = ["a", "b"].map(|name| log.will(dir(name)).unwrap());
+        assert_eq!(log.pending().unwrap(), [(first, dir("a")), (second, dir("b"))]);
     }
 
     #[test]

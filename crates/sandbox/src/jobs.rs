@@ -7,31 +7,36 @@ use kata_network::GuestNetwork;
 use kata_protocol::agent as grpc;
 use kata_protocol::kata;
 use kata_protocol::oci_convert;
+use kata_trace::Open;
 use kata_transport::Dialer;
 use protobuf::MessageField;
 use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::timeout;
 
-use crate::agent::{Agent, Deadlines};
+use crate::agent::{Agent, Deadlines, Requests, Started};
+use crate::boot::SPAWN_PATIENCE;
 use crate::command::{CreateContainer, Created, ExecSpec, Exit, Key, Reply, Stdio};
 use crate::driver::Message;
-use crate::error::{Result, SandboxError as Error, chain};
+use crate::error::{ErrorKind, Result, SandboxError as Error, chain};
 use crate::gone::{Gone, NEWS_PATIENCE};
 use crate::hooks::Hooks;
 use crate::host::{Files, Host, Machine, Sources};
 use crate::network::json::Interface;
 use crate::network::{Change, NetworkFailure};
 use crate::pause::Shared;
+use crate::sizing::Update;
+use crate::spans::Traced;
 use crate::state::Phase;
 use crate::stdio::{Drain, Pumps, Streams};
+use crate::swap::SwapDisk;
 use crate::timeline::{Moment, Recorder, phase};
 use crate::{ContainerId, SandboxId};
 
 /// How long the VMM may take to quit before it is killed.
 const QUIT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a shutdown waits for a start that is under way to get to a point where it can be undone.
-const BOOT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a killed VMM may take to end. One that waits for storage of the host may never.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the guest's random number generator is seeded with, in bytes.
 const ENTROPY: usize = 64;
@@ -57,6 +62,12 @@ pub(crate) struct Reach {
     pub(crate) dialer: Dialer,
 }
 
+/// Seconds since 1970, and nanoseconds.
+fn now() -> (i64, i64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(now.as_secs()).unwrap_or(0), i64::from(now.subsec_nanos()))
+}
+
 /// What a job reports.
 pub(crate) enum Happening {
     /// The VMM's process runs.
@@ -67,6 +78,8 @@ pub(crate) enum Happening {
     SandboxStarted(Reach),
     /// A container was made, or could not be.
     Created { id: ContainerId, result: Result<Made>, reply: Reply<Created> },
+    /// A container's limits were changed, or stay as they were.
+    Updated { container: ContainerId, update: Update, is_done: bool },
     /// A process was started, or could not be.
     Started { key: Key, result: Result<Option<Pumps>>, reply: Reply<u32> },
     /// A process ended, and its output is delivered.
@@ -77,6 +90,8 @@ pub(crate) enum Happening {
     Frozen { container: ContainerId, phase: Phase, result: Result<()>, reply: Reply<()> },
     /// A process was removed, or could not be.
     Deleted { key: Key, result: Result<()>, reply: Reply<Exit> },
+    /// The pause container has outlived the VM and the other containers.
+    Outlived,
     /// Everything is undone, or something is left.
     TornDown(Result<()>),
 }
@@ -96,6 +111,8 @@ pub(crate) struct Site {
     pub(crate) recorder: Recorder,
     pub(crate) deadlines: Deadlines,
     pub(crate) console: Arc<std::path::Path>,
+    /// Where requests to the agent are counted.
+    pub(crate) requests: Arc<Requests>,
 }
 
 /// A container whose files are ready.
@@ -223,16 +240,40 @@ impl Site {
             container: &mut request,
             pod: None,
         };
+        // If the start itself fails, the VM goes.
         self.start_sandbox_once(&reach, first, queue).await?;
-        if let Some(request) = request {
-            self.update_network(&reach).await?;
-            reach.agent.create(&request).await?;
+        let made = self.make_in_guest(&reach, request, files.swap.as_ref()).await;
+        if made.is_err()
+            && let Err(error) = reach.agent.remove(id.as_str()).await
+        {
+            // Most often there is none: the guest has undone what it refused.
+            tracing::debug!(container = %id, error = chain(&error), "Not removed after its creation failed");
         }
+        made?;
         let pumps = match reach.agent.is_foreign() {
             true => Pumps::poll(stdio, &reach.agent, &Key::new(id, None)),
             false => Pumps::start(stdio, streams),
         };
         Ok(Some((pumps, reach.agent)))
+    }
+
+    /// What is left to do when the sandbox runs. After a failure there may be a container, or one that is being made.
+    async fn make_in_guest(
+        &self,
+        reach: &Reach,
+        request: Option<kata::ContainerRequest>,
+        swap: Option<&SwapDisk>,
+    ) -> Result<()> {
+        if let Some(request) = request {
+            self.update_network(reach).await?;
+            reach.agent.create(&request).await?;
+        }
+        if let Some(disk) = swap {
+            self.host.offers_swap(disk);
+            reach.agent.swap_to(&disk.address).await?;
+            self.host.swaps(disk);
+        }
+        Ok(())
     }
 
     /// Has the guest configured as soon as it is up, without any container; the VM's process.
@@ -267,7 +308,7 @@ impl Site {
     async fn start_sandbox(&self, reach: &Reach, first: First<'_>) -> Result<()> {
         let First { hostname: name, network, container, pod } = first;
         let Shared { spec: pod, memory } = pod.unwrap_or_default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (now_sec, now_nsec) = now();
         let sandbox = grpc::CreateSandboxRequest {
             hostname: hostname(name),
             sandbox_id: self.id.to_string(),
@@ -285,19 +326,50 @@ impl Site {
                 ..Default::default()
             }),
             container: container.take().into(),
-            now_sec: i64::try_from(now.as_secs()).unwrap_or(0),
-            now_nsec: i64::from(now.subsec_nanos()),
+            now_sec,
+            now_nsec,
             entropy: entropy(),
             pod: pod.into(),
             ..Default::default()
         };
-        let sent = Moment::now();
-        let started = reach.agent.start_sandbox(&request).await?;
-        let answered = self.recorder.since(phase::START_SANDBOX, sent);
-        self.recorder.guest(&started.phases, answered);
+        // What it holds is too much to be carried about in each future above.
+        let started = Box::pin(self.request_start(reach, &request)).await?;
         self.recorder.edit(|timeline| timeline.agent_version = started.version);
         self.recorder.save();
+        if reach.dialer.is_buffered() {
+            self.correct_clock(reach.agent.clone());
+        }
         Ok(())
+    }
+
+    /// The guest has booted while the request waited for it, and its clock is late by that.
+    fn correct_clock(&self, agent: Agent) {
+        let gone = self.gone.clone();
+        tokio::spawn(async move {
+            let (seconds, nanoseconds) = now();
+            if let Ok(Err(error)) = gone.unless(agent.set_clock(seconds, nanoseconds)).await {
+                tracing::warn!(error = chain(&error), "The guest's clock is late by the time of its boot");
+            }
+        });
+    }
+
+    /// Sends it: a span of its own, below which the agent's are.
+    async fn request_start(&self, reach: &Reach, request: &kata::StartSandboxRequest) -> Result<Started> {
+        let span = self.recorder.traced().map(Traced::open_start);
+        let context = span.as_ref().and_then(Open::context);
+        let sent = Moment::now();
+        let started = kata_trace::scope(context, reach.agent.start_sandbox(request)).await;
+        let answered = Moment::now();
+        if let Some(span) = span {
+            span.end(started.as_ref().err().map(|error| chain(error)));
+        }
+        let started = started?;
+        self.recorder.note(phase::START_SANDBOX, sent, answered);
+        self.recorder.guest(&started.phases, answered);
+        if let Some(context) = context {
+            self.follow_spans(reach, &started.phases, (context, answered));
+        }
+        Ok(started)
     }
 
     /// The pod's network as it is now: cards for what has come are plugged in.
@@ -373,27 +445,41 @@ impl Site {
     }
 
     /// Reports each lack of memory, until the sandbox ends or the agent knows no such request.
-    pub(crate) async fn watch_memory(agent: Agent, queue: Queue) {
-        while let Ok(container) = agent.out_of_memory().await {
-            if let Ok(container) = container.parse() {
-                queue.report(Happening::OutOfMemory(container)).await;
+    pub(crate) async fn watch_memory(self, agent: Agent, queue: Queue) {
+        loop {
+            match agent.out_of_memory().await {
+                Ok(container) => {
+                    if let Ok(container) = container.parse() {
+                        queue.report(Happening::OutOfMemory(container)).await;
+                    }
+                }
+                Err(error) if is_lost(&error) => return self.lost(&error, &queue).await,
+                Err(_) => return,
             }
         }
     }
 
-    /// Waits for a process's end and for the delivery of its output. `None` if the sandbox ended before:
-    /// that is everybody's end, and not for this job to report.
-    pub(crate) async fn watch(key: &Key, agent: &Agent, drain: Drain) -> Option<Exit> {
-        let exit = match agent.wait(key).await {
+    /// Waits for a process's end and for the delivery of its output, and reports it. Not if the sandbox ends before: that is
+    /// everybody's end, and not for this job to report.
+    pub(crate) async fn watch(self, key: Key, agent: Agent, drain: Drain, queue: Queue) {
+        let exit = match agent.wait(&key).await {
             Ok(status) => Exit::now(status),
-            Err(Error::Gone { .. } | Error::Closed) => return None,
+            Err(Error::Gone { .. } | Error::Closed) => return,
+            Err(error) if is_lost(&error) => return self.lost(&error, &queue).await,
             Err(error) => {
                 tracing::warn!(process = %key, error = chain(&error), "The end of a process is unknown");
                 Exit::now(Exit::UNKNOWN)
             }
         };
-        drain.finish(key).await;
-        Some(exit)
+        drain.finish(&key).await;
+        queue.report(Happening::Exited { key, exit }).await;
+    }
+
+    /// The connection to the agent broke, and the VM lives: nobody can reach what is in it any more.
+    async fn lost(&self, error: &Error, queue: &Queue) {
+        let machine = self.boot.borrow().machine();
+        let reason = format!("its agent cannot be reached any more: {}", chain(error)).into();
+        queue.report(Happening::Died { machine, reason }).await;
     }
 
     /// Removes a container in the guest, if there is still a guest, and its files on the host.
@@ -427,14 +513,22 @@ impl Site {
     /// Ends the VM and undoes everything.
     pub(crate) async fn tear_down(self) -> Result<()> {
         let mut boot = self.boot.subscribe();
-        // If it takes longer, the processes are found by what the intent log says.
-        timeout(BOOT_PATIENCE, boot.wait_for(|boot| !matches!(boot, Boot::Pending))).await.ok();
+        // A start that is under way has to get to a point where it can be undone. If it takes longer than it may, the
+        // processes are found by what the intent log says.
+        timeout(SPAWN_PATIENCE, boot.wait_for(|boot| !matches!(boot, Boot::Pending))).await.ok();
         let machine = boot.borrow().machine();
-        if let Some(machine) = machine {
-            machine.vmm.shutdown(QUIT_PATIENCE).await;
+        if let Some(machine) = machine
+            && timeout(QUIT_PATIENCE + KILL_PATIENCE, machine.vmm.shutdown(QUIT_PATIENCE)).await.is_err()
+        {
+            tracing::warn!(sandbox = %self.id, "The VMM does not end although it was killed; storage of the host may hang");
         }
         self.host.undo().await
     }
+}
+
+/// Whether the connection to the agent broke, and the sandbox has not ended.
+fn is_lost(error: &Error) -> bool {
+    matches!(error, Error::Agent { kind: ErrorKind::Unavailable, .. })
 }
 
 impl Boot {

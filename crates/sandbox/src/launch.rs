@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use kata_config::Config;
 use kata_intent::{Intent, Intents};
+use kata_trace::Tracer;
 use oci_spec::runtime::Spec;
 use tokio::sync::{mpsc, watch};
 
@@ -22,6 +23,8 @@ use crate::jobs::{Boot, Queue, Site};
 use crate::local::LocalHost;
 use crate::pod::Pod;
 use crate::sandbox::Sandbox;
+use crate::sizing::Sizing;
+use crate::spans::Traced;
 use crate::timeline::Recorder;
 use crate::{SandboxId, gone};
 
@@ -36,13 +39,32 @@ const PARENT_ATTEMPTS: usize = 10;
 
 /// The guest's console log, in the state directory.
 pub const CONSOLE_FILE: &str = "console.log";
+/// What is older.
+pub const CONSOLE_FILE_OLD: &str = "console.log.old";
+/// The shim's log there, where the host has no journal, and what is older.
+pub const SHIM_LOG_FILE: &str = "shim.log";
+/// What is older.
+pub const SHIM_LOG_FILE_OLD: &str = "shim.log.old";
 /// The socket in a sandbox's state directory by which it is managed (upstream's `shim-monitor.sock`).
 pub const MANAGEMENT_SOCKET: &str = "shim-monitor.sock";
 /// The largest body of a request that is taken there, in bytes.
 pub const MANAGEMENT_BODY: usize = 1 << 20;
+/// What a connection there is upgraded to for a console in the guest.
+pub const CONSOLE_PROTOCOL: &str = "kata-console";
 
 /// Messages that may wait in a sandbox's queue; more wait with their senders.
 const QUEUE: usize = 128;
+
+/// How a sandbox's first container comes, by which the VM is made for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstContainer {
+    /// At some time, or nothing of it is needed in the guest.
+    Later,
+    /// The request for it is on its way: what of its root file system is on disks is in the VM from the start.
+    AtOnce,
+    /// In the same way, and there will be no other: what it does not need is not there.
+    Alone,
+}
 
 /// What a sandbox is made of.
 #[derive(Debug)]
@@ -55,8 +77,10 @@ pub struct LaunchSpec {
     pub config: Config,
     /// The first container's `config.json`.
     pub spec: Spec,
-    /// The request for that container is on its way: what of its root file system is on disks is in the VM from the start.
-    pub container_follows: bool,
+    /// How that container comes.
+    pub first: FirstContainer,
+    /// How large its VM is.
+    pub sizing: Sizing,
     /// What its containers have in common beyond what their specifications say; none where the manager sees to it.
     pub pod: Option<Pod>,
     /// Where sandboxes have their state, usually [`STATE_ROOT`]; the links for tools are made only for that.
@@ -65,6 +89,8 @@ pub struct LaunchSpec {
     pub manager: String,
     /// Where this process listens, if it does: told by [`sweep`](crate::sweep) should it die.
     pub socket: Option<PathBuf>,
+    /// Who traces it, if anybody does.
+    pub tracer: Option<Tracer>,
 }
 
 /// Launches a sandbox: its VM and daemons are being started when this returns, and whether they come up is told by
@@ -82,14 +108,15 @@ pub async fn launch(spec: LaunchSpec) -> Result<(Sandbox, EventReceiver)> {
         Some(pod) => pod.write(&dir).map_err(|source| Error::State { path: dir.clone(), source }),
         None => Ok(()),
     });
-    let recorder = Recorder::new(spec.id.as_str(), &dir);
+    let recorder = Recorder::new(spec.id.as_str(), &dir, traced(&spec));
     let agent = &spec.config.agent;
     let deadlines = Deadlines {
         dial: agent.dial_timeout,
         request: agent.request_timeout,
         create: agent.create_container_timeout,
     };
-    tracing::info!(sandbox = %spec.id, manager = spec.manager, bundle = %spec.bundle.display(), "Launching");
+    let size = spec.sizing.plan().boot.size;
+    tracing::info!(sandbox = %spec.id, manager = spec.manager, bundle = %spec.bundle.display(), %size, "Launching");
     let console = dir.join(CONSOLE_FILE);
     let id = spec.id.clone();
     let host = Arc::new(LocalHost::new(spec, dir, log));
@@ -98,6 +125,12 @@ pub async fn launch(spec: LaunchSpec) -> Result<(Sandbox, EventReceiver)> {
         return Err(error);
     }
     Ok(assemble(&id, host, recorder, deadlines, &console))
+}
+
+/// Who traces the sandbox, and what.
+fn traced(spec: &LaunchSpec) -> Option<Traced> {
+    let tracer = spec.tracer.clone()?;
+    Some(Traced { tracer, agent_too: spec.config.agent.enable_tracing })
 }
 
 /// Sets the owning task on a sandbox, and brings up its VM.
@@ -120,11 +153,13 @@ pub(crate) fn assemble(
         recorder: recorder.clone(),
         deadlines,
         console: console.into(),
+        requests: Arc::default(),
     };
+    let requests = Arc::clone(&site.requests);
     let weak = Queue(queue.downgrade());
     tokio::spawn(Driver::new(site.clone(), announcer, events, weak.clone()).run(messages));
     tokio::spawn(site.bring_up(weak));
-    (Sandbox::new(queue, recorder), EventReceiver(receiver))
+    (Sandbox::new(queue, recorder, requests), EventReceiver(receiver))
 }
 
 /// Makes the state directory with an empty log in it.

@@ -1,49 +1,57 @@
 //! The real host: VMs, shared directories and their daemons.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kata_cgroup::Cgroup;
-use kata_config::SharedFs;
+use kata_cgroup::{Cgroup, CgroupError, Request as CgroupRequest, Systemd};
+use kata_config::{Hypervisor, SharedFs};
 use kata_intent::{Intent, Intents};
 use kata_network::Request;
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
 use kata_storage::RootfsMount;
-use kata_storage::block::{root_disks, take_devices};
 use kata_storage::daemon;
-use kata_storage::nydus::{NydusRootfs, nydusd};
+use kata_storage::nydus::nydusd;
 use kata_storage::sandbox_mounts::SandboxMount;
 use kata_storage::share::{ContainerFiles, SharedDirectory};
 use kata_storage::virtiofsd;
-use kata_vmm::{Disk, Share, ShareBackend, VmPlan, Vmm};
+use kata_storage::volumes;
+use kata_vmm::{MemoryHotplug, Share, ShareBackend, VmPlan, Vmm};
 use oci_spec::runtime::Process;
 use tokio::sync::{Mutex, OnceCell, SetOnce};
 use tokio::time::timeout;
 
 use crate::cleanup::{blocking, replay};
+use crate::cpuset::Cpus;
 use crate::direct::{Assigned, Assigning, Claimed, direct_volumes};
 use crate::disks::{Disks, Manner, Roots, Wanted};
 use crate::error::{Result, SandboxError as Error};
+use crate::foreseen::{Foreseen, is_on_disks};
 use crate::gone::NEWS_PATIENCE;
 use crate::hooks::Poststop;
 use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, SharedFiles, Sources, Way};
 use crate::images::Images;
 use crate::intent_log::IntentLog;
 use crate::labels::Labels;
-use crate::launch::{CONSOLE_FILE, LaunchSpec};
+use crate::launch::{CONSOLE_FILE, FirstContainer, LaunchSpec};
 use crate::network::{self, Card, Cards, Connected, NetworkFailure, Place};
-use crate::plan::{Parts, choose_accelerator, shared_directory, vm_plan};
+use crate::plan::{Parts, choose_accelerator, memory_hotplug, shared_directory, vm_plan};
 use crate::poststop::OwedHooks;
 use crate::prepare::{Preparation, memory};
+use crate::sizing::{Size, Sizing};
+use crate::swap::{self, Swap, SwapDisk};
 use crate::timeline::{Moment, Recorder, phase};
-use crate::{ContainerId, pod, way};
+use crate::{ContainerId, cpuset, numa, pod, way};
 
 /// Where shared directories are, below it.
 const RUN: &str = "/run";
+
+/// The kernel's list of the CPUs that run.
+const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
 
 /// What the VMM and virtiofsd may need beyond the guest's memory, as in the usual RuntimeClass.
 const OVERHEAD_MIB: u64 = 160;
@@ -51,6 +59,14 @@ const OVERHEAD_MIB: u64 = 160;
 /// How long the VM waits for the request for its first container. containerd sends it at once: it is there before
 /// virtiofsd runs.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A container that needs files of the host is in a VM that was made for one that does not.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "The VM has no shared directory: it was started for a container whose root file system is on disks and that binds \
+     nothing; has a hook added a mount, or is a second container to be in it?"
+)]
+struct NothingShared;
 
 /// Makes what one sandbox needs on this machine.
 pub(crate) struct LocalHost {
@@ -68,8 +84,13 @@ pub(crate) struct LocalHost {
     volumes: Arc<Assigning>,
     disks: Arc<Disks>,
     preparation: Arc<Preparation>,
+    swap: Swap,
+    /// Whether the VM was started with a shared directory.
+    shares: SetOnce<bool>,
     /// If nydusd shares the files.
     images: Option<Images>,
+    /// The host's cgroups, once this process is in them.
+    cgroup: SetOnce<Cgroup>,
     /// The VM, from the first container on: who takes disks out needs it.
     machine: std::sync::Mutex<Weak<Machine>>,
 }
@@ -95,74 +116,79 @@ impl LocalHost {
             volumes: Arc::new(volumes),
             disks: Arc::new(disks),
             preparation: Arc::new(preparation),
+            swap: Swap::default(),
+            shares: SetOnce::new(),
             images,
+            cgroup: SetOnce::new(),
             machine: std::sync::Mutex::default(),
         }
     }
 
-    /// Ports for network cards and disks. Whatever the network, there is one for a controller of disks.
+    /// Ports for network cards, disks and memory. Whatever the network, there is one for a controller of disks.
     fn ports(&self, place: &Place, cards: usize) -> u8 {
         let more = self.spec.config.hypervisor.block_devices.ports;
-        place.ports(cards).max(1).saturating_add(more).min(network::MOST_PORTS)
+        let memory = u8::from(memory_hotplug(&self.spec.config.hypervisor) == MemoryHotplug::VirtioMem);
+        let swap = u8::from(self.spec.config.hypervisor.memory.has_swap);
+        let devices = more.saturating_add(memory).saturating_add(swap);
+        place.ports(cards).max(1).saturating_add(devices).min(network::MOST_PORTS)
     }
 
-    /// The disks that the VM is started with: those of the first container's root file system, and the block devices that
-    /// it is given.
-    async fn first_disks(&self) -> std::result::Result<Vec<Disk>, BootError> {
+    /// What the first container needs of the VM from the start.
+    async fn foreseen(&self) -> std::result::Result<Foreseen, BootError> {
         let disks = Arc::clone(&self.disks);
-        let (mut spec, bundle) = (self.spec.spec.clone(), self.spec.bundle.clone());
-        let root = self.first_root().await.to_vec();
-        let work = move || {
-            let devices = take_devices(&mut spec, &bundle).into_iter().flatten();
-            let images: Vec<_> = root_disks(&root).chain(devices.map(|device| device.disk)).collect();
-            disks.planned(&images)
-        };
+        let id: ContainerId = self.spec.id.as_str().parse()?;
+        let rootfs = self.first_root().await.to_vec();
+        let sources = Sources { bundle: self.spec.bundle.clone(), rootfs, spec: self.spec.spec.clone() };
+        let layers = self.has_disks().then_some(Path::new(guest::LAYERS_DIR));
+        let roots = self.roots(layers);
+        let work = move || Foreseen::of(&id, sources, roots, &disks);
         Ok(tokio::task::spawn_blocking(work).await?)
+    }
+
+    /// Whether a VM without a shared directory may do: its only container binds nothing of the host's, as far as that is
+    /// known without its root file system.
+    fn may_share_nothing(&self) -> bool {
+        let mounts = self.spec.spec.mounts().as_deref().unwrap_or_default();
+        self.spec.first == FirstContainer::Alone
+            && self.spec.config.runtime.sandbox_bind_mounts.is_empty()
+            && !volumes::may_bind_files(mounts)
+    }
+
+    /// Whether the VM has a shared directory, or will have.
+    fn shares(&self) -> bool {
+        self.shares.get().copied().unwrap_or(true)
+    }
+
+    /// Root file systems may be on disks.
+    fn has_disks(&self) -> bool {
+        !self.spec.config.hypervisor.block_devices.disabled
+    }
+
+    fn roots<'a>(&self, layers: Option<&'a Path>) -> Roots<'a> {
+        let guest_pull = self.spec.config.runtime.force_guest_pull;
+        Roots { layers, guest_pull, nydus: self.images.is_some() }
     }
 
     /// The first container's root file system; empty if nothing of it can be a disk, or if it is not known in time. Its
     /// disks are plugged in later then.
     async fn first_root(&self) -> &[RootfsMount] {
-        if !self.spec.container_follows || self.spec.config.hypervisor.block_devices.disabled {
+        let may_be = self.has_disks() && !self.spec.config.runtime.force_guest_pull;
+        if self.spec.first == FirstContainer::Later || !may_be {
             return &[];
         }
         timeout(ROOT_PATIENCE, self.first_root.wait()).await.map_or(&[], Vec::as_slice)
     }
 
-    /// What of a container is on disks.
+    /// What of a container is on disks, or made by the guest alone.
     async fn wanted(&self, container: &ContainerId, mut sources: Sources) -> Result<(Sources, Wanted)> {
-        let shared = self.spec.config.hypervisor.block_devices.disabled;
-        let layers = (!shared).then(|| self.disks.layers());
-        let guest_pull = self.spec.config.runtime.force_guest_pull;
+        let layers = self.has_disks().then(|| self.disks.layers());
+        let roots = self.roots(None);
         let container = container.clone();
         blocking(move || {
-            let roots = Roots { layers: layers.as_deref(), guest_pull };
+            let roots = Roots { layers: layers.as_deref(), ..roots };
             match Wanted::of(&container, &mut sources, roots) {
                 Ok(wanted) => Ok((sources, wanted)),
                 Err(source) => Err(unprepared(&container, source)),
-            }
-        })
-        .await
-    }
-
-    /// The image of a container that nydusd is to mount, if it has one.
-    async fn image(
-        &self,
-        container: &ContainerId,
-        sources: Sources,
-    ) -> Result<(Sources, Option<NydusRootfs>)> {
-        if self.images.is_none() {
-            return Ok((sources, None));
-        }
-        let container = container.clone();
-        blocking(move || {
-            let image = NydusRootfs::of(&sources.rootfs).and_then(|image| {
-                image.as_ref().map_or(Ok(()), NydusRootfs::check)?;
-                Ok(image)
-            });
-            match image {
-                Ok(image) => Ok((sources, image)),
-                Err(source) => Err(unprepared(&container, source.into())),
             }
         })
         .await
@@ -176,6 +202,22 @@ impl LocalHost {
             Err(source) => Err(unprepared(&container, source.into())),
         })
         .await
+    }
+
+    /// The disk that the VM needs besides those it has, if this container may swap so much.
+    async fn swap_disk(
+        &self,
+        container: &ContainerId,
+        bytes: u64,
+        machine: &Machine,
+    ) -> std::result::Result<Option<SwapDisk>, BootError> {
+        let Some((id, bytes)) = self.swap.want(container, bytes) else { return Ok(None) };
+        let dir = self.spec.config.hypervisor.memory.swap_dir.clone();
+        let file = tokio::task::spawn_blocking(move || kata_storage::swap::create(&dir, bytes)).await??;
+        let address = self.disks.plug_swap(id.clone(), file, machine.vmm.disk_hotplug()).await?;
+        let disk = SwapDisk { id, address, bytes };
+        self.swap.plugged(container, &disk);
+        Ok(Some(disk))
     }
 
     /// The shared directory, made by whoever needs it first.
@@ -207,28 +249,40 @@ impl LocalHost {
     }
 }
 
+/// How many files the daemon of the shared directory may have open, if it holds a descriptor for each.
+fn shared_files(vm: &Hypervisor) -> Option<u64> {
+    (vm.shared_fs == SharedFs::VirtioFs).then(|| virtiofsd::files_of_guest(&vm.virtio_fs_extra_args))
+}
+
 impl LocalHost {
-    /// Makes the host's cgroup for what it starts: before that, as it can only go after it.
-    fn make_cgroup(&self) -> std::io::Result<Cgroup> {
-        let linux = self.spec.spec.linux().as_ref();
-        let memory = u64::from(self.spec.config.hypervisor.default_memory_mib) + OVERHEAD_MIB;
-        match linux.and_then(|linux| linux.cgroups_path().as_ref()) {
-            Some(path) => Cgroup::make(path, self.spec.id.as_str(), memory << 20, &*self.log),
-            None => Ok(Cgroup::none()),
-        }
+    /// Makes the host's cgroups, and goes where what this process starts is to be.
+    async fn enter_cgroup(&self) -> std::result::Result<Cgroup, BootError> {
+        let path = self.spec.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone());
+        let memory = u64::from(self.spec.sizing.plan().boot.size.memory_mib) + OVERHEAD_MIB;
+        let (id, log) = (self.spec.id.to_string(), Arc::clone(&self.log));
+        let sandbox_only = self.spec.config.runtime.sandbox_cgroup_only;
+        // The kernel takes some milliseconds to move a process with threads, and so does systemd.
+        let work = move || {
+            let systemd = Systemd::of_host();
+            let (cgroups_path, memory, systemd) = (path.as_deref(), memory << 20, systemd.as_ref());
+            let request = CgroupRequest { cgroups_path, id: &id, memory, sandbox_only, systemd };
+            let cgroup = Cgroup::make(request, log)?;
+            cgroup.join();
+            Ok::<_, CgroupError>(cgroup)
+        };
+        let cgroup = tokio::task::spawn_blocking(work).await??;
+        self.cgroup.set(cgroup.clone()).ok();
+        Ok(cgroup)
     }
 
     /// What shows the shared directory to the guest: a daemon, or the VMM itself.
-    async fn exporter(
-        &self,
-        cgroup: Cgroup,
-    ) -> std::result::Result<(Option<daemon::Daemon>, Share), BootError> {
+    async fn exporter(&self) -> std::result::Result<(Option<daemon::Daemon>, Share), BootError> {
         let share = self.share().await?;
         let log: Arc<dyn Intents> = Arc::<IntentLog>::clone(&self.log);
         let vm = &self.spec.config.hypervisor;
         let started = match vm.shared_fs {
-            SharedFs::VirtioFs => Some(virtiofsd::spawn(&self.virtiofsd(&share, cgroup), log)?),
-            SharedFs::VirtioFsNydus => Some(nydusd::start(&self.nydusd(&share, cgroup), log).await?),
+            SharedFs::VirtioFs => Some(virtiofsd::spawn(&self.virtiofsd(&share), log)?),
+            SharedFs::VirtioFsNydus => Some(nydusd::start(&self.nydusd(&share), log).await?),
             SharedFs::Virtio9p => None,
         };
         let (daemon, backend) = match started {
@@ -240,8 +294,24 @@ impl LocalHost {
         Ok((daemon, Share { tag: guest::SHARE_TAG.to_owned(), backend }))
     }
 
+    /// What the VM is started with for its first container, and what shows it the shared directory, if it needs one.
+    async fn first_things(
+        &self,
+    ) -> std::result::Result<(Foreseen, Option<daemon::Daemon>, Option<Share>), BootError> {
+        if !self.may_share_nothing() {
+            let (daemon, share) = self.exporter().await?;
+            return Ok((self.foreseen().await?, daemon, Some(share)));
+        }
+        let foreseen = self.foreseen().await?;
+        if foreseen.is_on_disks {
+            return Ok((foreseen, None, None));
+        }
+        let (daemon, share) = self.exporter().await?;
+        Ok((foreseen, daemon, Some(share)))
+    }
+
     /// The VMM's end of its socket is connected before it listens.
-    fn virtiofsd(&self, share: &SharedDirectory, cgroup: Cgroup) -> virtiofsd::DaemonPlan {
+    fn virtiofsd(&self, share: &SharedDirectory) -> virtiofsd::DaemonPlan {
         let vm = &self.spec.config.hypervisor;
         virtiofsd::DaemonPlan {
             binary: vm.virtio_fs_daemon.clone(),
@@ -251,11 +321,10 @@ impl LocalHost {
             seccomp: !vm.disable_seccomp,
             debug: vm.enable_debug,
             extra_args: vm.virtio_fs_extra_args.clone(),
-            cgroup,
         }
     }
 
-    fn nydusd(&self, share: &SharedDirectory, cgroup: Cgroup) -> nydusd::NydusdPlan {
+    fn nydusd(&self, share: &SharedDirectory) -> nydusd::NydusdPlan {
         let vm = &self.spec.config.hypervisor;
         nydusd::NydusdPlan {
             binary: vm.virtio_fs_daemon.clone(),
@@ -263,7 +332,6 @@ impl LocalHost {
             socket_dir: self.dir.clone(),
             debug: vm.enable_debug,
             extra_args: vm.virtio_fs_extra_args.clone(),
-            cgroup,
         }
     }
 
@@ -289,6 +357,10 @@ impl Daemon for daemon::Daemon {
         self.binary().to_owned()
     }
 
+    fn pid(&self) -> u32 {
+        Self::pid(self)
+    }
+
     async fn wait(&self) -> DaemonEnd {
         let exit = Self::wait(self).await;
         let clean = exit.status.is_some_and(|status| status.success());
@@ -305,8 +377,9 @@ impl Host for LocalHost {
             timeline.accelerator = Some(choice.accelerator.to_string());
             timeline.accelerator_reason = Some(choice.reason.clone());
         });
-        let cgroup = self.make_cgroup()?;
-        let (daemon, share) = self.exporter(cgroup.clone()).await?;
+        let cgroup = self.enter_cgroup().await?;
+        let (foreseen, daemon, share) = self.first_things().await?;
+        self.shares.set(share.is_some()).ok();
         let shared = if daemon.is_some() { phase::SHARE } else { phase::SHARE_WITHOUT_DAEMON };
         let begun = recorder.since(shared, begun);
         let place = Place::of(&self.spec.spec);
@@ -315,19 +388,25 @@ impl Host for LocalHost {
             network::connect(place.clone(), &self.spec.config, Arc::clone(&log)).await?;
         let begun = recorder.since(phase::NETWORK, begun);
         let (prepared, agent) = way::prepare()?;
+        let (size, most) = (self.spec.sizing.plan().boot.size, self.spec.sizing.plan().most);
         let parts = Parts {
+            size,
+            most,
+            numa: numa::nodes(&self.spec.config, choice.accelerator, (size, most)).await?,
             accelerator: choice.accelerator,
             agent,
             doorbell_port: prepared.doorbell_port(),
-            shares: vec![share],
-            cgroup,
+            shared_files: daemon.as_ref().and_then(|_| shared_files(&self.spec.config.hypervisor)),
+            shares: share.into_iter().collect(),
+            cgroup: cgroup.clone(),
             hotplug_ports: self.ports(&place, nics.len()),
-            disks: self.first_disks().await?,
+            disks: foreseen.disks,
             nics,
             netns: place.of_vmm(),
             console_log: self.dir.join(CONSOLE_FILE),
         };
         let plan = vm_plan(&self.spec.id, &self.spec.config, parts)?;
+        let most = Size { vcpus: plan.max_vcpus, memory_mib: plan.most_memory_mib() };
         let vmm = self.start_vm(plan).await?;
         recorder.edit(|timeline| timeline.vmm = Some(vmm.kind().to_owned()));
         recorder.since(phase::VMM, begun);
@@ -345,7 +424,7 @@ impl Host for LocalHost {
         let watched = daemon.as_ref().filter(|_| self.images.is_none());
         let files = watched.map(|daemon| SharedFiles { dir, daemon: daemon.pid() });
         let daemon = daemon.map(|daemon| Arc::new(daemon) as Arc<dyn Daemon>);
-        Ok((Machine { vmm, parts, daemon, files, network: guest, netns, cards }, way))
+        Ok((Machine { vmm, parts, most, daemon, cgroup, files, network: guest, netns, cards }, way))
     }
 
     fn foresee(&self, rootfs: &[RootfsMount]) {
@@ -353,14 +432,30 @@ impl Host for LocalHost {
         self.first_root.set(rootfs.to_vec()).ok();
     }
 
+    fn sizing(&self) -> Sizing {
+        self.spec.sizing.clone()
+    }
+
+    fn pins_vcpus(&self) -> bool {
+        self.spec.config.runtime.enable_vcpus_pinning
+    }
+
+    fn online_cpus(&self) -> Cpus {
+        // A kernel of a single CPU has no list.
+        fs::read_to_string(ONLINE_CPUS)
+            .ok()
+            .and_then(|list| cpuset::parse(&list))
+            .unwrap_or_else(|| [0].into())
+    }
+
     fn guest_hook_path(&self) -> String {
         self.spec.config.hypervisor.guest_hook_path.clone()
     }
 
     fn sandbox_storages(&self) -> Vec<Storage> {
-        let share = shared_directory(&self.spec.config.hypervisor);
+        let share = self.shares().then(|| shared_directory(&self.spec.config.hypervisor));
         let of_pod = self.spec.pod.as_ref().map(|_| memory(&pod::memory()));
-        std::iter::once(share).chain(of_pod).collect()
+        share.into_iter().chain(of_pod).collect()
     }
 
     async fn attach(
@@ -375,12 +470,19 @@ impl Host for LocalHost {
             pod.share(&self.dir, &mut sources.spec).map_err(|error| failed(error.into()))?;
         }
         Labels::of(&self.spec.config).confine_container(&mut sources.spec);
-        let (sources, image) = self.image(container, sources).await?;
+        cpuset::keep_spec_from_guest(&mut sources.spec);
+        let vm = &self.spec.config.hypervisor;
+        let swap = swap::limit(&mut sources.spec, vm.memory.has_swap, vm.default_memory_mib);
+        let swap = swap.map_err(|error| failed(error.into()))?;
         let (sources, wanted) = self.wanted(container, sources).await?;
-        let wanted = wanted.with_image(image);
+        if !self.shares() && !is_on_disks(&wanted, &sources.spec) {
+            return Err(failed(NothingShared.into()));
+        }
         let (sources, volumes) = self.claim(container, sources).await?;
         let share = self.share().await.map_err(failed)?;
-        self.share_with_guest(&share).await.map_err(failed)?;
+        if self.shares() {
+            self.share_with_guest(&share).await.map_err(failed)?;
+        }
         let files = share.container(container.as_str()).map_err(|error| failed(error.into()))?;
         let files = Arc::new(std::sync::Mutex::new(files));
         self.files.lock().await.insert(container.clone(), Arc::clone(&files));
@@ -409,7 +511,16 @@ impl Host for LocalHost {
             self.volumes.attach(container, &volumes, &self.disks, machine.vmm.disk_hotplug()).await;
         prepared.storages.extend(attached.map_err(|error| failed(error.into()))?);
         prepared.devices = told.devices;
+        prepared.swap = self.swap_disk(container, swap, machine).await.map_err(failed)?;
         Ok(prepared)
+    }
+
+    fn offers_swap(&self, disk: &SwapDisk) {
+        self.swap.offered(disk);
+    }
+
+    fn swaps(&self, disk: &SwapDisk) {
+        self.swap.add(disk.bytes);
     }
 
     async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>> {
@@ -432,6 +543,9 @@ impl Host for LocalHost {
         let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let vm = machine.as_ref().and_then(|machine| machine.vmm.disk_hotplug());
         self.disks.detach(container, vm).await;
+        if let Some(disk) = self.swap.forget(container) {
+            self.disks.unplug_swap(&disk, vm).await;
+        }
         if let Some(images) = &self.images {
             images.unmount(container).await;
         }
@@ -460,7 +574,20 @@ impl Host for LocalHost {
     }
 
     async fn undo(&self) -> Result<()> {
-        replay(Arc::clone(&self.log), &self.dir, &self.spec.id, self.hooks.take()).await
+        if let Some(cgroup) = self.cgroup.get().cloned() {
+            blocking(move || {
+                cgroup.leave();
+                Ok(())
+            })
+            .await?;
+        }
+        // What is still owed after an attempt that failed is in the log only.
+        let log = Arc::clone(&self.log);
+        let path = self.dir.clone();
+        let owed =
+            blocking(move || log.pending_hooks().map_err(|source| Error::State { path, source })).await;
+        let owed = owed.unwrap_or_else(|_| self.hooks.take());
+        replay(Arc::clone(&self.log), &self.dir, &self.spec.id, owed).await
     }
 }
 
@@ -491,7 +618,7 @@ async fn follow(
 }
 
 /// What an error of the VMM may be about.
-fn boot_parts(vm: &kata_config::Hypervisor) -> String {
+fn boot_parts(vm: &Hypervisor) -> String {
     let initrd = vm.initrd.as_deref().unwrap_or(Path::new("none"));
     format!("{} with kernel {} and initrd {}", vm.path.display(), vm.kernel.display(), initrd.display())
 }

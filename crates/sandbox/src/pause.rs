@@ -5,10 +5,14 @@
 //! What the pod as a whole asks for stands in its specification, and goes to the guest with the sandbox: namespaces with
 //! their ids and clocks, kernel settings, and shared memory, which stays as long as the pod.
 
+use std::time::Duration;
+
 use kata_protocol::agent::Storage;
 use kata_protocol::{oci, oci_convert};
 use oci_spec::runtime::Spec;
 use protobuf::MessageField;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::command::{CreateContainer, Exit, Key, PidInfo, Reply};
 use crate::driver::Driver;
@@ -21,6 +25,9 @@ use crate::stats::Stats;
 
 /// The signals on which pause ends by itself.
 const HEEDED: [u32; 2] = [2, 15];
+
+/// How long a pause container outlives its VM at most. CRI-O removes no container because it has ended.
+const OUTLIVES: Duration = Duration::from_secs(2);
 
 /// What the pod as a whole asks the guest for.
 #[derive(Debug, Default)]
@@ -80,6 +87,32 @@ impl Site {
 }
 
 impl Driver {
+    /// The VM has died, and with it all that ran in it; the pause container ends when the others are removed. On its end
+    /// containerd removes it at once and has this server ended; a container whose end it is still taking note of then
+    /// counts as running, for good where nobody asks twice ("container is still running, to stop first").
+    pub(crate) fn end_pause_last(&mut self) {
+        let (pause, others): (Vec<_>, Vec<_>) =
+            self.containers.living().into_iter().partition(|(key, _)| self.is_pause(key));
+        for (key, known) in others {
+            self.finish(&key, Exit::now(Exit::KILLED), known);
+        }
+        if pause.is_empty() || !self.has_others() {
+            return self.end_processes();
+        }
+        let (sender, removed) = oneshot::channel();
+        self.others = Some(sender);
+        self.spawn(async move |_, queue| {
+            // Either way: removed, or nobody does.
+            let _ = timeout(OUTLIVES, removed).await;
+            queue.report(Happening::Outlived).await;
+        });
+    }
+
+    /// Whether there is any container but the pause container.
+    pub(crate) fn has_others(&self) -> bool {
+        self.containers.0.values().any(|container| !container.is_pause)
+    }
+
     /// Whether this is the first process of a pause container.
     pub(crate) fn is_pause(&self, key: &Key) -> bool {
         key.exec.is_none() && self.containers.is_pause(&key.container)
@@ -102,9 +135,12 @@ impl Driver {
         reply.send(process.map(|process| process.phase = phase)).ok();
     }
 
-    /// It has no processes in the guest.
+    /// It has no process in the guest, but is told as one, the VMM: a containerd 1.7 that is restarted takes a shim whose container
+    /// has none for a leak, and gives the pod up.
     pub(crate) fn pids_of_pause(&mut self, key: &Key, reply: Reply<Vec<PidInfo>>) {
-        reply.send(self.containers.allowing(key, Verb::Pids).map(|_| Vec::new())).ok();
+        let pid = self.pid();
+        let told = self.containers.allowing(key, Verb::Pids).map(|_| vec![PidInfo { pid, exec: None }]);
+        reply.send(told).ok();
     }
 
     /// It uses nothing of the guest.

@@ -93,7 +93,7 @@ impl Preparation {
         }
         let huge = in_guest.huge_pages.iter().map(huge_pages_storage);
         storages.extend(in_guest.memories.iter().map(memory).chain(huge));
-        Ok((Files { spec, storages, devices: Vec::new() }, wanted))
+        Ok((Files { spec, storages, ..Files::default() }, wanted))
     }
 
     /// The image for what the container writes to its root, if that has a limit.

@@ -1,10 +1,13 @@
 //! What the owning task knows of a process and of a container.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::command::Key;
-use crate::command::{ExecSpec, Exit, ProcessState, ProcessStatus, Reply};
+use tokio::sync::watch;
+
+use crate::command::{CreateContainer, ExecSpec, Exit, Key, ProcessState, ProcessStatus, Reply};
 use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Hooks;
 use crate::state::{Phase, Verb};
@@ -23,6 +26,8 @@ pub(crate) struct Process {
     pub(crate) waiters: Vec<Reply<Exit>>,
     /// Who wants it killed while it is being made.
     pub(crate) killers: Vec<Reply<()>>,
+    /// Gone at its end.
+    life: Option<watch::Sender<()>>,
     /// Its streams, once they are copied.
     pub(crate) pumps: Pumps,
     /// What to run, until it is started.
@@ -39,6 +44,12 @@ pub(crate) struct Container {
     pub(crate) hooks: Arc<Hooks>,
     /// It is the pod's pause container, of which nothing is in the guest (`pause.rs`).
     pub(crate) is_pause: bool,
+    /// The directory of its `config.json`.
+    pub(crate) bundle: PathBuf,
+    /// When it was asked for.
+    pub(crate) created: SystemTime,
+    /// Who wants it removed while it is being made.
+    pub(crate) removers: Vec<Reply<Exit>>,
 }
 
 impl Process {
@@ -50,15 +61,28 @@ impl Process {
             early_exit: None,
             waiters: Vec::new(),
             killers: Vec::new(),
+            life: Some(watch::Sender::new(())),
             pumps: Pumps::default(),
             to_start: None,
             size: None,
         }
     }
 
+    /// Ready once it has ended.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let life = self.life.as_ref().map(watch::Sender::subscribe);
+        async move {
+            if let Some(mut life) = life {
+                // Nothing is ever sent: it changes by going.
+                life.changed().await.ok();
+            }
+        }
+    }
+
     /// Notes its end and tells those who wait for it.
     pub(crate) fn end(&mut self, exit: Exit) {
         self.exit = Some(exit);
+        self.life = None;
         if self.phase != Phase::Deleting {
             self.phase = Phase::Stopped;
         }
@@ -73,8 +97,16 @@ impl Process {
 }
 
 impl Container {
-    pub(crate) fn new(terminal: bool, hooks: Arc<Hooks>, is_pause: bool) -> Self {
-        Self { init: Process::new(Phase::Creating, terminal), execs: HashMap::new(), hooks, is_pause }
+    pub(crate) fn new(request: &CreateContainer, hooks: Arc<Hooks>) -> Self {
+        Self {
+            init: Process::new(Phase::Creating, request.stdio.terminal),
+            execs: HashMap::new(),
+            hooks,
+            is_pause: request.is_pause,
+            bundle: request.bundle.clone(),
+            created: SystemTime::now(),
+            removers: Vec::new(),
+        }
     }
 }
 

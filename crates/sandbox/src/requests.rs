@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use kata_protocol::ports;
 use oci_spec::runtime::LinuxResources;
 
-use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, Reply};
+use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, Parts, PidInfo, Reply};
+use crate::cpuset::{self, Cpus};
 use crate::driver::{Driver, Stage, Undone};
 use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Hooks;
 use crate::jobs::{Happening, Queue, Reach, SIGKILL, Site};
 use crate::pause::no_processes;
 use crate::process::{Container, Process};
+use crate::sizing::Limits;
 use crate::state::{Phase, Verb};
 use crate::stats::Stats;
 use crate::{ContainerId, ExecId};
@@ -51,8 +54,21 @@ impl Driver {
                 reply.send(process.map(|process| process.pumps.close_input())).ok();
             }
             Command::AgentAddress { reply } => {
-                let address = self.running().and_then(|reach| reach.dialer.address().ok_or(Error::NoAddress));
-                reply.send(address).ok();
+                self.ask_guest(reply, async |site, reach| site.agent_address(reach.dialer));
+            }
+            Command::UnconfiguredAgent { reply } => self.unconfigured_agent(reply),
+            Command::Console { reply } => {
+                self.ask_guest(reply, async |_, reach| match reach.agent.is_foreign() {
+                    true => Err(Error::Unsupported { action: "give a shell by way of the shim" }),
+                    false => Ok(reach.dialer.connect(ports::CONSOLE).await?.stream),
+                });
+            }
+            Command::GuestLogLevel { level, reply } => {
+                self.ask_guest(reply, async move |_, reach| reach.agent.log_level(level).await);
+            }
+            Command::Inspect { reply } => {
+                let inspection = self.inspection();
+                reply.send(Ok(inspection)).ok();
             }
             Command::Interfaces { reply } => {
                 self.ask_guest(reply, async |site, reach| site.interfaces(&reach).await);
@@ -66,6 +82,10 @@ impl Driver {
             }
             Command::SetPacketFilter { v6, rules, reply } => {
                 self.ask_guest(reply, async move |_, reach| reach.agent.set_packet_filter(v6, rules).await);
+            }
+            Command::Parts { reply } => drop(reply.send(Ok(self.parts()))),
+            Command::GuestMetrics { families, patience, reply } => {
+                self.ask_guest(reply, async move |_, reach| reach.agent.metrics(families, patience).await);
             }
             Command::VolumeStats { volume, reply } => {
                 self.ask_guest(reply, async move |site, reach| site.volume_stats(&reach, &volume).await);
@@ -99,18 +119,29 @@ impl Driver {
             return self.kill_pause(key, signal, reply);
         }
         let site = self.site.clone();
+        let ended = self.containers.process(key).map(|process| process.ended());
         self.ask(key, Verb::Kill, reply, async move |key, reach| {
-            let result = reach.agent.signal(&key, signal, all).await;
-            let machine = site.boot.borrow().machine();
-            match (result, machine) {
-                (Err(Error::Deadline { .. }), Some(machine)) if signal == SIGKILL => {
-                    tracing::warn!(container = %key.container, "The guest does not answer: its VM is killed");
-                    machine.vmm.kill().await;
-                    Ok(())
+            let sent = async move {
+                let result = reach.agent.signal(&key, signal, all).await;
+                let machine = site.boot.borrow().machine();
+                match (result, machine) {
+                    (Err(Error::Deadline { .. }), Some(machine)) if signal == SIGKILL => {
+                        tracing::warn!(container = %key.container, "The guest does not answer: its VM is killed");
+                        machine.vmm.kill().await;
+                        Ok(())
+                    }
+                    // It has died with its VM, which is what was wanted.
+                    (Err(Error::Gone { .. }), _) => Ok(()),
+                    (result, _) => result,
                 }
-                // Who kills what has just died has what was wanted.
-                (Err(Error::Gone { .. }), _) => Err(Error::Finished { id: key.to_string() }),
-                (result, _) => result,
+            };
+            // Not ended half-way: a request that is given up while it is written ends the connection.
+            let sent = tokio::spawn(kata_trace::scope(kata_trace::current(), sent));
+            tokio::select! {
+                biased;
+                result = sent => result.unwrap_or(Err(Error::Closed)),
+                // The news of its end has overtaken the answer.
+                () = ended? => Ok(()),
             }
         });
     }
@@ -125,6 +156,13 @@ impl Driver {
         });
     }
 
+    fn unconfigured_agent(&self, reply: Reply<String>) {
+        self.spawn(async move |site: Site, _: Queue| {
+            let reached = site.reach().await;
+            reply.send(reached.and_then(|reach| site.agent_address(reach.dialer))).ok();
+        });
+    }
+
     fn create(&mut self, request: CreateContainer, reply: Reply<Created>) {
         let id = request.id.clone();
         if self.containers.0.contains_key(&id) {
@@ -136,25 +174,42 @@ impl Driver {
             self.refuse_creation(error, reply);
             return;
         }
+        let cpus = match self.cpus(cpuset::of_spec(&request.spec)) {
+            Ok(cpus) => cpus,
+            Err(error) => return self.refuse_creation(error, reply),
+        };
         if !request.is_pause {
             self.site.host.foresee(&request.rootfs);
         }
         let hooks = Hooks::of(&id, &request.bundle, &request.spec);
-        let container = Container::new(request.stdio.terminal, Arc::clone(&hooks), request.is_pause);
+        let container = Container::new(&request, Arc::clone(&hooks));
+        if !request.is_pause {
+            self.sizing.demand().add(id.as_str(), Limits::of_spec(&request.spec));
+            self.pinning.set(&id, cpus);
+        }
         self.containers.0.insert(id.clone(), container);
+        // The VM was made for the first one.
+        let change = self.change_of_size();
         self.spawn(async move |site: Site, queue: Queue| {
-            let result = match request.is_pause {
-                true => site.create_pause(request, &hooks, &queue).await.map(|()| None),
-                false => Box::pin(site.create(request, &hooks, &queue)).await,
+            let create = async {
+                if let Some(change) = change {
+                    change.grow().await?;
+                }
+                match request.is_pause {
+                    true => site.create_pause(request, &hooks, &queue).await.map(|()| None),
+                    false => Box::pin(site.create(request, &hooks, &queue)).await,
+                }
             };
+            let result = create.await;
             queue.report(Happening::Created { id, result, reply }).await;
         });
     }
 
-    /// The sandbox has ended: if nothing is in it, it is undone before that is told.
-    fn refuse_creation(&mut self, error: Error, reply: Reply<Created>) {
-        if self.containers.0.is_empty() {
-            self.undo_everything(Undone::Failed(reply, error), "it never ran");
+    /// If nothing is in a sandbox that never ran, it is undone before that is told.
+    pub(crate) fn refuse_creation(&mut self, error: Error, reply: Reply<Created>) {
+        let never_ran = !matches!(self.stage, Stage::Running(_));
+        if never_ran && self.containers.0.is_empty() {
+            self.undo_everything(Undone::Failed(reply, error), "its first container could not be created");
         } else {
             reply.send(Err(error)).ok();
         }
@@ -209,7 +264,15 @@ impl Driver {
         Ok(())
     }
 
-    fn delete(&mut self, key: Key, reply: Reply<Exit>) {
+    /// What is still being made is removed once it is made: nobody may ask again.
+    pub(crate) fn delete(&mut self, key: Key, reply: Reply<Exit>) {
+        if key.exec.is_none()
+            && let Ok(container) = self.containers.container(&key.container)
+            && container.init.phase == Phase::Creating
+        {
+            container.removers.push(reply);
+            return;
+        }
         let reach = self.reach();
         let process = match self.containers.allowing(&key, Verb::Delete) {
             Ok(process) => process,
@@ -290,14 +353,42 @@ impl Driver {
         });
     }
 
-    fn update(&mut self, container: &ContainerId, resources: Box<LinuxResources>, reply: Reply<()>) {
+    fn update(&mut self, container: &ContainerId, mut resources: Box<LinuxResources>, reply: Reply<()>) {
         let key = Key::new(container, None);
         if self.is_pause(&key) {
             return self.update_pause(&key, reply);
         }
-        self.ask(&key, Verb::Update, reply, async move |key, reach| {
-            reach.agent.update(key.container.as_str(), &resources).await
+        let allowed = self.containers.allowing(&key, Verb::Update).map(drop);
+        let allowed = allowed.and_then(|()| Ok((self.running()?, self.cpus(cpuset::named(&resources))?)));
+        let (reach, cpus) = match allowed {
+            Ok(allowed) => allowed,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let update = self.sizing.demand().ask(container.as_str(), &resources);
+        let change = self.change_of_size();
+        let pinning = self.pinning.clone();
+        cpuset::keep_from_guest(&mut resources);
+        let container = container.clone();
+        self.spawn(async move |_: Site, queue: Queue| {
+            let updated = async {
+                if let Some(change) = &change {
+                    change.grow().await?;
+                }
+                reach.agent.update(container.as_str(), &resources).await
+            };
+            let updated = updated.await;
+            if let (Ok(()), Some(cpus)) = (&updated, cpus) {
+                pinning.set(&container, Some(cpus));
+            }
+            // Others may have changed meanwhile: the VM fits what is known then.
+            queue.report(Happening::Updated { container, update, is_done: updated.is_ok() }).await;
+            reply.send(updated).ok();
         });
+    }
+
+    /// Those CPUs of the host that a container names.
+    fn cpus(&self, named: Option<&str>) -> Result<Option<Cpus>> {
+        named.map(|list| cpuset::on_host(list, || self.site.host.online_cpus())).transpose()
     }
 
     fn resize(&mut self, key: &Key, width: u32, height: u32, reply: Reply<()>) {
@@ -319,6 +410,17 @@ impl Driver {
         self.ask(key, Verb::Resize, reply, async move |key, reach| {
             reach.agent.resize(&key, width, height).await
         });
+    }
+
+    fn parts(&self) -> Parts {
+        let alive = self.containers.0.iter().filter(|(_, container)| {
+            !container.is_pause && matches!(container.init.phase, Phase::Running | Phase::Paused)
+        });
+        let containers = alive.map(|(id, _)| id.clone()).collect();
+        let machine = self.machine();
+        let daemon = machine.and_then(|machine| machine.daemon.as_ref());
+        let (vmm, daemon) = (machine.map(|machine| machine.vmm.pid()), daemon.map(|daemon| daemon.pid()));
+        Parts { vmm, daemon, containers }
     }
 
     /// A request that changes nothing here: if it is allowed, the agent is asked, and its answer is the answer.

@@ -1,14 +1,21 @@
 //! The handle on a sandbox: sends requests to its owning task and waits for the answers.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use kata_transport::Stream;
 use oci_spec::runtime::LinuxResources;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{Command, CreateContainer, Created, ExecSpec, Exit, Key, PidInfo, ProcessState, Reply};
+use crate::agent::Requests;
+use crate::command::{
+    Command, CreateContainer, Created, ExecSpec, Exit, GuestMetrics, Key, Parts, PidInfo, ProcessState, Reply,
+};
 use crate::direct::VolumeStats;
 use crate::driver::Message;
 use crate::error::{Result, SandboxError as Error};
+use crate::inspection::Inspection;
 use crate::network::Change;
 use crate::network::json::{Interface, Route};
 use crate::stats::Stats;
@@ -24,6 +31,7 @@ use crate::{ContainerId, ExecId};
 pub struct Sandbox {
     queue: mpsc::Sender<Message>,
     recorder: Recorder,
+    requests: Arc<Requests>,
 }
 
 /// A handle that does not keep the sandbox alive.
@@ -31,19 +39,27 @@ pub struct Sandbox {
 pub struct WeakSandbox {
     queue: mpsc::WeakSender<Message>,
     recorder: Recorder,
+    requests: Arc<Requests>,
 }
 
 impl WeakSandbox {
     /// A handle to ask things of, as long as somebody else has one, too.
     #[must_use]
     pub fn upgrade(&self) -> Option<Sandbox> {
-        Some(Sandbox { queue: self.queue.upgrade()?, recorder: self.recorder.clone() })
+        let requests = Arc::clone(&self.requests);
+        Some(Sandbox { queue: self.queue.upgrade()?, recorder: self.recorder.clone(), requests })
+    }
+
+    /// How long the requests to the agent took so far; also of a sandbox that nobody has any more.
+    #[must_use]
+    pub fn requests(&self) -> &Requests {
+        &self.requests
     }
 }
 
 impl Sandbox {
-    pub(crate) fn new(queue: mpsc::Sender<Message>, recorder: Recorder) -> Self {
-        Self { queue, recorder }
+    pub(crate) fn new(queue: mpsc::Sender<Message>, recorder: Recorder, requests: Arc<Requests>) -> Self {
+        Self { queue, recorder, requests }
     }
 
     /// Waits until the guest is up and configured, without any container; for managers that start sandboxes by
@@ -206,15 +222,51 @@ impl Sandbox {
     /// A handle that does not keep the sandbox alive.
     #[must_use]
     pub fn downgrade(&self) -> WeakSandbox {
-        WeakSandbox { queue: self.queue.downgrade(), recorder: self.recorder.clone() }
+        let requests = Arc::clone(&self.requests);
+        WeakSandbox { queue: self.queue.downgrade(), recorder: self.recorder.clone(), requests }
     }
 
-    /// Where the agent in the guest is reached, as upstream's tools write it: `vsock://CID:1024`.
+    /// Where the agent in the guest is reached, as upstream's tools write it: `vsock://CID:1024`, or on a host without
+    /// vhost-vsock `hvsock://PATH:1024`, a socket of this process that is there from now on.
     ///
     /// # Errors
-    /// [`Error::NoAddress`]; the guest is not up.
+    /// The socket cannot be made; the guest is not up.
     pub async fn agent_address(&self) -> Result<String> {
         self.ask(|reply| Command::AgentAddress { reply }).await
+    }
+
+    /// Where the agent is reached as soon as it answers, in the same way. Nothing is asked of it: that is left to who wants
+    /// the address.
+    ///
+    /// # Errors
+    /// The socket cannot be made; the guest does not come up.
+    pub async fn unconfigured_agent(&self) -> Result<String> {
+        self.ask(|reply| Command::UnconfiguredAgent { reply }).await
+    }
+
+    /// A stream to a console in the guest, to be spoken as [`kata_protocol::console`] says. The configuration must have
+    /// opened the debug console, else nobody answers.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`]: the agent is not ours; the guest is not up.
+    pub async fn console(&self) -> Result<Stream> {
+        self.ask(|reply| Command::Console { reply }).await
+    }
+
+    /// How much the agent logs to the guest's console: `error`, `warn`, `info`, `debug` or `trace`. `Some` changes it.
+    ///
+    /// # Errors
+    /// There is no such level; [`Error::Unsupported`]: the agent is not ours; the guest is not up.
+    pub async fn guest_log_level(&self, level: Option<String>) -> Result<String> {
+        self.ask(|reply| Command::GuestLogLevel { level, reply }).await
+    }
+
+    /// What the host knows of the sandbox and its containers; answered in every state.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] only.
+    pub async fn inspect(&self) -> Result<Inspection> {
+        self.ask(|reply| Command::Inspect { reply }).await
     }
 
     /// The guest's interfaces, and which of the pod's namespace each is connected to.
@@ -297,6 +349,23 @@ impl Sandbox {
         self.ask(|reply| Command::ResizeVolume { volume, bytes, reply }).await
     }
 
+    /// What the sandbox is made of now, as far as it can be measured.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]
+    pub async fn parts(&self) -> Result<Parts> {
+        self.ask(|reply| Command::Parts { reply }).await
+    }
+
+    /// The figures of agent and guest: the families that these words of `kata_metrics::Selection` select. They are waited for as
+    /// long as `patience` allows.
+    ///
+    /// # Errors
+    /// See [`interfaces`](Self::interfaces).
+    pub async fn guest_metrics(&self, families: Vec<String>, patience: Duration) -> Result<GuestMetrics> {
+        self.ask(|reply| Command::GuestMetrics { families, patience, reply }).await
+    }
+
     /// Ends the VM, whatever runs in it, and removes everything that the sandbox made on the host. Can be repeated.
     ///
     /// # Errors
@@ -313,7 +382,7 @@ impl Sandbox {
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let message = Message::Command(command(reply));
+        let message = Message::Command(command(reply), kata_trace::current());
         self.queue.send(message).await.map_err(|_| Error::Closed)?;
         answer.await.unwrap_or(Err(Error::Closed))
     }

@@ -1,13 +1,20 @@
 //! The whole sandbox against a fake VMM and a fake agent: no rights, no VM, no mounts.
 
+mod cgroup;
 mod death;
 mod fake_agent;
 mod fake_host;
+mod inspection;
 mod life;
+mod metrics;
 mod network;
 mod pause;
+mod pinning;
+mod resize;
+mod resize_sequences;
 mod start;
 mod streams;
+mod swap;
 mod volumes;
 mod watches;
 
@@ -62,7 +69,7 @@ impl Scene {
         std::fs::write(&console, "Linux version\nKernel panic - not syncing\n").unwrap();
         let (host, agent) = FakeHost::new(flaws, dir.path());
         *host.netns.lock().unwrap() = netns;
-        let recorder = Recorder::new("s", dir.path());
+        let recorder = Recorder::new("s", dir.path(), None);
         let (sandbox, events) = assemble(&"s".parse().unwrap(), host.clone(), recorder, deadlines, &console);
         Self { sandbox, events, host, agent, dir }
     }

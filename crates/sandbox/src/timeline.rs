@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use kata_storage::processes;
 
+use crate::spans::Traced;
+
 /// Name of the file in the state directory.
 pub const TIMELINE_FILE: &str = "timeline.json";
 
@@ -102,7 +104,7 @@ impl Timeline {
 
 /// A point in time, in microseconds of `CLOCK_BOOTTIME`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(u64);
+pub(crate) struct Moment(pub(crate) u64);
 
 impl Moment {
     pub(crate) fn now() -> Self {
@@ -126,11 +128,13 @@ pub(crate) struct Recorder {
     /// Held while the file is written.
     turn: Arc<Mutex<()>>,
     path: Arc<Path>,
+    /// Who else is told, if anybody traces.
+    traced: Option<Traced>,
 }
 
 impl Recorder {
     /// Begins with the time from the start of this process until now.
-    pub(crate) fn new(sandbox: &str, state_dir: &Path) -> Self {
+    pub(crate) fn new(sandbox: &str, state_dir: &Path, traced: Option<Traced>) -> Self {
         let now = Moment::now();
         let origin = Moment::process_start().unwrap_or(now).min(now);
         let timeline = Timeline {
@@ -144,12 +148,23 @@ impl Recorder {
         };
         let path: PathBuf = state_dir.join(TIMELINE_FILE);
         let timeline = Arc::new(Mutex::new(timeline));
-        let recorder = Self { timeline, turn: Arc::default(), path: path.into() };
+        if let Some(Traced { tracer, .. }) = &traced {
+            tracer.began(origin.0);
+        }
+        let recorder = Self { timeline, turn: Arc::default(), path: path.into(), traced };
         recorder.span(phase::PREPARE, origin, now);
         recorder
     }
 
     pub(crate) fn span(&self, name: &str, start: Moment, end: Moment) {
+        if let Some(Traced { tracer, .. }) = &self.traced {
+            tracer.phase(name, start.0, end.0);
+        }
+        self.note(name, start, end);
+    }
+
+    /// A span whose own trace is kept by another.
+    pub(crate) fn note(&self, name: &str, start: Moment, end: Moment) {
         self.edit(|timeline| {
             let (start, end) = (since(timeline, start.0), since(timeline, end.0));
             timeline.spans.push(Span {
@@ -171,8 +186,7 @@ impl Recorder {
     /// The guest's phases, in microseconds since its kernel's start. Its zero is found by taking the end of
     /// its last phase for the moment of the answer, so that the way back counts as part of the guest.
     pub(crate) fn guest(&self, phases: &[kata::Phase], answered: Moment) {
-        let Some(last) = phases.iter().map(|phase| phase.end_us).max() else { return };
-        let zero = answered.0.saturating_sub(last);
+        let Some(zero) = zero(phases, answered) else { return };
         self.edit(|timeline| {
             for phase in phases {
                 timeline.spans.push(Span {
@@ -183,6 +197,11 @@ impl Recorder {
                 });
             }
         });
+    }
+
+    /// Who traces the sandbox, if anybody does.
+    pub(crate) fn traced(&self) -> Option<&Traced> {
+        self.traced.as_ref()
     }
 
     pub(crate) fn edit(&self, change: impl FnOnce(&mut Timeline)) {
@@ -204,6 +223,12 @@ impl Recorder {
             }
         });
     }
+}
+
+/// When the guest's clock showed zero, by the host's.
+pub(crate) fn zero(phases: &[kata::Phase], answered: Moment) -> Option<u64> {
+    let last = phases.iter().map(|phase| phase.end_us).max()?;
+    Some(answered.0.saturating_sub(last))
 }
 
 fn since(timeline: &Timeline, micros: u64) -> u64 {
@@ -232,7 +257,7 @@ mod tests {
     #[test]
     fn the_file_holds_the_spans_and_the_guest_is_mapped() {
         let dir = tempfile::tempdir().unwrap();
-        let recorder = Recorder::new("s", dir.path());
+        let recorder = Recorder::new("s", dir.path(), None);
         let start = Moment::now();
         let end = recorder.since("vmm spawned", start);
         let kernel = kata::Phase { name: "kernel".into(), start_us: 0, end_us: 10, ..Default::default() };

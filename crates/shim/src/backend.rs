@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
 use containerd_shim_protos::{cgroups, cgroups_v2};
-use kata_sandbox::Pod;
+use kata_sandbox::{FirstContainer, Pod};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::events::Ended;
@@ -137,8 +137,8 @@ pub(crate) struct NewSandbox {
     pub(crate) spec: Spec,
     /// What its containers have in common, if it is a pod of Kubernetes'.
     pub(crate) pod: Option<Pod>,
-    /// The request for a container of this specification comes at once.
-    pub(crate) container_follows: bool,
+    /// How a container of this specification comes.
+    pub(crate) first: FirstContainer,
 }
 
 /// Launches sandboxes.

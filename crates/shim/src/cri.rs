@@ -7,6 +7,8 @@ use kata_sandbox::{Dns, Pod};
 use protobuf::CodedInputStream;
 use protobuf::well_known_types::any::Any;
 
+use crate::pod_limits;
+
 /// Annotations that are ours; others are for other eyes.
 const OURS: &str = "io.katacontainers.";
 
@@ -15,7 +17,8 @@ const OURS: &str = "io.katacontainers.";
 pub(crate) struct PodConfig {
     /// Fields 2, 4 and 3 of 8: its host name, its resolver and its kernel settings.
     pub(crate) pod: Pod,
-    /// Field 7: those of its annotations that are for this runtime.
+    /// Field 7: those of its annotations that are for this runtime. Among them, under the names that containerd has for it
+    /// where there is a pause container, what its containers may use together.
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
@@ -56,7 +59,11 @@ impl PodConfig {
                         config.annotations.insert(name, value);
                     }
                 }
-                0x42 => config.pod.sysctls = sysctls(&input.read_bytes()?)?,
+                0x42 => {
+                    let linux = input.read_bytes()?;
+                    config.pod.sysctls = sysctls(&linux)?;
+                    config.annotations.extend(resources(&linux)?);
+                }
                 _ => skip(tag, &mut input)?,
             }
         }
@@ -106,6 +113,39 @@ fn sysctls(linux: &[u8]) -> protobuf::Result<HashMap<String, String>> {
     Ok(sysctls)
 }
 
+/// Those of a `LinuxPodSandboxConfig`: the `LinuxContainerResources` in its field 5.
+fn resources(linux: &[u8]) -> protobuf::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    let mut input = CodedInputStream::from_bytes(linux);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            0x2a => found.extend(amounts(&input.read_bytes()?)?),
+            _ => skip(tag, &mut input)?,
+        }
+    }
+    Ok(found)
+}
+
+/// Those of a `LinuxContainerResources`.
+fn amounts(resources: &[u8]) -> protobuf::Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    let mut input = CodedInputStream::from_bytes(resources);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        let name = match tag {
+            0x08 => pod_limits::CPU_PERIOD,
+            0x10 => pod_limits::CPU_QUOTA,
+            0x18 => pod_limits::CPU_SHARES,
+            0x20 => pod_limits::MEMORY,
+            _ => {
+                skip(tag, &mut input)?;
+                continue;
+            }
+        };
+        found.insert(name.to_owned(), input.read_int64()?.to_string());
+    }
+    Ok(found)
+}
+
 fn skip(tag: u32, input: &mut CodedInputStream<'_>) -> protobuf::Result<()> {
     protobuf::rt::read_unknown_or_skip_group(tag, input, &mut protobuf::UnknownFields::new())
 }
@@ -145,6 +185,22 @@ mod tests {
         );
         assert_eq!(pod.dns.options, [""]);
         assert_eq!(pod.sysctls.into_iter().collect::<Vec<_>>(), [("a".into(), "b".into())]);
+    }
+
+    #[test]
+    fn what_the_containers_may_use_is_read_as_containerds_annotations() {
+        // 100000, 150000 and 268435456 as variable-length integers, and a CPU set.
+        let resources = b"\x08\xa0\x8d\x06\x10\xf0\x93\x09\x20\x80\x80\x80\x80\x01\x32\x010";
+        let linux = [b"\x42\x13\x2a\x11", &resources[..]].concat();
+        let config = PodConfig::from_any(&any(&linux)).unwrap();
+        assert_eq!(
+            config.annotations.into_iter().collect::<Vec<_>>(),
+            [
+                ("io.kubernetes.cri.sandbox-cpu-period".into(), "100000".into()),
+                ("io.kubernetes.cri.sandbox-cpu-quota".into(), "150000".into()),
+                ("io.kubernetes.cri.sandbox-memory".into(), "268435456".into()),
+            ]
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What every RPC gets: a span, a deadline, and safety from being cut off half-way. One decorator over the
+//! What every RPC gets: a span, a deadline, a count in the metrics, and safety from being cut off half-way. One decorator over the
 //! ttRPC method map, so that no handler can forget it.
 
 use std::collections::HashMap;
@@ -8,12 +8,17 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use containerd_shim_protos::sandbox_async::{Sandbox, create_sandbox};
 use containerd_shim_protos::shim_async::{Task, create_task};
+use kata_trace::Tracer;
 use protobuf::CodedInputStream;
 use tokio::time::timeout;
 use tracing::Instrument;
 use ttrpc::r#async::{MethodHandler, Service, TtrpcContext};
 use ttrpc::proto::{Request, Response};
 use ttrpc::{Code, get_status};
+
+use crate::kills::Kills;
+use crate::rpcs::{self, Rpcs};
+use crate::traces::Traced;
 
 /// containerd 1.3 to 2.x; the messages are those of v3.
 const TASK_V2: &str = "containerd.task.v2.Task";
@@ -24,19 +29,35 @@ type Handler = Arc<dyn MethodHandler + Send + Sync>;
 
 /// The task API under both names that containerd uses, and the Sandbox API.
 #[must_use]
-pub(crate) fn services<T>(service: &Arc<T>) -> HashMap<String, Service>
+pub(crate) fn services<T>(
+    service: &Arc<T>,
+    rpcs: &Arc<Rpcs>,
+    tracer: Option<&Tracer>,
+) -> HashMap<String, Service>
 where
     T: Task + Sandbox + Send + Sync + 'static,
 {
     let tasks = [TASK_V2, TASK_V3].into_iter().flat_map(|name| {
         create_task(service.clone()).into_values().map(move |service| (name.to_owned(), service))
     });
-    tasks.chain(create_sandbox(service.clone())).map(|(name, service)| (name, decorate(service))).collect()
+    let all = tasks.chain(create_sandbox(service.clone()));
+    let common = Common { rpcs: Arc::clone(rpcs), kills: Arc::default(), tracer: tracer.cloned() };
+    all.map(|(name, service)| (name, decorate(service, &common))).collect()
 }
 
-fn decorate(service: Service) -> Service {
+/// What all methods share.
+#[derive(Clone, Default)]
+struct Common {
+    rpcs: Arc<Rpcs>,
+    kills: Arc<Kills>,
+    tracer: Option<Tracer>,
+}
+
+fn decorate(service: Service, common: &Common) -> Service {
     let methods = service.methods.into_iter().map(|(name, handler)| {
-        let decorated = Decorated { limits: limits(&name), name: name.clone(), handler: Arc::from(handler) };
+        let (action, common) = (rpcs::action(&name), common.clone());
+        let (limits, handler) = (limits(&name), Arc::from(handler));
+        let decorated = Decorated { limits, name: name.clone(), action, handler, common };
         (name, Box::new(decorated) as Box<dyn MethodHandler + Send + Sync>)
     });
     Service { methods: methods.collect(), streams: service.streams }
@@ -65,28 +86,53 @@ fn limits(method: &str) -> Limits {
 
 struct Decorated {
     name: String,
+    /// Its name in the metrics.
+    action: String,
     limits: Limits,
     handler: Handler,
+    common: Common,
 }
 
 #[async_trait]
 impl MethodHandler for Decorated {
     async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         let (container, exec) = subject(&self.name, &request.payload);
-        let span = tracing::info_span!("rpc", rpc = self.name, container, exec = tracing::field::Empty);
-        if !exec.is_empty() {
-            span.record("exec", exec);
+        let _kill = (self.name == "Kill").then(|| self.common.kills.begin(&container, &exec));
+        let result = self.spanned(context, request, (&container, &exec)).await;
+        if matches!(self.name.as_str(), "Wait" | "Delete") {
+            self.common.kills.answered(&container, &exec).await;
         }
-        self.bounded(context, request).instrument(span).await
+        result
     }
 }
 
 impl Decorated {
+    async fn spanned(
+        &self,
+        context: TtrpcContext,
+        request: Request,
+        (container, exec): (&str, &str),
+    ) -> ttrpc::Result<Response> {
+        let begin = |tracer| Traced::begin(tracer, &self.name, &context.metadata, (container, exec));
+        let traced = self.common.tracer.as_ref().and_then(begin);
+        let span = tracing::info_span!("rpc", rpc = self.name, container, exec = tracing::field::Empty);
+        if !exec.is_empty() {
+            span.record("exec", exec);
+        }
+        let Some(traced) = traced else { return self.bounded(context, request).instrument(span).await };
+        let work = self.bounded(context, request).instrument(span);
+        let result = kata_trace::scope(traced.context(), work).await;
+        traced.end(&result);
+        result
+    }
+
     async fn bounded(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         let begun = Instant::now();
         tracing::debug!("request");
         let handler = self.handler.clone();
-        let work = async move { handler.handler(context, request).await };
+        // The task that a detached request becomes works for the same span.
+        let span = kata_trace::current();
+        let work = kata_trace::scope(span, async move { handler.handler(context, request).await });
         let result = match self.limits {
             Limits { deadline: None, .. } => work.await,
             Limits { deadline: Some(limit), detached: false } => {
@@ -100,7 +146,9 @@ impl Decorated {
                 }
             }
         };
-        report(&result, begun.elapsed());
+        let elapsed = begun.elapsed();
+        self.common.rpcs.record(&self.action, elapsed);
+        report(&result, elapsed);
         result
     }
 }
@@ -154,13 +202,15 @@ mod tests {
 
     use async_trait::async_trait;
     use containerd_shim_protos::api::{CreateTaskRequest, KillRequest, StateRequest};
+    use kata_trace::Tracer;
+    use kata_trace::testing::Collector;
     use protobuf::Message;
-    use tokio::sync::Notify;
+    use tokio::sync::{Notify, mpsc};
     use ttrpc::Code;
     use ttrpc::r#async::{MethodHandler, TtrpcContext};
     use ttrpc::proto::{Request, Response};
 
-    use super::{Decorated, Limits, subject};
+    use super::{Common, Decorated, Limits, subject};
 
     /// Works until it is told to end, then says so.
     #[derive(Default)]
@@ -181,7 +231,8 @@ mod tests {
     }
 
     fn decorated(slow: &Arc<Slow>, limits: Limits) -> Decorated {
-        Decorated { name: "Create".into(), limits, handler: Arc::new(Method(slow.clone())) }
+        let (name, action) = ("Create".into(), "create".into());
+        Decorated { name, action, limits, handler: Arc::new(Method(slow.clone())), common: Common::default() }
     }
 
     #[test]
@@ -206,6 +257,61 @@ mod tests {
         assert_eq!(response.status.code.enum_value(), Ok(Code::DEADLINE_EXCEEDED));
         slow.go.notify_one();
         slow.done.notified().await;
+    }
+
+    /// Says for which span it works.
+    struct Asks(mpsc::UnboundedSender<Option<kata_trace::Context>>);
+
+    #[async_trait]
+    impl MethodHandler for Asks {
+        async fn handler(&self, _: TtrpcContext, _: Request) -> ttrpc::Result<Response> {
+            self.0.send(kata_trace::current()).unwrap();
+            Ok(Response::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_works_for_its_span_also_when_it_is_detached() {
+        let collector = Collector::new().await;
+        let tracer = Tracer::new(collector.endpoint.clone(), "web");
+        let (asked, mut answers) = mpsc::unbounded_channel();
+        for detached in [false, true] {
+            let limits = Limits { deadline: Some(Duration::from_secs(60)), detached };
+            let common = Common { tracer: Some(tracer.clone()), ..Common::default() };
+            let (name, action) = ("Kill".into(), "kill".into());
+            let method = Decorated { name, action, limits, handler: Arc::new(Asks(asked.clone())), common };
+            method.handler(TtrpcContext::default(), Request::new()).await.unwrap();
+        }
+        let worked_for =
+            [answers.recv().await, answers.recv().await].map(|context| context.unwrap().unwrap());
+        let spans = collector.spans(&tracer).await;
+        let kills = spans.iter().filter(|span| span.name == "task.Kill").map(|span| span.context);
+        assert_eq!(kills.collect::<Vec<_>>(), worked_for);
+    }
+
+    /// containerd closes the connection after the `Delete`: who had asked for the kill was told "ttrpc: closed".
+    #[tokio::test]
+    async fn a_kill_is_answered_before_a_deletion() {
+        let [killed, deleted] = [Arc::new(Slow::default()), Arc::new(Slow::default())];
+        let common = Common::default();
+        let limits = Limits { deadline: None, detached: false };
+        let [kill, delete] = [("Kill", &killed), ("Delete", &deleted)].map(|(name, slow)| Decorated {
+            name: name.into(),
+            action: name.into(),
+            limits,
+            handler: Arc::new(Method(slow.clone())),
+            common: common.clone(),
+        });
+        let mut kill = Box::pin(kill.handler(TtrpcContext::default(), Request::new()));
+        assert!(futures::poll!(&mut kill).is_pending());
+        let mut delete = Box::pin(delete.handler(TtrpcContext::default(), Request::new()));
+        deleted.go.notify_one();
+        assert!(futures::poll!(&mut delete).is_pending());
+        deleted.done.notified().await;
+        assert!(futures::poll!(&mut delete).is_pending());
+        killed.go.notify_one();
+        kill.await.unwrap();
+        delete.await.unwrap();
     }
 
     #[tokio::test]

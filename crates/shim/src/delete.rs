@@ -108,7 +108,8 @@ fn end_server(bundle: &Path, identity: &Identity) -> Result<(), DeleteError> {
     // The handle first, then the check: after that the number cannot become another process's.
     let handle = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => handle,
-        Err(Errno::SRCH) => return Ok(()),
+        // What it has started may go on in its session: older kernels, 6.1 for one, call its number invalid then.
+        Err(Errno::SRCH | Errno::INVAL) => return Ok(()),
         Err(error) => return Err(fail(error)),
     };
     if !is_server(raw, identity) {
@@ -170,6 +171,7 @@ fn unmount_all(path: &Path) -> Result<(), DeleteError> {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::unix::process::CommandExt;
     use std::path::Path;
     use std::process::{Child, Command, Stdio};
     use std::time::Instant;
@@ -197,6 +199,23 @@ mod tests {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
         child
+    }
+
+    /// The kernel of Debian 12 calls the number of such a one invalid: a killed shim's sandbox stayed.
+    #[test]
+    fn a_dead_server_whose_children_go_on_is_gone() {
+        let bundle = tempfile::tempdir().unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "sleep 1000 > /dev/null & echo $!"]).process_group(0).stdout(Stdio::piped());
+        let mut server = command.spawn().unwrap();
+        let mut child = String::new();
+        server.stdout.take().unwrap().read_to_string(&mut child).unwrap();
+        server.wait().unwrap();
+        std::fs::write(bundle.path().join(PID_FILE), server.id().to_string()).unwrap();
+        let ended = end_server(bundle.path(), &identity());
+        let child = rustix::process::Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+        ended.unwrap();
     }
 
     #[test]

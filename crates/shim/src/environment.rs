@@ -19,6 +19,11 @@ pub(crate) struct Environment {
     pub(crate) ttrpc_address: Option<String>,
     /// `KATA_CONF_FILE`: the configuration, unless something more specific names one.
     pub(crate) conf_file: Option<PathBuf>,
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, or else `OTEL_EXPORTER_OTLP_ENDPOINT` with the path of traces: the collector,
+    /// unless the configuration names one.
+    pub(crate) collector: Option<String>,
+    /// `SCHED_CORE`: the pod is to share a core with nobody else.
+    pub(crate) core_scheduling: bool,
     /// `TOKIO_RUNTIME_WORKER_THREADS`: worker threads of the server.
     pub(crate) workers: Option<String>,
 }
@@ -34,6 +39,11 @@ impl Environment {
             ttrpc_address: given(TTRPC_ADDRESS_ENV),
             socket: path(SOCKET_ENV),
             conf_file: path("KATA_CONF_FILE"),
+            collector: given("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| {
+                let base = given("OTEL_EXPORTER_OTLP_ENDPOINT")?;
+                Some(format!("{}/v1/traces", base.trim_end_matches('/')))
+            }),
+            core_scheduling: given("SCHED_CORE").is_some(),
             workers: given("TOKIO_RUNTIME_WORKER_THREADS"),
         }
     }

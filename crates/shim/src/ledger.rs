@@ -7,12 +7,19 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::events::{self, Ended, Event};
 use crate::publisher::Publisher;
 use crate::stdio::{Input, Names, Output, Slot, StdinHold};
+
+/// Between two lacks of memory of a container that are told.
+const LACKS: Duration = Duration::from_secs(1);
+
+/// 128 + SIGKILL.
+const KILLED: u32 = 137;
 
 /// A process: the container's id, and the exec's (empty for the container's first process).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,6 +87,8 @@ struct Entry {
     pid: u32,
     ended: Option<Ended>,
     told: bool,
+    /// When a lack of memory was last told.
+    lack_told: Option<Instant>,
 }
 
 /// All processes of a sandbox that containerd knows.
@@ -106,7 +115,10 @@ impl Ledger {
         }
         let phase = Phase::Creating;
         let (stdin, slots) = (Stdin::Open(None), Slots::default());
-        entries.insert(key, Entry { facts, stdin, slots, phase, pid: 0, ended: None, told: false });
+        entries.insert(
+            key,
+            Entry { facts, stdin, slots, phase, pid: 0, ended: None, told: false, lack_told: None },
+        );
         self.used.send_replace(true);
         true
     }
@@ -161,9 +173,11 @@ impl Ledger {
         self.advance(key, Phase::Started, Some((pid, event)));
     }
 
-    /// It could not be started.
+    /// It could not be started; one that runs goes on.
     pub(crate) fn start_failed(&self, key: &Key) {
-        self.advance(key, Phase::Ready, None);
+        if self.lock().get(key).is_some_and(|entry| entry.phase == Phase::Starting) {
+            self.advance(key, Phase::Ready, None);
+        }
     }
 
     /// The sandbox says that it ended. True: it is not told yet, because other processes of the container
@@ -194,6 +208,9 @@ impl Ledger {
             entry.ended.get_or_insert(ended);
         }
         let init = key.exec.is_empty();
+        if init {
+            end_execs(&mut entries, &key.container, &ended);
+        }
         self.tell(&mut entries, &key.container, init);
         entries.remove(key);
         if init {
@@ -254,12 +271,18 @@ impl Ledger {
         self.tell(&mut entries, &key.container, false);
     }
 
-    /// A process of a container was killed for want of memory; told if containerd knows the container.
-    pub(crate) fn out_of_memory(&self, container: &str) {
-        let entries = self.lock();
-        if entries.contains_key(&Key::new(container, "")) {
-            self.publisher.publish(events::out_of_memory(container));
+    /// A process of a container was killed for want of memory; told if containerd knows the container. A guest may say so as often as
+    /// it likes: only one time in [`LACKS`] is told. False: it is not.
+    #[must_use]
+    pub(crate) fn out_of_memory(&self, container: &str) -> bool {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(&Key::new(container, "")) else { return false };
+        if entry.lack_told.is_some_and(|last| last.elapsed() < LACKS) {
+            return false;
         }
+        entry.lack_told = Some(Instant::now());
+        self.publisher.publish(events::out_of_memory(container));
+        true
     }
 
     /// Tells the ends in this container whose turn has come: of processes that nobody is starting; the
@@ -294,6 +317,15 @@ impl Ledger {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {
         self.entries.lock().expect("a panic ends the process, so nobody left the lock poisoned")
+    }
+}
+
+/// With their container its other processes end; the sandbox's report of that may come too late for them to be told.
+fn end_execs(entries: &mut HashMap<Key, Entry>, container: &str, with: &Ended) {
+    let of_container =
+        entries.iter_mut().filter(|(key, _)| key.container == container && !key.exec.is_empty());
+    for (_, entry) in of_container.filter(|(_, entry)| entry.phase == Phase::Started) {
+        entry.ended.get_or_insert(Ended { pid: entry.pid, status: KILLED, ..*with });
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kata_sandbox::FirstContainer;
 use oci_spec::runtime::{Hooks, Process, Spec};
 use serde::Deserialize;
 
@@ -122,6 +123,22 @@ pub(crate) fn is_pause(spec: &Spec) -> bool {
         && !spec.hooks().as_ref().is_some_and(has_hooks_inside)
 }
 
+/// Whether a container is one of a pod's.
+pub(crate) fn is_of_pod(spec: &Spec) -> bool {
+    let annotations = spec.annotations().as_ref();
+    annotations.is_some_and(|all| TYPE_KEYS.into_iter().any(|key| all.contains_key(key)))
+}
+
+/// How the container comes that a sandbox is launched for.
+pub(crate) fn first_container(spec: &Spec) -> FirstContainer {
+    match is_of_pod(spec) {
+        // Of a pause container nothing is needed in the guest.
+        true if is_pause(spec) => FirstContainer::Later,
+        true => FirstContainer::AtOnce,
+        false => FirstContainer::Alone,
+    }
+}
+
 fn only_waits(process: &Process) -> bool {
     let program = match process.args().as_deref() {
         Some([program]) => Path::new(program).file_name(),
@@ -142,7 +159,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::{PodError, Role, annotations, is_pause, role};
+    use super::{FirstContainer, PodError, Role, annotations, first_container, role};
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -188,7 +205,7 @@ mod tests {
         assert!(matches!(annotations(bundle.path()), Err(PodError::Parse { .. })));
     }
 
-    fn is_pause_with(change: impl FnOnce(&mut Value)) -> bool {
+    fn first_with(change: impl FnOnce(&mut Value)) -> FirstContainer {
         let mut spec = json!({
             "ociVersion": "1.1.0",
             "process": { "args": ["/pause"], "cwd": "/", "user": { "uid": 0, "gid": 0 } },
@@ -196,7 +213,17 @@ mod tests {
             "hooks": { "createRuntime": [{ "path": "/bin/true" }], "createContainer": [] },
         });
         change(&mut spec);
-        is_pause(&serde_json::from_value(spec).unwrap())
+        first_container(&serde_json::from_value(spec).unwrap())
+    }
+
+    fn is_pause_with(change: impl FnOnce(&mut Value)) -> bool {
+        first_with(change) == FirstContainer::Later
+    }
+
+    #[test]
+    fn only_a_container_of_no_pod_is_alone() {
+        assert_eq!(first_with(|spec| spec["annotations"] = json!({})), FirstContainer::Alone);
+        assert_eq!(first_with(|spec| spec["process"]["args"] = json!(["/bin/sh"])), FirstContainer::AtOnce);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The server: the process that lives as long as the pod.
 
+use std::collections::HashMap;
 use std::env;
 use std::fs::File;
 use std::future;
@@ -19,14 +20,16 @@ use ttrpc::r#async::Server;
 use crate::address;
 use crate::args::Identity;
 use crate::connections::Connections;
-use crate::decorate;
 use crate::environment::Environment;
 use crate::handover::Taker;
 use crate::kata::{self, Plan, Source};
 use crate::ledger::Ledger;
 use crate::logging;
 use crate::publisher::{Publisher, Route};
+use crate::rpcs::Rpcs;
 use crate::service::{Lifecycle, Parts, Service};
+use crate::traces;
+use crate::{chain, core_scheduling, decorate};
 
 /// The descriptor of the socket that `start` passes.
 const BIND_FD: &str = "0";
@@ -76,7 +79,14 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
     };
     let source = Source::of(identity, environment);
     let plan = Plan::read(&source, &bundle);
-    logging::start(&bundle, &identity.id, kata::log_level(identity, &plan));
+    let log = logging::start(&bundle, &identity.id, kata::log_manner(identity, &plan));
+    let source = source.logging_by(log);
+    // The pod does without, as under other runtimes where there is none.
+    if environment.core_scheduling
+        && let Err(error) = core_scheduling::begin()
+    {
+        tracing::warn!(error = chain::text(&error), "SCHED_CORE has no effect");
+    }
     let runtime = Builder::new_multi_thread()
         .worker_threads(environment.worker_threads())
         .thread_name("shim")
@@ -86,7 +96,7 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
         .map_err(ServerError::Runtime)?;
     let route =
         Route::choose(environment.ttrpc_address.as_deref(), &identity.publish_binary, &identity.address);
-    let begin = Begin { plan, source };
+    let begin = Begin { plan, source, environment };
     let result = runtime.block_on(serve(listener, identity, route, begin));
     // A thread that waits for a FIFO's reader would wait on.
     runtime.shutdown_background();
@@ -106,25 +116,30 @@ fn inherit(environment: &Environment) -> Result<UnixListener, ServerError> {
 }
 
 /// What the sandbox is launched from.
-struct Begin {
+struct Begin<'e> {
     plan: Result<Plan, kata::PlanError>,
     source: Source,
+    environment: &'e Environment,
 }
 
 async fn serve(
     listener: UnixListener,
     identity: &Identity,
     route: Route,
-    begin: Begin,
+    begin: Begin<'_>,
 ) -> Result<(), ServerError> {
     let mut taker = Taker::from_stdout().map_err(ServerError::Inherit)?;
     let mut signals = Signals::new().map_err(ServerError::Runtime)?;
     let publisher = Publisher::start(route, &identity.namespace);
     let ledger = Arc::new(Ledger::new(publisher.clone()));
     let end = Arc::new(Notify::new());
-    let Begin { plan, source } = begin;
-    let launched = Box::pin(kata::launch(plan, &source, &ledger)).await;
-    let launcher = Box::new(kata::KataLauncher::new(source, &ledger));
+    let Begin { plan, source, environment } = begin;
+    let config = plan.as_ref().ok().map(Plan::config);
+    let tracer = config.and_then(|config| traces::tracer(config, environment, &identity.id));
+    let source = source.traced_by(tracer.clone());
+    let rpcs = Arc::new(Rpcs::default());
+    let launched = Box::pin(kata::launch(plan, &source, &ledger, &rpcs)).await;
+    let launcher = Box::new(kata::KataLauncher::new(source, &ledger, &rpcs));
     let service = Arc::new(Service::from(Parts {
         namespace: identity.namespace.clone(),
         config: identity.config.clone(),
@@ -138,7 +153,8 @@ async fn serve(
     let listens = taker.step().await.is_ok();
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
     let connections = Connections::new();
-    let served = if listens { answer(listener, &service, &connections).await } else { Ok(Server::new()) };
+    let decorated = decorate::services(&service, &rpcs, tracer.as_ref());
+    let served = if listens { answer(listener, decorated, &connections).await } else { Ok(Server::new()) };
     let told = tokio::select! {
         () = end.notified() => true,
         () = signals.any() => false,
@@ -152,24 +168,32 @@ async fn serve(
     }
     remove(socket);
     // What is still asked now is answered by the end of the connection.
-    let mut server = served?;
-    let left = async {
-        let _ = server.shutdown().await;
-        connections.closed().await;
+    let served = match served {
+        Ok(mut server) => {
+            let left = async {
+                let _ = server.shutdown().await;
+                connections.closed().await;
+            };
+            let _ = timeout(LAST_ANSWER, left).await;
+            Ok(())
+        }
+        Err(error) => Err(error),
     };
-    let _ = timeout(LAST_ANSWER, left).await;
+    if let Some(tracer) = tracer {
+        tracer.finish(traces::LAST_SPANS).await;
+    }
     tracing::info!("ended");
-    Ok(())
+    served
 }
 
 /// Answers the task API and the Sandbox API on `listener` from now on.
 async fn answer(
     listener: UnixListener,
-    service: &Arc<Service>,
+    services: HashMap<String, ttrpc::r#async::Service>,
     connections: &Connections,
 ) -> Result<Server, ServerError> {
     let listener = connections.of(listener).map_err(ServerError::Inherit)?;
-    let mut server = Server::new().add_listener(listener).register_service(decorate::services(service));
+    let mut server = Server::new().add_listener(listener).register_service(services);
     server.start().await.map_err(ServerError::Serve)?;
     tracing::info!(pid = std::process::id(), version = crate::info::VERSION, "serving");
     Ok(server)

@@ -19,6 +19,6 @@ mod rootfs;
 mod template;
 
 pub use device::{BlockDevice, DeviceError, take_devices};
-pub use disk::{DiskError, DiskImage, DiskKey};
+pub use disk::{DiskError, DiskImage, DiskKey, Found};
 pub(crate) use rootfs::is_for_containerd;
-pub use rootfs::{BlockRootfs, BlockRootfsError, GuestMount, What, root_disks};
+pub use rootfs::{BlockRootfs, BlockRootfsError, GuestMount, What};

@@ -9,9 +9,8 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kata_cgroup::Cgroup;
 use kata_intent::{Intent, IntentId, Intents};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -19,6 +18,8 @@ use tokio::time::timeout;
 
 /// How many of its last lines are kept for error messages.
 const LINES_KEPT: usize = 20;
+/// The longest line that is one, in bytes.
+const LONGEST_LINE: u64 = 64 << 10;
 /// How long the last lines are waited for once the process is gone.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -164,13 +165,12 @@ impl Daemon {
 }
 
 /// What all daemons have in common.
-pub(crate) fn command(binary: &Path, cgroup: &Cgroup) -> Command {
+pub(crate) fn command(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     command.env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // Not in our process group: a Ctrl-C in a terminal is for us to handle.
     command.process_group(0).kill_on_drop(true);
-    cgroup.enter(&mut command);
     command
 }
 
@@ -197,10 +197,14 @@ async fn supervise(
 /// Reads standard error to its end: each line to the log, the last ones for the error message.
 async fn collect(stderr: Option<ChildStderr>, daemon: &'static str, pid: u32) -> String {
     let Some(stderr) = stderr else { return String::new() };
-    let mut lines = BufReader::new(stderr).lines();
+    let mut stderr = BufReader::new(stderr);
     let mut kept = VecDeque::new();
-    // An error, for example a line that is not UTF-8, ends it like the end of the stream.
-    while let Ok(Some(line)) = lines.next_line().await {
+    let mut bytes = Vec::new();
+    // Read to the end, whatever is in it: a daemon whose last words nobody reads would fail at them. A longer line is several.
+    while matches!((&mut stderr).take(LONGEST_LINE).read_until(b'\n', &mut bytes).await, Ok(count) if count > 0)
+    {
+        let line = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        bytes.clear();
         tracing::debug!(pid, line, "{daemon}");
         if kept.len() == LINES_KEPT {
             kept.pop_front();
@@ -208,4 +212,26 @@ async fn collect(stderr: Option<ChildStderr>, daemon: &'static str, pid: u32) ->
         kept.push_back(line);
     }
     Vec::from(kept).join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use tokio::process::Command;
+
+    use super::collect;
+
+    /// The first one was taken for the end.
+    #[tokio::test]
+    async fn lines_that_are_no_text_are_kept_and_what_follows_them() {
+        let script =
+            r"printf 'a\377b\n' >&2; head -c 200000 /dev/zero | tr '\0' x >&2; printf '\nlast words\n' >&2";
+        let mut child = Command::new("sh").args(["-c", script]).stderr(Stdio::piped()).spawn().unwrap();
+        let kept = collect(child.stderr.take(), "sh", 0).await;
+        assert!(child.wait().await.unwrap().success());
+        let lines: Vec<_> = kept.lines().collect();
+        assert_eq!((lines[0], lines.last().copied()), ("a\u{fffd}b", Some("last words")));
+        assert!(lines.iter().all(|line| line.len() <= 64 << 10));
+    }
 }

@@ -96,12 +96,14 @@ impl ContainerFiles {
             None if *are_images => capacity(&found.dir).map_err(failed)?,
             None => return Ok(None),
         };
-        let path = found.dir.join(IMAGE);
-        let draft = found.dir.join(format!("{IMAGE}.{}", self.name()));
+        // The clean-up follows no links.
+        let dir = fs::canonicalize(&found.dir).map_err(failed)?;
+        let path = dir.join(IMAGE);
+        let draft = dir.join(format!("{IMAGE}.{}", self.name()));
         let made = image::make_once(self.trail.branch(), &path, &draft, size);
         made.map_err(|error| VolumeError::Image { from: source.to_owned(), source: Box::new(error) })?;
         let volume = ImageVolume {
-            image: DiskImage { path, read_only: false },
+            image: DiskImage::at(path, false),
             guest_path: self.memories.volume(&found.dir, &found.name),
             parts: parts(&found, &metadata(fd).map_err(failed)?),
         };

@@ -1,7 +1,7 @@
 //! What a container writes to its root file system, where that has a limit: an image of that size, which the guest lays over
 //! the root.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -17,11 +17,12 @@ impl ContainerFiles {
     /// It cannot be made. What was made is taken back by [`ContainerFiles::remove`].
     pub fn make_layer(&mut self, dir: &Path, name: &str, size: u64) -> Result<DiskImage, ImageError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|source| ImageError::File { path: dir.to_owned(), source })?;
-        let path = dir.join(name);
+        // The clean-up follows no links.
+        let real = made.and_then(|()| fs::canonicalize(dir));
+        let path = real.map_err(|source| ImageError::File { path: dir.to_owned(), source })?.join(name);
         let layer = self.layer.insert(self.trail.branch());
         image::make(layer, &path, size, Use::Once)?;
-        Ok(DiskImage { path, read_only: false })
+        Ok(DiskImage::at(path, false))
     }
 
     /// Takes the image's name away, once the VMM has it: it ends with the container and leaves nothing, even if the host fails.
@@ -48,7 +49,9 @@ mod tests {
             let mut share = SharedDirectory::create(temp.path(), "sandbox", log.clone()).unwrap();
             let mut files = share.container("c1").unwrap();
             let (root, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-            let image = files.make_layer(&images.path().join("a/b"), "sandbox-c1", 8 << 20).unwrap();
+            // The clean-up, which follows no links, could not remove it.
+            std::os::unix::fs::symlink(images.path(), temp.path().join("link")).unwrap();
+            let image = files.make_layer(&temp.path().join("link/a/b"), "sandbox-c1", 8 << 20).unwrap();
             assert_eq!(fs::metadata(&image.path).unwrap().len(), 8 << 20);
             files.mount_rootfs(&[], root.path()).unwrap();
             assert!(fs::write(share.exported_dir().join("passthrough/c1/rootfs/new"), "").is_err());

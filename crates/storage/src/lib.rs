@@ -25,6 +25,7 @@ pub mod processes;
 pub mod rootfs;
 pub mod sandbox_mounts;
 pub mod share;
+pub mod swap;
 mod sys;
 #[cfg(test)]
 mod testing;

@@ -36,6 +36,19 @@ pub fn kill_all(token: &str, exe: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The processes of the executable `exe` that have an argument with `token` in it, and live.
+///
+/// # Errors
+/// `/proc` cannot be listed.
+pub fn find(token: &str, exe: &Path) -> io::Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let pid: Option<u32> = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        found.extend(pid.filter(|_| matches(&entry.path(), token, exe)));
+    }
+    Ok(found)
+}
+
 /// Whether the process in `proc` (`/proc/<pid>`) is one of those. A process that is gone is not.
 fn matches(proc: &Path, token: &str, exe: &Path) -> bool {
     let Ok(arguments) = fs::read(proc.join("cmdline")) else { return false };
@@ -82,11 +95,17 @@ fn has(argument: &[u8], token: &[u8]) -> bool {
     })
 }
 
+/// Whether no process has the number of which pidfd_open(2) says this. One that is still a session's or a process group's
+/// is called invalid by older kernels, 6.1 for one.
+fn is_gone(error: Errno) -> bool {
+    matches!(error, Errno::SRCH | Errno::INVAL)
+}
+
 /// Kills one process. `still` is asked after a handle on it was taken: the number may have gone to another.
 fn kill(pid: Pid, still: impl FnOnce() -> bool) -> io::Result<()> {
     let handle = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(handle) => handle,
-        Err(Errno::SRCH) => return Ok(()),
+        Err(error) if is_gone(error) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     if !still() {
@@ -115,7 +134,7 @@ pub(crate) fn wait_for_members(cgroup: &Path) -> io::Result<()> {
     for pid in listed.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(handle) => drop(ends_within(&handle, GOING)?),
-            Err(Errno::SRCH) => {}
+            Err(error) if is_gone(error) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -4,6 +4,7 @@
 //! has died. It can be repeated, and interrupted at any point.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -31,6 +32,9 @@ pub fn undo(intent: &Intent) -> io::Result<()> {
         Intent::Mount { target } => undo_mount(target),
         Intent::Dir { path } => remove(path, AtFlags::REMOVEDIR),
         Intent::Cgroup { path } => remove_cgroup(path),
+        Intent::Scope { unit, socket } => {
+            kata_cgroup::Systemd::at(socket.clone()).stop(unit).map_err(io::Error::other)
+        }
         Intent::File { path } | Intent::Socket { path } | Intent::Link { path } => {
             remove(path, AtFlags::empty())
         }
@@ -53,15 +57,27 @@ fn remove(path: &Path, flags: AtFlags) -> io::Result<()> {
     }
 }
 
-/// Removes a cgroup. Its processes were killed before: the last of them may still be on their way out.
+/// Removes a cgroup, unless others are below it. Its processes were killed before: the last of them may still be on their
+/// way out.
 fn remove_cgroup(path: &Path) -> io::Result<()> {
     match remove(path, AtFlags::REMOVEDIR) {
+        // Of another sandbox; if it is of this one, that was reported.
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy && has_directories(path) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
             processes::wait_for_members(path)?;
-            remove(path, AtFlags::REMOVEDIR)
+            // A hook may have left something running, which is not ours to end.
+            remove(path, AtFlags::REMOVEDIR).or_else(|_| {
+                kata_cgroup::evict(path)?;
+                remove(path, AtFlags::REMOVEDIR)
+            })
         }
         removed => removed,
     }
+}
+
+fn has_directories(path: &Path) -> bool {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 /// Unmounts everything from the mount point; lazily only if something still holds it.
@@ -156,6 +172,38 @@ mod tests {
         undo(&Intent::Cgroup { path: path.clone() }).unwrap();
         assert!(!path.exists());
         assert!(member.wait().unwrap().success(), "it was not killed");
+    }
+
+    /// A cgroup of the test's own, if this host lets it have one.
+    fn own_cgroup(name: &str) -> Option<std::path::PathBuf> {
+        let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        let root = roots.into_iter().find(|root| root.join("cgroup.procs").exists())?;
+        let path = root.join(format!("kata-test-{name}-{}", std::process::id()));
+        let made = fs::create_dir(&path);
+        made.inspect_err(|error| eprintln!("skipped: no cgroup can be made: {error}")).ok().map(|()| path)
+    }
+
+    #[test]
+    fn a_process_that_stays_in_a_cgroup_is_moved_and_lives() {
+        let Some(path) = own_cgroup("stays") else { return };
+        let mut member = Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(path.join("cgroup.procs"), member.id().to_string()).unwrap();
+        undo(&Intent::Cgroup { path: path.clone() }).unwrap();
+        let lives = member.try_wait().unwrap().is_none();
+        member.kill().unwrap();
+        member.wait().unwrap();
+        assert!(lives && !path.exists());
+    }
+
+    #[test]
+    fn a_cgroup_with_another_sandboxs_below_it_stays() {
+        let Some(path) = own_cgroup("shared") else { return };
+        fs::create_dir(path.join("other")).unwrap();
+        undo(&Intent::Cgroup { path: path.clone() }).unwrap();
+        let stayed = path.exists();
+        fs::remove_dir(path.join("other")).unwrap();
+        undo(&Intent::Cgroup { path: path.clone() }).unwrap();
+        assert!(stayed && !path.exists());
     }
 
     #[test]

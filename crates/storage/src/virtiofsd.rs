@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use command_fds::CommandFdExt;
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 use tokio::process::Child;
 
 use crate::daemon::{self, Daemon, Program, SpawnError};
 use crate::mount::open_path;
 use crate::undo::undo;
-use kata_cgroup::Cgroup;
 use kata_intent::{Intent, Intents};
 
 #[cfg(test)]
@@ -25,6 +26,12 @@ mod tests;
 
 /// The socket's name, for the moment that it has one.
 const SOCKET: &str = "virtiofsd.sock";
+
+/// virtiofsd's own wish: this or what the kernel lets any process have, whichever is less.
+const MOST_FILES: u64 = 1_000_000;
+/// What virtiofsd (1.14, `INTERNAL_FD_RESERVE`) keeps for itself: one for each of 509 pieces of memory that there may be, one
+/// for each thread, and some.
+const OWN_FILES: u64 = 640;
 
 /// How virtiofsd is to be started.
 #[derive(Debug, Clone)]
@@ -45,8 +52,6 @@ pub struct DaemonPlan {
     pub debug: bool,
     /// More arguments, from the configuration's `virtio_fs_extra_args`. They replace ours of the same name.
     pub extra_args: Vec<String>,
-    /// Where it is counted.
-    pub cgroup: Cgroup,
 }
 
 /// Why virtiofsd could not be started.
@@ -110,7 +115,7 @@ fn connect(dir: &Path) -> io::Result<(UnixListener, OwnedFd)> {
 }
 
 fn start(plan: &DaemonPlan, listener: UnixListener) -> io::Result<Child> {
-    let mut command = daemon::command(&plan.binary, &plan.cgroup);
+    let mut command = daemon::command(&plan.binary);
     command.args(arguments(plan, listener.as_raw_fd()));
     command.preserved_fds(vec![listener.into()]);
     command.spawn()
@@ -122,7 +127,8 @@ fn start(plan: &DaemonPlan, listener: UnixListener) -> io::Result<Child> {
 ///
 /// - `--inode-file-handles` prefer: files that the guest only remembers cost no descriptor, which matters with ten
 ///   thousands of them; file systems without handles fall back to descriptors.
-/// - `--rlimit-nofile`: as many as the host allows. A number of ours would be an error where it is too high.
+/// - `--rlimit-nofile`: as many as the host allows. A number of ours would be an error where it is too high. With fewer than
+///   the guest remembers nothing can be opened any more, so the guest's kernel is told ([`files_of_guest`]).
 /// - `--writeback` off: what the guest has written is in the host's file when `write` returns.
 /// - `--posix-acl` never: Linux (6.12) does not take ACLs on the mounts below the share, which is where everything
 ///   is.
@@ -150,6 +156,37 @@ fn arguments(plan: &DaemonPlan, socket: RawFd) -> Vec<OsString> {
     arguments.extend(ours.map(OsString::from));
     arguments.extend(plan.extra_args.iter().map(OsString::from));
     arguments
+}
+
+/// How many files virtiofsd may have open for the guest, with these extra arguments, if it is started by this process. At
+/// least one: to the guest's kernel, none is no bound.
+#[must_use]
+pub fn files_of_guest(extra_args: &[String]) -> u64 {
+    most_files(extra_args).saturating_sub(OWN_FILES).max(1)
+}
+
+/// How many it may have open at all: with the right to raise its limit it does.
+fn most_files(extra_args: &[String]) -> u64 {
+    let named = |(at, argument): (usize, &String)| match argument.strip_prefix("--rlimit-nofile")? {
+        "" => extra_args.get(at + 1)?.parse().ok(),
+        value => value.strip_prefix('=')?.parse().ok(),
+    };
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = match extra_args.iter().enumerate().rev().find_map(named) {
+        Some(0) => return limit.current.unwrap_or(MOST_FILES),
+        Some(number) => number,
+        None => MOST_FILES.min(of_kernel()),
+    };
+    let may_raise = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_RESOURCE));
+    if may_raise { wanted } else { wanted.min(limit.maximum.unwrap_or(u64::MAX)) }
+}
+
+/// The most that the kernel lets any process have.
+fn of_kernel() -> u64 {
+    std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(u64::MAX)
 }
 
 /// Whether the argument `extra` sets the same as `option`: by `--name`, `--name=value` or `--no-name`.

@@ -242,6 +242,13 @@ impl ContainerFiles {
             destination: destination.clone(),
             source: error,
         })?;
+        // What belongs to others by a mapping stays on the share, where the host maps it. Also on `/dev/shm` it is the pod's volume.
+        if mapping.is_none()
+            && let Some(memory) = self.memories.empty_dir(&source, &fd)
+        {
+            rewrite(mount, memory.bound());
+            return Ok(Shared::Memory(memory));
+        }
         if destination == Path::new(SHARED_MEMORY)
             && let Some(memory) = self.memories.shared(&source, &fd)
         {
@@ -250,13 +257,6 @@ impl ContainerFiles {
         }
         if is_guests_own(&source, &metadata) {
             return Ok(Shared::Nothing);
-        }
-        // What belongs to others by a mapping stays on the share, where the host maps it.
-        if mapping.is_none()
-            && let Some(memory) = self.memories.empty_dir(&source, &fd)
-        {
-            rewrite(mount, memory.bound());
-            return Ok(Shared::Memory(memory));
         }
         if let Some((pages, bound)) = self.bound_huge_pages(mount, &source, &fd)? {
             rewrite(mount, bound);
@@ -278,9 +278,7 @@ impl ContainerFiles {
         rewrite(mount, path);
         Ok(Shared::Files)
     }
-}
 
-impl ContainerFiles {
     /// A mount that binds nothing.
     fn share_nothing(&self, mount: &mut Mount) -> Result<Shared, VolumeError> {
         if mount.typ().as_deref() != Some(HUGE_PAGES) {
@@ -331,6 +329,11 @@ pub(crate) fn bind_source(mount: &Mount) -> Result<Option<&Path>, VolumeError> {
         Some(source) => Ok(Some(source)),
         None => Err(VolumeError::NoSource { destination: destination.clone() }),
     }
+}
+
+/// Whether a container with these mounts may need files of the host. Without, it needs no shared directory for them.
+pub fn may_bind_files(mounts: &[Mount]) -> bool {
+    mounts.iter().any(is_bind)
 }
 
 /// Whether the mount is of a file or directory, by its type or its options.

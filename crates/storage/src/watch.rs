@@ -152,12 +152,14 @@ impl Watcher {
     }
 
     /// Watches the file at `path` below the shared directory for the guest, which calls it `watch` and has seen `inode`.
+    /// What it has called so before is not watched any more.
     ///
     /// # Errors
     /// It is not in a volume, another file by now, or there are too many watches.
     pub fn add(&mut self, watch: u32, path: &Path, inode: u64) -> Result<(), WatchError> {
         let refused = |why| WatchError::Refused { path: path.to_owned(), why };
         let system = |source| WatchError::System { path: path.to_owned(), source };
+        self.remove(watch);
         let volume = volume_of(path).ok_or_else(|| refused("it is in no volume"))?;
         if self.watches.len() >= MAX_WATCHES {
             return Err(refused("the guest watches too many files"));
@@ -168,9 +170,9 @@ impl Watcher {
             return Err(refused("it has been replaced meanwhile"));
         }
         let is_directory = rustix::fs::FileType::from_raw_mode(metadata.st_mode).is_dir();
+        let flags = fstatvfs(&file).map_err(|errno| system(errno.into()))?.f_flag;
         let place = self.watch(&file, events()).map_err(system)?;
         let parent = if path == volume { None } else { self.watch_parent(path) };
-        let flags = fstatvfs(&file).map_err(|errno| system(errno.into()))?.f_flag;
         let is_read_only = flags.contains(StatVfsMountFlags::RDONLY);
         let key = if is_read_only { None } else { self.attribute(&file, is_directory) };
         self.places.entry(place).or_default().watches.push(watch);
@@ -184,7 +186,9 @@ impl Watcher {
 
     /// The guest does not watch it any more.
     pub fn remove(&mut self, watch: u32) {
-        let Some(Watch { place, parent, .. }) = self.watches.remove(&watch) else { return };
+        let Some(Watch { place, parent, file, key, .. }) = self.watches.remove(&watch) else { return };
+        // The number may come to mean another file before the move's second half.
+        self.moving.values_mut().for_each(|moved| moved.retain(|other| *other != watch));
         for place in [Some(place), parent].into_iter().flatten() {
             if let Some(known) = self.places.get_mut(&place) {
                 known.watches.retain(|other| *other != watch);
@@ -192,6 +196,15 @@ impl Watcher {
             }
             self.release(place);
         }
+        if let (Some(_), Some(causes), false) = (key, &self.causes, self.is_attributed(place)) {
+            causes.remove(&file);
+        }
+    }
+
+    /// Whether it is of matter to somebody who changes the file.
+    fn is_attributed(&self, place: i32) -> bool {
+        let others = self.places.get(&place).map(|place| place.watches.as_slice()).unwrap_or_default();
+        others.iter().filter_map(|other| self.watches.get(other)).any(|other| other.key.is_some())
     }
 
     /// Ends the kernel's watch of what nobody wants to know of.

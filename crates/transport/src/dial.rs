@@ -99,6 +99,12 @@ impl Dialer {
         }
     }
 
+    /// Whether what is written waits for a guest that boots; the other carriers fail until it is up.
+    #[must_use]
+    pub fn is_buffered(&self) -> bool {
+        matches!(self.0, Kind::Serial(_))
+    }
+
     /// Opens a stream to a port of the guest.
     ///
     /// Over virtio-serial this does not wait for the guest: if nobody listens there, reading ends at once.

@@ -1,5 +1,6 @@
 //! The handshake of hybrid vsock, spoken on the unix socket of Firecracker, Cloud Hypervisor and StratoVirt:
-//! the host writes `CONNECT <port>\n` and reads `OK <host port>\n`.
+//! the host writes `CONNECT <port>\n` and reads `OK <host port>\n`. Both ends of it are here: where the carrier to the guest
+//! is this process's alone, others reach the guest through this process in the same way.
 
 use std::io;
 
@@ -10,6 +11,9 @@ use crate::{Error, Port, Result};
 /// The longest answer that can be right: `OK ` and a number of 32 bits.
 const MAX_REPLY: usize = 13;
 
+/// The longest request that can be right.
+const MAX_REQUEST: usize = 18;
+
 /// Asks for `port` on a fresh connection; returns the host port that the guest will see as its peer.
 pub(crate) async fn handshake<S>(socket: &mut S, port: Port) -> Result<Port>
 where
@@ -17,15 +21,31 @@ where
 {
     let connect = |source| Error::Connect { port, source };
     socket.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(connect)?;
-    let reply = read_line(socket).await.map_err(connect)?;
+    let reply = read_line(socket, MAX_REPLY).await.map_err(connect)?;
     parse_reply(&reply).ok_or(Error::Refused { port, reply })
 }
 
-/// Reads up to a line feed, byte by byte: what follows it belongs to the stream.
-async fn read_line<S: AsyncRead + Unpin>(socket: &mut S) -> io::Result<String> {
-    let mut line = Vec::with_capacity(MAX_REPLY);
-    // One more than a right answer has, so that a longer one is not taken for it.
-    while line.len() <= MAX_REPLY {
+/// What a client's first line asks for; `None`: it is no request. The line is not answered yet.
+///
+/// # Errors
+/// The socket's.
+pub async fn requested_port<S: AsyncRead + Unpin>(client: &mut S) -> io::Result<Option<Port>> {
+    Ok(parse_request(&read_line(client, MAX_REQUEST).await?))
+}
+
+/// Tells a client that the bytes from now on are the guest's.
+///
+/// # Errors
+/// The socket's.
+pub async fn accept<S: AsyncWrite + Unpin>(client: &mut S, host_port: Port) -> io::Result<()> {
+    client.write_all(format!("OK {host_port}\n").as_bytes()).await
+}
+
+/// Reads up to a line feed, byte by byte: what follows it belongs to the stream. `most`: what a right line has.
+async fn read_line<S: AsyncRead + Unpin>(socket: &mut S, most: usize) -> io::Result<String> {
+    let mut line = Vec::with_capacity(most);
+    // One more than a right line has, so that a longer one is not taken for it.
+    while line.len() <= most {
         match socket.read_u8().await {
             Ok(b'\n') => break,
             Ok(byte) => line.push(byte),
@@ -39,8 +59,17 @@ async fn read_line<S: AsyncRead + Unpin>(socket: &mut S) -> io::Result<String> {
 
 /// `OK <number>`, without its line feed.
 pub(crate) fn parse_reply(line: &str) -> Option<Port> {
-    let number = line.strip_prefix("OK ")?;
-    let plain = line.len() <= MAX_REPLY && number.bytes().all(|b| b.is_ascii_digit());
+    parse(line, "OK ", MAX_REPLY)
+}
+
+/// `CONNECT <number>`, without its line feed.
+pub(crate) fn parse_request(line: &str) -> Option<Port> {
+    parse(line, "CONNECT ", MAX_REQUEST)
+}
+
+fn parse(line: &str, word: &str, most: usize) -> Option<Port> {
+    let number = line.strip_prefix(word)?;
+    let plain = line.len() <= most && number.bytes().all(|b| b.is_ascii_digit());
     plain.then(|| number.parse().ok()).flatten()
 }
 
@@ -49,7 +78,7 @@ mod tests {
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::{handshake, parse_reply};
+    use super::{accept, handshake, parse_reply, parse_request, requested_port};
     use crate::Error;
 
     #[test]
@@ -61,10 +90,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_connect_and_a_number_is_a_request() {
+        assert_eq!(parse_request("CONNECT 4294967295"), Some(u32::MAX));
+        for bad in ["", "CONNECT", "CONNECT ", "CONNECT -1", "CONNECT 1 ", "CONNECT 00000000001", "OK 1"] {
+            assert_eq!(parse_request(bad), None, "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn both_ends_understand_each_other() {
+        let (mut client, mut server) = tokio::io::duplex(64);
+        let served = async {
+            assert_eq!(requested_port(&mut server).await.unwrap(), Some(1024));
+            accept(&mut server, 5).await.unwrap();
+        };
+        let (host_port, ()) = tokio::join!(handshake(&mut client, 1024), served);
+        assert_eq!(host_port.unwrap(), 5);
+    }
+
     proptest! {
         #[test]
         fn any_line_is_parsed_without_panic(line in ".{0,40}") {
-            let _ = parse_reply(&line);
+            let _ = (parse_reply(&line), parse_request(&line));
         }
 
         #[test]

@@ -17,12 +17,13 @@ mod device;
 mod dial;
 mod doorbell;
 mod error;
+mod exchange;
 mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod header;
-mod hybrid;
+pub mod hybrid;
 mod join;
 mod listen;
 mod mux;
@@ -36,6 +37,7 @@ mod tests;
 pub use dial::{Connection, Dialer};
 pub use doorbell::Doorbell;
 pub use error::TransportError as Error;
+pub use exchange::exchange;
 pub use listen::{Accepted, Incoming, Listener};
 pub use stream::Stream;
 

@@ -95,7 +95,7 @@ impl Listener {
         Ok(Self(Kind::Serial(Serial { ports, mux, _tasks: Some(tasks) })))
     }
 
-    /// On unix sockets: `path` is port 1024, `path.<port>` any other.
+    /// On unix sockets: `path` is port 1024, `path.<port>` any other. With a zero byte at its beginning it is an abstract name.
     ///
     /// # Errors
     /// None now; ports are opened by [`bind`](Self::bind).
@@ -177,10 +177,13 @@ impl Incoming {
         let port = self.port;
         let accept = |source| Error::Accept { port, source };
         match &mut self.source {
-            Source::Vsock(listener) => {
+            Source::Vsock(listener) => loop {
                 let (stream, peer) = listener.accept().await.map_err(accept)?;
-                Ok(Accepted { stream: stream.into(), peer_port: peer.port() })
-            }
+                // A workload may have a way to call its own guest.
+                if peer.cid() == VMADDR_CID_HOST {
+                    return Ok(Accepted { stream: stream.into(), peer_port: peer.port() });
+                }
+            },
             Source::Unix(listener) => {
                 let (stream, _) = listener.accept().await.map_err(accept)?;
                 Ok(Accepted { stream: stream.into(), peer_port: 0 })

@@ -74,6 +74,14 @@ async fn streams_go_both_ways_and_half_close_over_unix() {
 }
 
 #[tokio::test]
+async fn a_unix_socket_may_have_no_file() {
+    let name = format!("\0kata-transport-{}", std::process::id());
+    let listener = Listener::unix(name.as_ref()).await.unwrap();
+    let mut incoming = listener.bind(PORT).await.unwrap();
+    converse(&Dialer::unix(name.into()), &mut incoming).await;
+}
+
+#[tokio::test]
 async fn local_ports_differ() {
     let (dialer, _listener, mut incoming) = serial().await;
     let first = dialer.connect(PORT).await.unwrap();

@@ -5,19 +5,23 @@
 //! the files `config`, `command_line`, `lifecycle` and `tests`; today there is one, [`qemu`].
 
 pub mod accelerator;
+mod backing;
 mod netns;
+pub mod numa;
 mod plan;
 pub mod qemu;
 mod turns;
 mod vmm;
 
+pub use backing::{BackingError, MemoryBacking, MemoryPages};
+pub use numa::{Numa, NumaError, NumaNode};
 pub use plan::{
     Accelerator, AgentChannel, BlockSize, Disk, DiskAio, DiskAttachment, DiskCache, DiskLimits,
-    NetworkNamespace, Nic, NicBackend, Share, ShareBackend, VmPlan,
+    GUEST_BLOCK_MIB, MemoryHotplug, NetworkNamespace, Nic, NicBackend, Share, ShareBackend, VmPlan,
 };
 pub use vmm::{
-    Capabilities, DiskAddress, DiskHotplug, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm,
-    VmmError,
+    Affinity, Capabilities, DiskAddress, DiskHotplug, NicHotplug, Resize, ShutdownReason, VmEvent, VmExit,
+    VmStatus, Vmm, VmmError,
 };
 
 /// Starts the VM that `plan` describes.

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use kata_cgroup::Cgroup;
 
+use crate::backing::MemoryBacking;
+use crate::numa::Numa;
+
 /// How the guest's instructions are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
@@ -190,6 +193,23 @@ pub enum NetworkNamespace {
     At(PathBuf),
 }
 
+/// What a guest's kernel takes memory in, in MiB: a memory block of x86-64.
+pub const GUEST_BLOCK_MIB: u32 = 128;
+
+/// How memory is added to a running VM, and taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemoryHotplug {
+    /// A virtio-mem device in a port, which comes with the first memory that is added. It shrinks as far as the guest can
+    /// free what it has.
+    #[default]
+    VirtioMem,
+    /// Memory modules (pc-dimm) of whole memory blocks of the guest, so many at most. Each is taken back as a whole, or not at all.
+    Dimm {
+        /// How many there can be.
+        slots: u8,
+    },
+}
+
 /// Everything a VMM must know to start a VM.
 #[derive(Debug)]
 pub struct VmPlan {
@@ -207,8 +227,18 @@ pub struct VmPlan {
     pub vcpus: u32,
     /// The most the VM may ever have; at least `vcpus`.
     pub max_vcpus: u32,
-    /// Guest memory in MiB.
+    /// Guest memory in MiB at boot.
     pub memory_mib: u32,
+    /// The most memory in MiB the VM may ever have; at least `memory_mib`.
+    pub max_memory_mib: u32,
+    /// How more memory comes to a running VM.
+    pub memory_hotplug: MemoryHotplug,
+    /// What the guest's memory is made of.
+    pub memory_backing: MemoryBacking,
+    /// The guest's NUMA nodes; their memory is `memory_mib` together.
+    pub numa: Numa,
+    /// The host takes back what the guest has freed.
+    pub free_page_reporting: bool,
     /// An uncompressed `vmlinux` with a PVH entry point, or a `bzImage`.
     pub kernel: PathBuf,
     /// The initial root file system.
@@ -229,7 +259,8 @@ pub struct VmPlan {
     pub scsi_controller: bool,
     /// The way to the agent.
     pub agent: AgentChannel,
-    /// Where the guest's console is written; made if missing (mode 0600), appended to otherwise.
+    /// Where the guest's console is written; made if missing (mode 0600), appended to otherwise. At 512 KiB it is renamed, with `.old`
+    /// added to its name, and begun anew: a guest cannot fill the file system.
     pub console_log: PathBuf,
     /// Whether the VMM restricts itself to the system calls it needs.
     pub seccomp: bool,
@@ -246,6 +277,20 @@ pub struct VmPlan {
 }
 
 impl VmPlan {
+    /// Whether memory can be added while the VM runs.
+    #[must_use]
+    pub(crate) fn has_memory_hotplug(&self) -> bool {
+        self.max_memory_mib >= self.memory_mib.saturating_add(GUEST_BLOCK_MIB)
+    }
+
+    /// How much memory the guest can have, in MiB: it gets more in whole blocks of its own, and in whole pages of the host.
+    #[must_use]
+    pub fn most_memory_mib(&self) -> u32 {
+        let page = u32::try_from(self.memory_backing.unit() >> 20).unwrap_or(u32::MAX);
+        let block = page.max(GUEST_BLOCK_MIB);
+        self.memory_mib + self.max_memory_mib.saturating_sub(self.memory_mib) / block * block
+    }
+
     /// Whether other processes must be able to map the guest's memory.
     #[must_use]
     pub(crate) fn shares_memory(&self) -> bool {

@@ -9,8 +9,10 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kata_cgroup::ScopeError;
 use tokio::sync::mpsc;
 
+use crate::backing::BackingError;
 use crate::plan::{Disk, Nic};
 use crate::qemu::{CommandLineError, DiskError, QmpError};
 
@@ -25,6 +27,15 @@ pub struct Capabilities {
     pub serial: bool,
     /// The whole VM can be paused and resumed.
     pub pause: bool,
+}
+
+/// Where on the host a VM runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// The CPUs that its VMM's threads may use, in ascending order; all, if there are none.
+    pub cpus: Vec<u32>,
+    /// So many virtual CPUs are to have one of them each, if there are as many of both and each has a thread of its own.
+    pub each: Option<u32>,
 }
 
 /// Why a VM stopped running, as far as the VMM knows.
@@ -132,6 +143,12 @@ pub trait Vmm: Send + Sync {
     /// scheduled for throughput alone.
     fn guest_works(&self);
 
+    /// The threads of its CPUs on the host, each once: under emulation several CPUs may share one.
+    ///
+    /// # Errors
+    /// The VMM does not answer.
+    async fn vcpu_threads(&self) -> Result<Vec<u32>, VmmError>;
+
     /// Network cards while it runs, if the driver can; they need the plan's `hotplug_ports`.
     fn nic_hotplug(&self) -> Option<&dyn NicHotplug> {
         None
@@ -139,6 +156,11 @@ pub trait Vmm: Send + Sync {
 
     /// Disks while it runs, if the driver can; they need the plan's `hotplug_ports` or `scsi_controller`.
     fn disk_hotplug(&self) -> Option<&dyn DiskHotplug> {
+        None
+    }
+
+    /// CPUs and memory that come and go while it runs, if the driver can.
+    fn resize(&self) -> Option<&dyn Resize> {
         None
     }
 
@@ -215,6 +237,56 @@ pub trait DiskHotplug: Send + Sync {
     fn disk_address(&self, id: &str) -> Option<DiskAddress>;
 }
 
+/// CPUs and memory that come and go while the VM runs. Only one of these at a time is asked for.
+#[async_trait]
+pub trait Resize: Send + Sync {
+    /// Gives the VM so many CPUs, at most the plan's `max_vcpus`. The guest must take new ones into use.
+    ///
+    /// How many there are then: those of the start stay, and under emulation all do, so the guest must leave off those that
+    /// it shall not use.
+    ///
+    /// # Errors
+    /// The plan does not have so many, the guest keeps one, or the VMM refuses.
+    async fn set_vcpus(&self, vcpus: u32) -> Result<u32, VmmError>;
+
+    /// Lets the VMM's threads run on these CPUs of the host, those of a NUMA node's virtual CPUs on the ones of its nodes. Whether
+    /// each virtual CPU has one of its own.
+    ///
+    /// # Errors
+    /// The host has none of them, or the VMM may not use any.
+    async fn set_affinity(&self, affinity: &Affinity) -> Result<bool, VmmError>;
+
+    /// Whether the guest has NUMA nodes of the plan's.
+    fn has_nodes(&self) -> bool {
+        false
+    }
+
+    /// Lets virtual CPUs of the plan's NUMA nodes run on the host's CPUs of these, unless each has one of its own. Those that
+    /// come later need it, too.
+    ///
+    /// # Errors
+    /// The VMM may not use these CPUs.
+    async fn place_on_nodes(&self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    /// Asks the guest to have so much memory, in MiB, at most the plan's
+    /// [`most_memory_mib`](crate::VmPlan::most_memory_mib). What it had at boot stays.
+    ///
+    /// How much it shall have: more than was asked for if that is no multiple of what the guest's kernel takes. It takes and
+    /// gives back in its own time.
+    ///
+    /// # Errors
+    /// The plan does not have so much, there is no room for another memory module, the guest keeps one, or the VMM refuses.
+    async fn request_memory(&self, mib: u32) -> Result<u32, VmmError>;
+
+    /// Waits until the guest has the memory it was asked to have; how much that is, in MiB.
+    ///
+    /// # Errors
+    /// It has more, or less, after this time.
+    async fn memory_settled(&self, patience: Duration) -> Result<u32, VmmError>;
+}
+
 /// Where a guest finds a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DiskAddress {
@@ -284,8 +356,11 @@ pub enum VmmError {
     /// The plan does not make a command line.
     #[error("The VM's settings cannot be used")]
     Plan(#[from] CommandLineError),
-    /// A socket pair for the VMM could not be made.
-    #[error("No socket pair for the hypervisor's {what}: the limit on open files may be reached")]
+    /// The host lacks what the memory is to be made of.
+    #[error("The VM's memory cannot be had from this host")]
+    Backing(#[from] BackingError),
+    /// A socket pair or a pipe for the VMM could not be made.
+    #[error("No channel for the hypervisor's {what}: the limit on open files may be reached")]
     Socket {
         /// What it is for.
         what: &'static str,
@@ -311,6 +386,9 @@ pub enum VmmError {
         #[source]
         source: io::Error,
     },
+    /// systemd did not make the scope that the VMM's process is to begin in.
+    #[error(transparent)]
+    Scope(#[from] Box<ScopeError>),
     /// The control channel failed or refused.
     #[error("The hypervisor did not do what it was asked for")]
     Control(#[from] QmpError),
@@ -400,6 +478,68 @@ pub enum VmmError {
         /// Why not.
         #[source]
         source: Box<QmpError>,
+    },
+    /// More CPUs than there can be.
+    #[error("The VM can have 1 to {max} virtual CPUs, not {vcpus}: raise `default_maxvcpus`")]
+    Vcpus {
+        /// How many were asked for.
+        vcpus: u32,
+        /// The most.
+        max: u32,
+    },
+    /// A thread cannot be bound to CPUs.
+    #[error("The VMM cannot be bound to CPUs of the host: do they exist, and may the pod use them?")]
+    Affinity {
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The guest does not let go of a CPU.
+    #[error("The guest has not let go of its virtual CPU {id:?} within {deadline:?}: is its kernel alive?")]
+    VcpuInUse {
+        /// The CPU.
+        id: String,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// More memory than there can be.
+    #[error(
+        "The VM can have {min} to {max} MiB of memory, not {mib}: what it has at boot stays, and no more was foreseen"
+    )]
+    MemorySize {
+        /// What was asked for.
+        mib: u32,
+        /// What it had at boot.
+        min: u32,
+        /// The most.
+        max: u32,
+    },
+    /// All slots of memory modules are in use.
+    #[error(
+        "The VM has no slot left for another memory module ({slots} in all): raise `memory_slots`, or set `enable_virtio_mem`"
+    )]
+    NoMemorySlot {
+        /// How many there are.
+        slots: u8,
+    },
+    /// No port is free for the device that memory comes by.
+    #[error("The VM has no port left for more memory ({count} in all): raise `pcie_root_port`")]
+    NoMemoryPort {
+        /// How many there are.
+        count: usize,
+    },
+    /// The guest has other memory than it was asked to have.
+    #[error(
+        "The guest has {present} MiB of memory after {patience:?}, and was asked to have {wanted}: it uses what it should \
+         give back, or its kernel has no CONFIG_VIRTIO_MEM"
+    )]
+    MemoryKept {
+        /// What it has.
+        present: u32,
+        /// What it was asked to have.
+        wanted: u32,
+        /// How long was waited.
+        patience: Duration,
     },
     /// The VMM is gone.
     #[error("{0}")]

@@ -94,7 +94,7 @@ pub fn compare_execs(containerd: &Containerd, bundles: &[Bundle], expected: &[Ex
     let refused = compare_facts(bundles, expected, |bundle, runtime| {
         let runtime = runtime.unwrap_or(containerd.stage.runtime.as_str());
         let container = recipe(containerd, bundle, runtime, &["/bin/sleep", "1000"]).start();
-        let finished = container.exec(probe(bundle)).run();
+        let finished = container.exec(probe(bundle)).run_logged();
         container.remove();
         told_by(&finished)
     });
@@ -134,7 +134,7 @@ fn compare_facts<'b>(
 }
 
 fn facts(containerd: &Containerd, bundle: &Bundle, runtime: &str) -> Facts {
-    told_by(&recipe(containerd, bundle, runtime, &probe(bundle)).run())
+    told_by(&recipe(containerd, bundle, runtime, &probe(bundle)).run_logged())
 }
 
 fn probe(bundle: &Bundle) -> Vec<&'static str> {
@@ -172,6 +172,10 @@ fn told_by(finished: &Finished) -> Facts {
         .filter_map(|line| line.split_once('\t'))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
+    if facts.is_empty() {
+        // Shown if the test fails.
+        eprintln!("No container: {finished:?}");
+    }
     let outcome = match (finished.code, facts.is_empty()) {
         (0, false) => SUCCESS.to_owned(),
         (_, true) => NO_CONTAINER.to_owned(),

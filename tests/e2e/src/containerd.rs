@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::command::{Finished, exit_within, run};
+use crate::command::{Finished, Live, exit_within, run};
 use crate::cri;
 use crate::events::Events;
 use crate::failure::fail;
@@ -20,6 +20,7 @@ use crate::host::{Host, MARK};
 use crate::processes::{self, Process};
 use crate::recipe::{Image, Recipe};
 use crate::setup::Stage;
+use crate::terminal::Terminal;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) const RUN: &str = "/run/containerd-e2e";
@@ -60,7 +61,32 @@ impl Containerd {
     /// Runs the product's `kata-runtime` with these arguments to its end.
     #[track_caller]
     pub fn kata_runtime<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Finished {
-        run(Command::new(self.stage.prefix.join("bin/kata-runtime")).args(arguments))
+        self.product("kata-runtime", arguments)
+    }
+
+    /// Runs another of the product's programs with these arguments to its end.
+    #[track_caller]
+    pub fn product<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Finished {
+        run(Command::new(self.stage.prefix.join("bin").join(program)).args(arguments))
+    }
+
+    /// Starts `kata-runtime`, its three streams in the test's hands.
+    pub fn live_kata_runtime<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Live {
+        Live::spawn(Command::new(self.stage.prefix.join("bin/kata-runtime")).args(arguments))
+    }
+
+    /// Starts `kata-runtime` on a terminal of so many columns and rows.
+    pub fn kata_runtime_on_terminal<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+        (columns, rows): (u16, u16),
+    ) -> Terminal {
+        let mut command = Command::new(self.stage.prefix.join("bin/kata-runtime"));
+        Terminal::open(command.args(arguments), columns, rows)
     }
 
     /// containerd's events from now on.
@@ -117,6 +143,11 @@ impl Containerd {
         path
     }
 
+    /// Starts containerd again with a copy of the runtime's `configuration.toml` in which these keys have these values.
+    pub fn configure(&self, values: &[(&str, &str)]) -> PathBuf {
+        self.reconfigure(|text| values.iter().fold(text, |text, value| with(&text, *value)))
+    }
+
     /// Starts containerd again with one of the plugins that tests do without, and its section of `config.toml`.
     pub fn enable(&self, plugin: &str, section: &str) {
         let path = Path::new(RUN).join("config.toml");
@@ -149,6 +180,19 @@ impl Containerd {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(socket()).args(["--namespace", namespace]);
         command
+    }
+
+    /// Runs the `ctr` of a process that prints into a file: `command` makes it from the file's URI. What it printed is
+    /// the result's standard output.
+    ///
+    /// With FIFOs `ctr` 1.6 loses what a process printed that ends before `ctr` notices that it has opened them.
+    #[track_caller]
+    pub(crate) fn run_logged(&self, command: impl FnOnce(&str) -> Command) -> Finished {
+        let log = self.directory().join("log");
+        let finished = run(&mut command(&format!("file://{}", log.display())));
+        // Without a process there is none.
+        let printed = fs::read(&log).unwrap_or_default();
+        Finished { stdout: [printed, finished.stdout].concat(), ..finished }
     }
 
     /// A name nobody had in this test; it holds the test's mark.
@@ -287,8 +331,16 @@ fn log_path(host: &Host) -> PathBuf {
 pub(crate) fn make_cgroups(name: &str) {
     let root = Path::new("/sys/fs/cgroup");
     let unified = root.join("cgroup.controllers").exists();
+    if unified {
+        // They are on where systemd runs.
+        let controllers = fs::write(root.join("cgroup.subtree_control"), "+cpu +cpuset +memory +pids");
+        controllers.unwrap_or_else(|e| fail(format_args!("Cannot let cgroups have controllers: {e}")));
+    }
     for hierarchy in if unified { vec![root.to_owned()] } else { subdirectories(root) } {
-        let made = fs::create_dir(hierarchy.join(name));
+        let path = hierarchy.join(name);
+        // A test that was killed long ago may have had this one's number.
+        let made =
+            fs::create_dir(&path).or_else(|_| fs::remove_dir(&path).and_then(|()| fs::create_dir(&path)));
         made.unwrap_or_else(|e| fail(format_args!("Cannot make a cgroup in {}: {e}", hierarchy.display())));
     }
 }
@@ -310,4 +362,12 @@ fn remove_namespace_cgroups(mark: &str) {
 fn subdirectories(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|entry| entry.path()).collect()
+}
+
+/// The shipped file with another value of a key.
+fn with(text: &str, (key, value): (&str, &str)) -> String {
+    let is_it = |line: &&str| line.starts_with(&format!("{key} = "));
+    let line = text.lines().find(is_it);
+    let line = line.unwrap_or_else(|| fail(format_args!("The shipped configuration has no {key}")));
+    text.replacen(&format!("\n{line}\n"), &format!("\n{key} = {value}\n"), 1)
 }

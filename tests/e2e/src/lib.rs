@@ -10,10 +10,11 @@
 //! | `KATA_E2E_RUNTIME` | containerd's name of the runtime under test; a test that fails with `io.containerd.runc.v2` is a wrong test | `io.containerd.kata.v2` |
 //! | `KATA_TEST_STAGE` | prefix the runtime is installed in; when it is set, nothing may be skipped | `target/stage` |
 //! | `KATA_TEST_CACHE` | directory with the images of the tests in `images` | as `cargo xtask`'s |
-//! | `KATA_E2E_STORAGE_SOAK` | storage tests do all they can, which takes hours; `cargo xtask test --storage-soak` sets it | not set |
+//! | `KATA_E2E_SOAK` | tests do all they can, which takes hours; `cargo xtask test --soak` sets it | not set |
 //! | `TMPDIR` | where containerd's data and large files go; must be able to carry overlayfs | `/var/tmp` |
 
 mod action;
+mod bench;
 mod cni;
 mod command;
 mod compare;
@@ -26,7 +27,9 @@ mod events;
 mod failure;
 mod footprint;
 mod host;
+mod idleness;
 mod leftovers;
+mod monitor;
 mod network;
 mod processes;
 mod recipe;
@@ -38,8 +41,10 @@ mod spec;
 mod task;
 mod tasks;
 mod terminal;
+mod transcript;
 
 pub use action::UnknownBundle;
+pub use bench::answer_lines;
 pub use cni::{Attachment, host_local};
 pub use command::{Finished, Live};
 pub use compare::{Bundle, Expected, RUNC, both_refuse, compare, compare_execs, compare_made_up, with_probe};
@@ -53,6 +58,8 @@ pub use disks::{LoopDevice, check_ext4, read_ext4};
 pub use events::{Event, Events};
 pub use failure::{as_soon_as, eventually, fail};
 pub use footprint::Footprint;
+pub use idleness::{Idleness, Wakes};
+pub use monitor::{Monitor, MonitorEvents};
 pub use network::{Network, ip};
 pub use processes::Process;
 pub use recipe::{Bind, Image, Recipe};
@@ -63,3 +70,4 @@ pub use spec::Rootfs;
 pub use task::{Container, ExecRecipe};
 pub use tasks::{Created, RootMount};
 pub use terminal::Terminal;
+pub use transcript::Transcript;

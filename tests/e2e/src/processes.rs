@@ -23,8 +23,25 @@ pub struct Process {
 impl Process {
     /// Whether the program's file has this name.
     pub fn is(&self, program: &str) -> bool {
+        self.program() == program
+    }
+
+    /// The CPUs of the host that its thread of this name (the beginning of it) may run on, as the kernel lists them; empty
+    /// before there is one.
+    pub fn may_run_on(&self, thread: &str) -> String {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        let mut threads = threads.map(|thread| thread.path());
+        let found = threads.find(|path| read(&path.join("comm")).starts_with(thread));
+        let status = found.map(|path| read(&path.join("status"))).unwrap_or_default();
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        list.unwrap_or_default().trim().to_owned()
+    }
+
+    /// The name of the program's file.
+    pub(crate) fn program(&self) -> &str {
         let first = self.command.split(' ').next().unwrap_or_default();
-        first.rsplit('/').next() == Some(program)
+        first.rsplit('/').next().unwrap_or_default()
     }
 
     /// Sends SIGKILL and does not wait.

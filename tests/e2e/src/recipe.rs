@@ -169,6 +169,12 @@ impl<'c> Recipe<'c> {
         run(&mut self.ctr_run(&["--rm"]))
     }
 
+    /// As [`Recipe::run`], with everything that the container prints as standard output ([`Containerd::run_logged`]).
+    #[track_caller]
+    pub(crate) fn run_logged(self) -> Finished {
+        self.containerd.run_logged(|log| self.ctr_run(&["--rm", "--log-uri", log]))
+    }
+
     /// `ctr run --rm`, its streams in the test's hands.
     #[track_caller]
     pub fn attach(self) -> Live {

@@ -110,10 +110,10 @@ impl Stage {
     }
 }
 
-/// How much of something a storage test does: `usual`, or `soak` where `KATA_E2E_STORAGE_SOAK` is set.
+/// How much of something a test does: `usual`, or `soak` where `KATA_E2E_SOAK` is set.
 #[must_use]
 pub fn amount<T>(usual: T, soak: T) -> T {
-    if env::var_os("KATA_E2E_STORAGE_SOAK").is_some() { soak } else { usual }
+    if env::var_os("KATA_E2E_SOAK").is_some() { soak } else { usual }
 }
 
 fn workspace() -> &'static Path {

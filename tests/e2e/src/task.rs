@@ -130,6 +130,12 @@ impl ExecRecipe<'_> {
         run(&mut self.ctr_exec(&[]))
     }
 
+    /// As [`ExecRecipe::run`], with everything that it prints as standard output ([`Containerd::run_logged`]).
+    #[track_caller]
+    pub(crate) fn run_logged(self) -> Finished {
+        self.container.containerd.run_logged(|log| self.ctr_exec(&["--log-uri", log]))
+    }
+
     /// Its streams in the test's hands.
     #[track_caller]
     pub fn attach(self) -> Live {

@@ -16,10 +16,12 @@ const QEMU: &str = "qemu-system-x86_64";
 
 /// For a root file system that is mounted for it.
 fn idle(containerd: &Containerd) -> Recipe<'_> {
-    containerd.container().spec(|spec| {
-        spec["root"]["path"] = json!("rootfs");
-        spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
-    })
+    containerd.container().spec(idles_on_what_is_mounted)
+}
+
+fn idles_on_what_is_mounted(spec: &mut Value) {
+    spec["root"]["path"] = json!("rootfs");
+    spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
 }
 
 /// Makes it a member of the sandbox, idle.
@@ -125,6 +127,33 @@ fn disks_of_the_first_root_are_there_when_the_vm_starts() {
             assert!(vmm.command.contains("virtio-blk-pci"), "{}", vmm.command);
             container.remove();
         }
+    });
+}
+
+#[test]
+fn a_container_on_disks_is_in_a_vm_that_shares_no_files() {
+    kata_test(|containerd| {
+        let ext4 = containerd.ext4_of_busybox();
+        let container = idle(containerd).start_on(&[image(&ext4)]);
+        assert_eq!(container.shell("grep -c kataShared /proc/mounts; echo x > /x; cat /x"), "0\nx");
+        assert_eq!(containerd.processes_of("virtiofsd").len(), 0);
+        container.remove();
+    });
+}
+
+#[test]
+fn a_container_on_disks_that_binds_a_directory_has_it() {
+    kata_test(|containerd| {
+        let (ext4, data) = (containerd.ext4_of_busybox(), containerd.directory());
+        fs::write(data.join("file"), "of the host").unwrap();
+        let bind = json!({ "type": "bind", "source": data, "destination": "/data", "options": ["rbind"] });
+        let container = containerd.container().spec(|spec| {
+            idles_on_what_is_mounted(spec);
+            spec["mounts"].as_array_mut().expect("a list").push(bind);
+        });
+        let container = container.start_on(&[image(&ext4)]);
+        assert_eq!(container.shell("cat /data/file"), "of the host");
+        container.remove();
     });
 }
 

@@ -3,10 +3,8 @@
 use std::thread;
 use std::time::Instant;
 
-use kata_e2e::{Cri, Pod, Steady, cri_test};
+use kata_e2e::{Cri, Pod, Steady, amount, cri_test};
 
-const PODS: usize = 30;
-const ROUNDS: usize = 3;
 /// Of each VM, in MiB.
 const MEMORY: &str = "256";
 
@@ -28,23 +26,24 @@ fn run<'c>(cri: &'c Cri<'c>) -> Pod<'c> {
     pod
 }
 
-fn round(cri: &Cri<'_>, steady: &Steady) {
+fn round(cri: &Cri<'_>, steady: &Steady, count: usize) {
     let begun = Instant::now();
-    let pods = for_each(vec![(); PODS], |()| run(cri));
+    let pods = for_each(vec![(); count], |()| run(cri));
     let up = begun.elapsed();
-    assert_eq!(cri.pods().len(), PODS);
+    assert_eq!(cri.pods().len(), count);
     for_each(pods, |pod| pod.remove());
-    println!("{PODS} pods were up within {up:.1?} and gone within {:.1?}", begun.elapsed());
+    println!("{count} pods were up within {up:.1?} and gone within {:.1?}", begun.elapsed());
     assert!(cri.pods().is_empty(), "{:?}", cri.pods());
     assert_eq!(steady.left(cri), Vec::<String>::new());
 }
 
 #[test]
-fn thirty_pods_are_made_and_removed_in_parallel() {
+fn many_pods_are_made_and_removed_in_parallel() {
     cri_test(|cri| {
         let steady = cri.steady();
-        for _ in 0..ROUNDS {
-            round(cri, &steady);
+        let (rounds, count) = amount((1, 12), (3, 30));
+        for _ in 0..rounds {
+            round(cri, &steady, count);
         }
     });
 }

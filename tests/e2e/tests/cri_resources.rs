@@ -116,16 +116,46 @@ fn figures_of_a_pod_count_all_that_it_costs() {
     });
 }
 
+/// The file with the memory limit of a pod's cgroup, and that with what is used, in bytes.
+fn memory_files(parent: &str) -> (String, String) {
+    let (v1, v2) = (format!("/sys/fs/cgroup/memory{parent}"), format!("/sys/fs/cgroup{parent}"));
+    match Path::new(&v1).exists() {
+        true => (format!("{v1}/memory.limit_in_bytes"), format!("{v1}/memory.usage_in_bytes")),
+        false => (format!("{v2}/memory.max"), format!("{v2}/memory.current")),
+    }
+}
+
+#[test]
+fn a_pod_whose_vm_the_host_killed_for_want_of_memory_says_so_with_the_numbers() {
+    kata_cri_test(|cri| {
+        let mut parent = String::new();
+        let recipe =
+            cri.pod().with(|config| parent.clone_from(&config.linux.as_ref().unwrap().cgroup_parent));
+        let pod = recipe.run();
+        let container = pod.container("main").idle().start();
+        container.wait_for_line("ready");
+        let (limit, usage) = memory_files(&parent);
+        let usage: u64 = fs::read_to_string(usage).unwrap().trim().parse().unwrap();
+        fs::write(limit, (usage + (8 << 20)).to_string()).unwrap();
+        let filled = container.exec_shell("head -c 64000000 /dev/zero > /dev/shm/x");
+        assert_ne!(filled.code, 0, "{filled:?}");
+        container.wait();
+        let ended = container.ended();
+        assert_eq!((ended.code, ended.reason.as_str()), (137, "OOMKilled"));
+        let allowed = (usage + (8 << 20)) >> 20;
+        let told = format!(
+            "{parent} may have {allowed} MiB and has used {allowed} MiB; raise the pod's memory limit"
+        );
+        assert!(cri.containerd.log().contains(&told), "{told}");
+    });
+}
+
 /// The kernel killed QEMU when it was in the cgroup of a pod whose containers need little.
 #[test]
 fn a_pod_with_less_memory_than_its_vm_runs() {
     kata_cri_test(|cri| {
         let recipe = cri.pod().with(|config| {
-            let parent = &config.linux.as_ref().unwrap().cgroup_parent;
-            let at = |file: &str| format!("/sys/fs/cgroup{file}");
-            let v1 = at(&format!("/memory{parent}/memory.limit_in_bytes"));
-            let v2 = at(&format!("{parent}/memory.max"));
-            let limit = if Path::new(&v1).exists() { v1 } else { v2 };
+            let (limit, _) = memory_files(&config.linux.as_ref().unwrap().cgroup_parent);
             fs::write(limit, "67108864").unwrap();
         });
         let pod = recipe.run();

@@ -1,5 +1,7 @@
 //! What a workload finds when it begins: environment, directory, identity, limits.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use kata_e2e::{Image, test};
 use serde_json::json;
 
@@ -120,6 +122,19 @@ fn capabilities_that_are_not_given_are_not_there() {
             containerd.container().shell("mount -t tmpfs none /mnt 2>&1 || mount -t tmpfs none /tmp").run();
         run.fails_because("");
         assert!(run.complaint().contains("ermi"), "{run:?}");
+    });
+}
+
+/// Over virtio-serial it was late by the guest's boot.
+#[test]
+fn the_time_of_day_is_the_hosts() {
+    test(|containerd| {
+        let container = containerd.container().image(Image::Debian).command(["/bin/sleep", "1000"]).start();
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs_f64();
+        let before = now();
+        let guest: f64 = container.shell("date +%s.%N").parse().expect("seconds");
+        let after = now();
+        assert!((before - 0.05..after + 0.05).contains(&guest), "{before} {guest} {after}");
     });
 }
 

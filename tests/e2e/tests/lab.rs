@@ -3,10 +3,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use kata_e2e::{Container, Containerd, Network, ip, kata_test};
+use kata_e2e::{Container, Containerd, Network, eventually, ip, kata_test};
+use serde_json::json;
 
 /// Makes `parent` and its other end `outside` (10.7.0.1), and with `link` the pod's `eth0` (10.7.0.2) on `parent`.
 fn on_a_parent(name: &'static str, outside: &str, link: &str) -> Network {
@@ -84,6 +88,52 @@ fn packets_are_moved_by_vhost_net_unless_it_is_disabled() {
     });
 }
 
+/// The body of the request on a connection, which is answered.
+fn posted(stream: TcpStream) -> Vec<u8> {
+    let mut reader = BufReader::new(stream);
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let begin = head.len();
+        assert_ne!(reader.read_line(&mut head).expect("a request has a head"), 0, "{head}");
+        if let Some(number) = head[begin..].to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = number.trim().parse().expect("it is a number");
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a request has a body");
+    reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("it reads the answer");
+    body
+}
+
+/// Without the shim's own tracing the agent connects by vsock to whoever listens on the host.
+#[test]
+fn a_guests_spans_come_to_the_collector_by_vsock_and_the_forwarder() {
+    kata_test(|containerd| {
+        let collector = TcpListener::bind("127.0.0.1:0").expect("a port can be had");
+        let url = format!("http://{}/v1/traces", collector.local_addr().expect("it is bound"));
+        let program = containerd.stage.prefix.join("bin/kata-trace-forwarder");
+        let forwarder = Command::new(program).args(["--otlp-endpoint", &url]).stderr(Stdio::piped()).spawn();
+        let mut forwarder = forwarder.expect("it is installed");
+        let mut log = BufReader::new(forwarder.stderr.take().expect("it is a pipe"));
+        let mut line = String::new();
+        log.read_line(&mut line).expect("it says where it listens");
+        assert!(line.contains("vsock port 10240"), "{line}");
+        // The agent's key stands before the runtime's.
+        containerd
+            .reconfigure(|text| text.replacen("\nenable_tracing = false", "\nenable_tracing = true", 1));
+        let container = containerd.container().command(["/bin/sleep", "1000"]).start();
+        let mut spans = Vec::new();
+        let has = |spans: &[u8], word: &str| spans.windows(word.len()).any(|part| part == word.as_bytes());
+        while !has(&spans, "StartSandbox") {
+            spans.extend(posted(collector.accept().expect("the forwarder connects").0));
+        }
+        assert!(has(&spans, "kata-agent"), "{}", String::from_utf8_lossy(&spans));
+        container.remove();
+        forwarder.kill().expect("it runs");
+        forwarder.wait().expect("it has ended");
+    });
+}
+
 const GIB: u64 = 1 << 30;
 
 /// A thin pool of device-mapper on two loop devices; to be removed by [`ThinPool::remove`].
@@ -145,9 +195,146 @@ fn a_container_of_the_devmapper_snapshotter_has_its_thin_device() {
             assert!(told.starts_with("kept\n/dev/") && told.contains(" ext4 rw,"), "{told}");
         }
         containerd.ctr(["images", "rm", "--sync", name]).ok().done();
-        assert_eq!(printed("dmsetup", ["ls", "--target", "thin"]), "No devices found");
+        assert_eq!(printed("dmsetup", ["ls", "--target", "thin"]), "", "the pool is all there is");
         containerd.stop(nix::sys::signal::Signal::SIGTERM);
         pool.remove();
         containerd.start_again();
     });
+}
+
+/// With KVM each virtual CPU has a thread; under emulation QEMU 7.2 runs both on one.
+#[test]
+fn two_virtual_cpus_are_on_a_cpu_of_the_host_each() {
+    kata_test(|containerd| {
+        containerd.configure(&[("enable_vcpus_pinning", "true")]);
+        let container = containerd.container().spec(|spec| {
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+            spec["linux"]["resources"]["cpu"] = json!({ "cpus": "0-1" });
+        });
+        let container = container.start();
+        let vmm = containerd.processes_of("qemu-system-x86_64").remove(0);
+        let of_vcpus = || ["CPU 0/", "CPU 1/"].map(|thread| vmm.may_run_on(thread));
+        eventually("one is too few", Duration::from_secs(60), || of_vcpus() == ["0-1", ""]);
+        let two = json!({ "cpu": { "quota": 200_000, "period": 100_000 } });
+        container.update(&two).expect("the VM grows, and the CPUs are what they were");
+        eventually("each has one", Duration::from_secs(60), || of_vcpus() == ["0", "1"]);
+        container.update(&json!({ "cpu": { "cpus": "1" } })).expect("the host has it");
+        eventually("there are not enough", Duration::from_secs(60), || of_vcpus() == ["1", "1"]);
+        container.remove();
+    });
+}
+
+/// With `cargo xtask lab test --systemd`.
+mod systemd {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use kata_e2e::proto::PodSandboxConfig;
+    use kata_e2e::{Cri, Pod, Process, eventually, kata_cri_test};
+
+    use super::printed;
+
+    const LIMIT: Duration = Duration::from_secs(120);
+    const SLICE: &str = "kata-lab.slice";
+    const POD: &str = "/kata.slice/kata-lab.slice";
+
+    /// A scenario that sees systemd's directory: the test's own `/run` is empty.
+    fn by_systemd(scenario: impl FnOnce(&Cri<'_>) + Send) {
+        kata_cri_test(|cri| {
+            symlink("/proc/1/root/run/systemd", "/run/systemd").expect("/run is the test's own");
+            assert!(Path::new("/run/systemd/system").is_dir(), "this host is not run by systemd");
+            printed("systemctl", ["start", SLICE]);
+            scenario(cri);
+            // With the slices below it.
+            printed("systemctl", ["stop", "kata.slice"]);
+            fs::remove_file("/run/systemd").expect("it was made above");
+        });
+    }
+
+    /// As the kubelet does with systemd's driver.
+    fn in_a_slice(config: &mut PodSandboxConfig) {
+        config.linux.as_mut().expect("a pod of Linux").cgroup_parent = POD.to_owned();
+    }
+
+    fn apart(config: &mut PodSandboxConfig) {
+        let name = "io.katacontainers.config.runtime.sandbox_cgroup_only";
+        config.annotations.insert(name.to_owned(), "false".to_owned());
+    }
+
+    fn scope(pod: &Pod<'_>) -> String {
+        format!("cri-containerd-{}.scope", pod.id())
+    }
+
+    fn directory(cgroup: &str) -> PathBuf {
+        Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/'))
+    }
+
+    /// In which cgroup each process of these programs is.
+    fn places(cri: &Cri<'_>, programs: &[&str]) -> Vec<String> {
+        let found = programs.iter().flat_map(|program| cri.containerd.processes_of(program));
+        let place = |process: Process| fs::read_to_string(format!("/proc/{}/cgroup", process.pid));
+        found
+            .map(|process| place(process).expect("it runs").trim().trim_start_matches("0::").to_owned())
+            .collect()
+    }
+
+    fn shown(unit: &str, property: &str) -> String {
+        printed("systemctl", ["show", "--value", "--property", property, unit])
+    }
+
+    #[test]
+    fn systemd_knows_the_scope_of_a_pod() {
+        by_systemd(|cri| {
+            let pod = cri.pod().with(in_a_slice).run();
+            let (unit, own) = (scope(&pod), format!("{POD}/{}", scope(&pod)));
+            let places = places(cri, &["containerd-shim-kata-v2", "qemu-system-x86_64", "virtiofsd"]);
+            assert!(places.len() >= 3 && places.iter().all(|place| *place == own), "{places:?}");
+            let expected = [
+                ("Slice", SLICE),
+                ("ActiveState", "active"),
+                ("Delegate", "yes"),
+                ("TasksMax", "infinity"),
+                ("Description", &format!("Kata Containers sandbox {}", pod.id())),
+            ];
+            for (property, value) in expected {
+                assert_eq!(shown(&unit, property), value, "{property}");
+            }
+            let controllers = || fs::read_to_string(directory(&own).join("cgroup.controllers")).unwrap();
+            let before = controllers();
+            assert!(before.contains("memory") && before.contains("cpu"), "{before}");
+            printed("systemctl", ["daemon-reload"]);
+            assert_eq!(controllers(), before);
+            pod.remove();
+            assert_eq!(shown(&unit, "LoadState"), "not-found");
+            assert!(!directory(&own).exists());
+        });
+    }
+
+    #[test]
+    fn systemd_knows_the_scope_of_a_vmm_that_is_apart() {
+        by_systemd(|cri| {
+            let pod = cri.pod().with(in_a_slice).with(apart).run();
+            let own = format!("{POD}/{}", scope(&pod));
+            assert_eq!(places(cri, &["qemu-system-x86_64"]), std::slice::from_ref(&own));
+            let overhead = format!("/kata.slice/kata-overhead.slice/kata-{}.scope", pod.id());
+            let rest = places(cri, &["containerd-shim-kata-v2", "virtiofsd"]);
+            assert!(rest.len() >= 2 && rest.iter().all(|place| *place == overhead), "{rest:?}");
+            pod.remove();
+            assert!(!directory(&own).exists() && !directory(&overhead).exists());
+        });
+    }
+
+    #[test]
+    fn a_killed_shim_leaves_no_scope() {
+        by_systemd(|cri| {
+            let pod = cri.pod().with(in_a_slice).run();
+            let unit = scope(&pod);
+            assert_eq!(shown(&unit, "ActiveState"), "active");
+            cri.containerd.processes_of("containerd-shim-kata-v2").iter().for_each(Process::kill);
+            eventually("its scope is gone", LIMIT, || shown(&unit, "LoadState") == "not-found");
+            pod.remove();
+        });
+    }
 }

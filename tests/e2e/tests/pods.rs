@@ -3,11 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use kata_e2e::{Containerd, Recipe, kata_test};
+use kata_e2e::{Containerd, Recipe, amount, kata_test};
 use serde_json::{Value, json};
 
-/// How many containers come and go.
-const MEMBERS: usize = 200;
 /// Resident memory of a process of the sandbox may go up and down by this much, in KiB.
 const SLACK: u64 = 2048;
 
@@ -77,7 +75,7 @@ fn assert_no_growth(before: &Holdings, after: &Holdings) {
 }
 
 #[test]
-fn two_hundred_containers_come_and_go_in_a_living_sandbox() {
+fn many_containers_come_and_go_in_a_living_sandbox() {
     kata_test(|containerd| {
         let sandbox = containerd.container().spec(|spec| {
             let id = spec["hostname"].clone();
@@ -102,7 +100,7 @@ fn two_hundred_containers_come_and_go_in_a_living_sandbox() {
         };
         come_and_go(10);
         let before = holdings(containerd, &id);
-        come_and_go(MEMBERS);
+        come_and_go(amount(40, 200));
         assert_no_growth(&before, &holdings(containerd, &id));
         assert_eq!(sandbox.shell("echo alive"), "alive");
     });

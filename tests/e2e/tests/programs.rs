@@ -90,11 +90,11 @@ fn iperf3_measures_both_directions_and_datagrams() {
         let _iperf3 = server(&pods[0], "exec iperf3 -s");
         let client = idle(&pods[1]);
         let [v4, v6] = [0, 1].map(|at| pods[0].addresses()[at].clone());
-        // Between two clients the server listens anew, and refuses who comes then.
+        // Between two clients the server listens anew, and refuses who comes then; a report in JSON is a success also then.
         let iperf3 = |arguments: &str| {
             format!(
-                "for i in 1 2 3 4 5 6 7 8 9; do out=$(iperf3 --json -c {arguments}) && break; sleep 1; done; \
-                 printf '%s' \"$out\""
+                "for i in 1 2 3 4 5 6 7 8 9; do out=$(iperf3 --json -c {arguments}); \
+                 case $out in *'\"error\"'*) sleep 1;; *) break;; esac; done; printf '%s' \"$out\""
             )
         };
         succeeds_at_last(&client, &format!("iperf3 -c {v4} -n 1"));
@@ -105,9 +105,11 @@ fn iperf3_measures_both_directions_and_datagrams() {
                 assert!(sum(&report, "received", "bytes") >= 16 << 20, "{report}");
             }
         }
-        // So few that none may be lost.
-        for report in from_pod_and_host(cri, &client, &iperf3(&format!("{v4} -u -b 2M -n 500K"))) {
-            assert!(sum(&report, "received", "bytes") >= 500_000, "{report}");
+        // They fit into the receiver's buffer, so that none may be lost, however long it does not get to run.
+        for report in from_pod_and_host(cri, &client, &iperf3(&format!("{v4} -u -b 2M -n 100K"))) {
+            assert!(sum(&report, "sent", "bytes") >= 100 << 10, "{report}");
+            // As above: the last ones may come after the end.
+            assert!(sum(&report, "received", "bytes") >= 50 << 10, "{report}");
             assert_eq!(sum(&report, "received", "lost_packets"), 0, "{report}");
         }
     });

@@ -1,8 +1,9 @@
 //! Limits of a container: from its specification, changed while it lives, and met by its workload.
 
+use std::fs;
 use std::time::Duration;
 
-use kata_e2e::{Containerd, Recipe, kata_test};
+use kata_e2e::{Containerd, Recipe, eventually, kata_test};
 use serde_json::{Value, json};
 
 /// A container that runs `line` under these limits and sees its own cgroup.
@@ -17,6 +18,7 @@ fn limited<'c>(containerd: &'c Containerd, line: &str, resources: &Value) -> Rec
     })
 }
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const FILES: &str =
     "cd /sys/fs/cgroup; echo $(cat memory.max) $(cat pids.max) $(cat cpu.weight) $(cat cpu.max)";
 
@@ -53,8 +55,11 @@ fn limits_change_while_the_container_runs() {
 fn an_update_that_is_refused_changes_nothing() {
     kata_test(|containerd| {
         let container = limited(containerd, "sleep 1000", &json!({})).start();
-        let refused = container.update(&json!({ "memory": { "limit": 128 << 20 }, "cpu": { "cpus": "77" } }));
-        assert!(refused.unwrap_err().contains("cpuset.cpus"));
+        let refused = container.update(&json!({ "memory": { "limit": 128 << 20 }, "cpu": { "quota": 1 } }));
+        assert!(refused.unwrap_err().contains("cpu.max"), "a period has no millisecond of it");
+        let refused =
+            container.update(&json!({ "memory": { "limit": 128 << 20 }, "cpu": { "cpus": "8000" } }));
+        assert!(refused.unwrap_err().contains("has none of this host's CPUs"));
         let _ = container.shell("head -c 20000000 /dev/zero > /dev/shm/zeros");
         let small = json!({ "memory": { "limit": 1 << 20, "checkBeforeUpdate": true } });
         assert!(container.update(&small).unwrap_err().contains("more than the new limit of 1048576"));
@@ -86,5 +91,29 @@ fn a_container_that_makes_too_many_processes_meets_its_limit() {
         let metrics: Value = serde_json::from_str(&metrics).unwrap();
         // The shell ends when it can fork no more.
         assert_eq!(metrics["pids"]["current"], 29, "{metrics:#}");
+    });
+}
+
+#[test]
+fn a_realtime_task_that_never_sleeps_leaves_the_others_some_time() {
+    kata_test(|containerd| {
+        let hog = containerd.container().spec(|spec| {
+            // The host's own chrt, which this containerd's specifications have no words for.
+            let hog = ["/usr/bin/chrt", "-f", "50", "/bin/sh", "-c", "while :; do :; done"];
+            spec["process"]["args"] = json!(hog);
+            for set in ["bounding", "effective", "permitted"] {
+                spec["process"]["capabilities"][set].as_array_mut().expect("a list").push(json!("CAP_SYS_NICE"));
+            }
+            for path in ["/usr", "/lib", "/lib64"] {
+                let source = fs::canonicalize(path).expect("every Debian has it");
+                let bind = json!({ "destination": path, "type": "bind", "source": source, "options": ["rbind", "ro"] });
+                spec["mounts"].as_array_mut().expect("a list").push(bind);
+            }
+        });
+        let hog = hog.start();
+        // Field 41 is the policy: 1 is SCHED_FIFO. The agent and this process have the usual one, and run.
+        let policies = || hog.shell("cut -d ' ' -f 41 /proc/1/stat /proc/self/stat");
+        eventually("it is a realtime task", PATIENCE, || policies() == "1\n0");
+        hog.remove();
     });
 }

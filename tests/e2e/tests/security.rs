@@ -3,19 +3,8 @@
 use kata_e2e::{Containerd, kata_test};
 use serde_json::{Value, json};
 
-const APPARMOR: (&str, &str) = ("disable_guest_apparmor = true", "disable_guest_apparmor = false");
+const APPARMOR: (&str, &str) = ("disable_guest_apparmor", "false");
 const DEFAULT: &str = "cri-containerd.apparmor.d";
-
-/// With these lines of the configuration in the place of others.
-fn configure(containerd: &Containerd, changes: &[(&str, &str)]) {
-    containerd.reconfigure(|mut text| {
-        for (old, new) in changes {
-            assert!(text.contains(old), "{old} is in the shipped file");
-            text = text.replace(old, new);
-        }
-        text
-    });
-}
 
 /// The output of a line for a shell in a container with this AppArmor profile and all capabilities.
 fn run_under(containerd: &Containerd, profile: &str, line: &str) -> kata_e2e::Finished {
@@ -39,7 +28,7 @@ fn the_hosts_apparmor_profile_is_no_hindrance() {
 #[test]
 fn an_apparmor_profile_holds_for_a_container_and_what_is_added_to_it() {
     kata_test(|containerd| {
-        configure(containerd, &[APPARMOR]);
+        containerd.configure(&[APPARMOR]);
         let container = containerd.container().spec(|spec| {
             spec["process"]["apparmorProfile"] = json!(DEFAULT);
             spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
@@ -53,7 +42,7 @@ fn an_apparmor_profile_holds_for_a_container_and_what_is_added_to_it() {
 #[test]
 fn the_default_apparmor_profile_forbids_mounts_and_allows_the_usual() {
     kata_test(|containerd| {
-        configure(containerd, &[APPARMOR]);
+        containerd.configure(&[APPARMOR]);
         let line = "mount -t tmpfs none /tmp 2>/dev/null || echo no mount; echo x > /tmp/file && cat /tmp/file; \
                     sleep 100 & kill $! && echo killed";
         let run = run_under(containerd, "containers-default-0.50.1", line);
@@ -66,7 +55,7 @@ fn the_default_apparmor_profile_forbids_mounts_and_allows_the_usual() {
 #[test]
 fn an_apparmor_profile_that_the_guest_lacks_is_named() {
     kata_test(|containerd| {
-        configure(containerd, &[APPARMOR]);
+        containerd.configure(&[APPARMOR]);
         let run = run_under(containerd, "of-the-host-only", "true");
         run.fails_because("no AppArmor profile \"of-the-host-only\"");
         run.fails_because(DEFAULT);
@@ -76,12 +65,12 @@ fn an_apparmor_profile_that_the_guest_lacks_is_named() {
 #[test]
 fn an_apparmor_profile_without_apparmor_is_an_error() {
     kata_test(|containerd| {
-        configure(containerd, &[APPARMOR, ("kernel_params = \"\"", "kernel_params = \"lsm=landlock\"")]);
+        containerd.configure(&[APPARMOR, ("kernel_params", "\"lsm=landlock\"")]);
         run_under(containerd, DEFAULT, "true").fails_because("process.apparmorProfile");
     });
 }
 
-const SELINUX: (&str, &str) = ("disable_guest_selinux = true", "disable_guest_selinux = false");
+const SELINUX: (&str, &str) = ("disable_guest_selinux", "false");
 
 /// A container with the SELinux label that a manager makes for these categories.
 fn labelled(spec: &mut Value, categories: &str, line: &str) {
@@ -101,7 +90,7 @@ fn the_hosts_selinux_labels_are_no_hindrance() {
 #[test]
 fn a_selinux_label_holds_for_a_container_its_mounts_and_what_is_added_to_it() {
     kata_test(|containerd| {
-        configure(containerd, &[SELINUX]);
+        containerd.configure(&[SELINUX]);
         let container =
             containerd.container().spec(|spec| labelled(spec, "s0:c1,c2", "exec sleep 1000")).start();
         let own = "cat /proc/1/attr/current | tr '\\0' '\\n'; cat /proc/self/attr/current | tr '\\0' '\\n'; \
@@ -116,7 +105,7 @@ fn a_selinux_label_holds_for_a_container_its_mounts_and_what_is_added_to_it() {
 #[test]
 fn a_process_with_other_categories_has_no_power_over_a_container() {
     kata_test(|containerd| {
-        configure(containerd, &[SELINUX]);
+        containerd.configure(&[SELINUX]);
         let container = containerd.container().spec(|spec| {
             labelled(spec, "s0:c1,c2", "exec sleep 1000");
             // A privileged one may give its processes any label.
@@ -140,7 +129,7 @@ fn a_process_with_other_categories_has_no_power_over_a_container() {
 #[test]
 fn a_container_cannot_take_other_categories_or_privileges() {
     kata_test(|containerd| {
-        configure(containerd, &[SELINUX]);
+        containerd.configure(&[SELINUX]);
         let line = "for label in container_t:s0:c1,c2 container_t:s0:c3 spc_t:s0; do \
                     (echo -n system_u:system_r:$label > /proc/self/attr/exec; exec cat /proc/self/attr/current) 2>/dev/null; \
                     done; true";
@@ -152,9 +141,8 @@ fn a_container_cannot_take_other_categories_or_privileges() {
 #[test]
 fn a_configured_selinux_label_takes_the_place_of_each_containers_own() {
     kata_test(|containerd| {
-        let own =
-            ("guest_selinux_label = \"\"", "guest_selinux_label = \"system_u:system_r:container_t:s0:c7\"");
-        configure(containerd, &[SELINUX, own]);
+        let own = ("guest_selinux_label", "\"system_u:system_r:container_t:s0:c7\"");
+        containerd.configure(&[SELINUX, own]);
         let run =
             containerd.container().spec(|spec| labelled(spec, "s0:c1,c2", "cat /proc/self/attr/current"));
         assert_eq!(run.run().ok().text().trim_end_matches('\0'), "system_u:system_r:container_t:s0:c7");
@@ -164,7 +152,7 @@ fn a_configured_selinux_label_takes_the_place_of_each_containers_own() {
 #[test]
 fn a_selinux_label_that_the_guests_policy_does_not_know_is_named() {
     kata_test(|containerd| {
-        configure(containerd, &[SELINUX]);
+        containerd.configure(&[SELINUX]);
         let run = containerd.container().spec(|spec| {
             spec["process"]["selinuxLabel"] = json!("system_u:system_r:no_such_t:s0");
         });

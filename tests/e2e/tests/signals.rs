@@ -20,6 +20,22 @@ fn a_handler_of_the_workload_sees_the_signal() {
     });
 }
 
+/// `STOPSIGNAL SIGRTMIN+3` is that of images that run systemd. It was refused, and who died of such a signal was waited for for ever.
+#[test]
+fn signals_for_real_time_are_handled_and_end_processes() {
+    test(|containerd| {
+        let data = containerd.directory();
+        let line = "trap 'exit 11' 37; echo up > /data/seen; while :; do sleep 0.1; done";
+        let container = containerd.container().bind(&Bind::writable(&data, "/data")).shell(line).start();
+        let seen = || std::fs::read_to_string(data.join("seen")).unwrap_or_default();
+        eventually("the workload is up", Duration::from_secs(20), || seen() == "up\n");
+        container.exec_shell("kill -37 $$").run().with_code(128 + 37).done();
+        container.signal("37");
+        container.wait_until_stopped();
+        assert_eq!(container.delete(), 11);
+    });
+}
+
 #[test]
 fn one_process_of_many_can_be_killed() {
     test(|containerd| {

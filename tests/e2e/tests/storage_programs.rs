@@ -228,6 +228,9 @@ fn programs_get_back_what_they_write_to_a_root_on_a_disk() {
 #[test]
 fn programs_get_back_what_they_write_over_layers_and_to_memory() {
     kata_test(|containerd| {
+        // All of it is in the guest's memory, a half of which a tmpfs may have.
+        let memory = format!("\ndefault_memory = {}", amount(2048, 8192));
+        containerd.reconfigure(|text| text.replace("\ndefault_memory = 2048", &memory));
         let layer = RootMount::new("erofs", containerd.erofs_of_tools(), ["ro", "loop"]);
         let options = ["workdir=/none/work", "upperdir=/none/fs", "lowerdir={{ overlay 0 0 }}"];
         let container =

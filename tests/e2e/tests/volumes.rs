@@ -399,14 +399,6 @@ fn volumes_of_containers_that_are_gone_are_not_kept_open() {
     });
 }
 
-/// With these lines of the configuration in the place of others.
-fn configure(containerd: &Containerd, old: &str, new: &str) {
-    containerd.reconfigure(|text| {
-        assert!(text.contains(old), "{old} is in the shipped file");
-        text.replace(old, new)
-    });
-}
-
 #[test]
 fn hooks_in_the_guest_may_run_programs_that_the_configuration_shares() {
     kata_test(|containerd| {
@@ -415,8 +407,8 @@ fn hooks_in_the_guest_may_run_programs_that_the_configuration_shares() {
         fs::create_dir_all(&tools).unwrap();
         fs::create_dir_all(&notes).unwrap();
         fs::copy("/bin/busybox", tools.join("busybox")).unwrap();
-        let named = format!("sandbox_bind_mounts = [\"{}\", \"{}:rw\"]", tools.display(), notes.display());
-        configure(containerd, "sandbox_bind_mounts = []", &named);
+        let named = format!("[\"{}\", \"{}:rw\"]", tools.display(), notes.display());
+        containerd.configure(&[("sandbox_bind_mounts", &named)]);
         let place = "/run/kata-containers/shared/containers/sandbox-mounts";
         let line = format!(
             "echo hook > {place}/notes/file; echo x > {place}/tools/file || echo refused >> {place}/notes/file"
@@ -447,7 +439,7 @@ fn the_cache_mode_decides_how_soon_a_change_on_the_host_is_seen() {
             let data = containerd.directory().join(mode);
             fs::create_dir(&data).unwrap();
             fs::write(data.join("file"), "1").unwrap();
-            configure(containerd, "virtio_fs_cache = \"auto\"", &format!("virtio_fs_cache = \"{mode}\""));
+            containerd.configure(&[("virtio_fs_cache", &format!("\"{mode}\""))]);
             let container = containerd.container().bind(&Bind::writable(&data, "/data"));
             // The shell stays, so that nothing but the change lies between its two looks.
             let line = "stat -c %s /data/file; read x; stat -c %s /data/file; sleep 2; stat -c %s /data/file";
@@ -468,7 +460,7 @@ fn the_cache_mode_decides_how_soon_a_change_on_the_host_is_seen() {
 #[test]
 fn the_queue_to_the_daemon_is_as_long_as_configured() {
     kata_test(|containerd| {
-        configure(containerd, "virtio_fs_queue_size = 1024", "virtio_fs_queue_size = 64");
+        containerd.configure(&[("virtio_fs_queue_size", "64")]);
         let data = containerd.directory();
         let container = containerd.container().bind(&Bind::writable(&data, "/data"));
         let container = container.command(["/bin/sleep", "1000"]).start();
@@ -482,10 +474,23 @@ fn the_queue_to_the_daemon_is_as_long_as_configured() {
     });
 }
 
+/// virtiofsd holds a descriptor for each file that the guest remembers: with none left nothing could be opened any more.
+#[test]
+fn a_container_may_have_seen_more_files_than_virtiofsd_may_open() {
+    kata_test(|containerd| {
+        containerd.configure(&[("virtio_fs_extra_args", "[\"--rlimit-nofile=1500\"]")]);
+        let container = containerd.container().command(["sleep", "1000"]).start();
+        let line =
+            "mkdir /many && cd /many && seq 3000 | xargs touch && ls | wc -l && ls -l | wc -l && rm -r /many";
+        assert_eq!(container.shell(line), "3000\n3001");
+        container.remove();
+    });
+}
+
 #[test]
 fn an_argument_that_breaks_the_daemons_walls_is_refused() {
     kata_test(|containerd| {
-        configure(containerd, "virtio_fs_extra_args = []", "virtio_fs_extra_args = [\"--sandbox=none\"]");
+        containerd.configure(&[("virtio_fs_extra_args", "[\"--sandbox=none\"]")]);
         containerd.container().shell("true").run().fails_because("cannot have \"--sandbox=none\"");
     });
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::bare::rate_of;
 use super::process_memory::{Usage, field, find};
+use super::scrape::Scrape;
 use crate::containerd::{Containerd, RUNTIME};
 use crate::process;
 use crate::workspace::Workspace;
@@ -70,7 +71,17 @@ impl<'c> Containers<'c> {
 
     /// Seconds that `ctr run --rm` of `/bin/true` takes.
     pub(crate) fn run(&self) -> Result<f64> {
+        self.run_by(self.containerd.ctr_run())
+    }
+
+    /// The same by another configuration of the runtime.
+    pub(crate) fn run_configured(&self, configuration: &Path) -> Result<f64> {
         let mut ctr = self.containerd.ctr_run();
+        ctr.arg("--runtime-config-path").arg(configuration);
+        self.run_by(ctr)
+    }
+
+    fn run_by(&self, mut ctr: Command) -> Result<f64> {
         ctr.args(["--rm", self.image, &self.fresh_id(), "/bin/true"]);
         let begun = Instant::now();
         process::output(&mut ctr)?;
@@ -143,6 +154,15 @@ impl<'c> Containers<'c> {
     pub(crate) fn shim_of_an_idle_container(&self) -> Result<Usage> {
         let idle = self.idle(RUNTIME)?;
         Usage::of(&find("containerd-shim-kata-v2", |word| word == idle.id)?)
+    }
+
+    /// What a scrape of the sandbox of an idle container takes.
+    pub(crate) fn scrape(&self) -> Result<Scrape> {
+        let idle = self.idle(RUNTIME)?;
+        let name = format!("sandbox-{}", idle.id);
+        let shim = find("containerd-shim-kata-v2", |word| word == idle.id)?;
+        let vmm = find("qemu-system-x86_64", |word| word.split(',').next() == Some(&name))?;
+        Scrape::of(&Path::new(STATE).join(&idle.id), &[shim, vmm])
     }
 
     /// The words of a running sandbox's QEMU.

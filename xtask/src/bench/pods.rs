@@ -18,6 +18,15 @@ pub(crate) struct Footprint {
     pub(crate) guest: u64,
 }
 
+/// What an idle pod does, all host processes together.
+#[derive(Deserialize)]
+pub(crate) struct Idleness {
+    /// CPU time in each second, in milliseconds.
+    pub(crate) cpu_ms: f64,
+    /// How often each second the thread wakes that wakes most.
+    pub(crate) wakeups: f64,
+}
+
 /// Bits per second that a container sends to the host.
 #[derive(Deserialize)]
 pub(crate) struct Throughput {
@@ -61,9 +70,19 @@ impl Pods {
         self.0.ask("throughput")
     }
 
+    /// Seconds until a container has one CPU and 1 GiB more than its VM has booted with.
+    pub(crate) fn hotplug(&mut self) -> Result<f64> {
+        self.0.ask("hotplug")
+    }
+
     /// What one more idle pod takes.
     pub(crate) fn footprint(&mut self) -> Result<Footprint> {
         self.0.ask("memory")
+    }
+
+    /// What an idle pod does.
+    pub(crate) fn idleness(&mut self) -> Result<Idleness> {
+        self.0.ask("idle")
     }
 
     /// Ends containerd; the program fails if anything is left on the host.

@@ -1,7 +1,7 @@
 //! Processes as `/proc` shows them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -29,6 +29,13 @@ pub(crate) struct Process {
     directory: PathBuf,
     /// Its words.
     pub(crate) command: Vec<String>,
+}
+
+impl Process {
+    /// Its directory in `/proc`.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
 }
 
 /// The process whose program has this file name and one of whose words satisfies `matches`.

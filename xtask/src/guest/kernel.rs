@@ -1,7 +1,7 @@
 //! The guest kernel: Debian's source with our configuration fragments and our additions, everything built in, no modules.
 //!
-//! A finished kernel is kept in the cache under the hash of its source version, fragments, additions and recipe. The build takes
-//! minutes, once.
+//! A finished kernel is kept in the cache under the hash of its source version, fragments, additions, edits and recipe. The
+//! build takes minutes, once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::additions::Additions;
+use super::edits;
 use super::fragments::{Fragments, Unmet};
 use super::kernel_source::{self, KernelSource};
 use crate::process;
@@ -72,7 +73,7 @@ fn remove_leftovers(workspace: &Workspace) -> Result<()> {
 
 fn hash(source: &KernelSource, fragments: &Fragments, additions: Option<&Additions>) -> String {
     let mut hasher = Sha256::new();
-    let additions = additions.map(Additions::text).unwrap_or_default();
+    let additions = additions.map(|additions| additions.text() + &edits::text()).unwrap_or_default();
     for part in [RECIPE, &source.version, &fragments.text, &additions] {
         hasher.update(part);
         hasher.update([0]);
@@ -86,7 +87,7 @@ struct Build<'a> {
     progress: &'a Progress,
     source: &'a KernelSource,
     fragments: &'a Fragments,
-    /// None for a release that they were not written for.
+    /// None for a release that they, and the edits, were not written for.
     additions: Option<Additions>,
     scratch: &'a Path,
 }
@@ -121,7 +122,10 @@ impl Build<'_> {
         let mut tar = Command::new("tar");
         tar.arg("-xJf").arg(&self.source.tarball).arg("-C").arg(self.tree("source"));
         process::output(tar.arg("--strip-components=1"))?;
-        self.additions.as_ref().map_or(Ok(()), |additions| additions.add_to(&self.tree("source")))
+        let source = self.tree("source");
+        let Some(additions) = &self.additions else { return Ok(()) };
+        additions.add_to(&source)?;
+        edits::apply(&source)
     }
 
     fn configure(&self, log: &Path) -> Result<()> {

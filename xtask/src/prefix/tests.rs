@@ -50,6 +50,18 @@ fn a_prefix_that_was_not_there_is_gone_again() {
 }
 
 #[test]
+fn a_link_is_put_once_and_removed_like_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let prefix = Prefix::new(directory.path()).unwrap();
+    let items = || vec![Item { path: "bin/alias", mode: 0o777, content: Content::Link("tool") }];
+    assert_eq!(prefix.put(&items()).unwrap().done.len(), 1);
+    assert_eq!(fs::read_link(prefix.bin().join("alias")).unwrap(), Path::new("tool"));
+    assert_eq!(prefix.put(&items()).unwrap().done.len(), 0);
+    assert_eq!(prefix.remove().unwrap().done.len(), 1);
+    assert!(!prefix.bin().join("alias").is_symlink());
+}
+
+#[test]
 fn a_changed_configuration_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let prefix = Prefix::new(directory.path()).unwrap();

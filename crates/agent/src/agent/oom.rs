@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use crate::cgroup::Cgroup;
 use crate::id::ContainerId;
+use crate::task::Task;
 
 /// Events that nobody has asked for; the host keeps one request waiting, so there are hardly any.
 const MAX_WAITING: usize = 256;
@@ -32,11 +33,12 @@ impl OomEvents {
         }
     }
 
-    /// Watches a container until its cgroup is removed; without a memory controller there is nothing to watch.
-    pub(crate) fn watch(&self, container: &ContainerId, cgroup: &Cgroup) {
-        let Ok(mut events) = cgroup.watch("memory.events") else { return };
+    /// Watches a container as long as the task is held, as the end of its cgroup wakes nobody; without a memory controller
+    /// there is nothing to watch.
+    pub(crate) fn watch(&self, container: &ContainerId, cgroup: &Cgroup) -> Option<Task> {
+        let mut events = cgroup.watch("memory.events").ok()?;
         let (queue, container) = (self.clone(), container.clone());
-        tokio::spawn(async move {
+        let watching = tokio::spawn(async move {
             let mut seen = 0;
             while let Ok(content) = events.until(|content| kills(content) > seen).await {
                 seen = kills(&content);
@@ -44,6 +46,7 @@ impl OomEvents {
                 queue.push(container.clone());
             }
         });
+        Some(Task::of(&watching))
     }
 
     fn push(&self, container: ContainerId) {

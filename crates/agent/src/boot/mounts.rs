@@ -71,6 +71,18 @@ pub(super) fn mount_all() -> Result<()> {
     fs::create_dir_all("/tmp").map_err(step("make /tmp"))
 }
 
+/// Terminals of the guest's own, which only a debug console has.
+pub(crate) fn mount_terminals() -> Result<()> {
+    const TERMINALS: &str = "/dev/pts";
+    const WHAT: &str = "mount devpts on /dev/pts";
+    fs::create_dir_all(TERMINALS).map_err(step(WHAT))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    match mount(Some("devpts"), TERMINALS, Some("devpts"), flags, Some("mode=0620,ptmxmode=0666")) {
+        Ok(()) | Err(nix::Error::EBUSY) => Ok(()),
+        Err(errno) => Err(step(WHAT)(errno.into())),
+    }
+}
+
 /// The kernel leaves PID 1 without stdio when the initial root has no `/dev/console`.
 pub(super) fn take_console() -> Result<()> {
     let console = open("/dev/console", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());

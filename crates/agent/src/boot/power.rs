@@ -11,8 +11,9 @@ use crate::mountinfo::mount_point;
 /// Writes everything out and lets go of the file systems that outlive the VM.
 pub(crate) fn settle() {
     sync();
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for target in shared_mounts(&mounts).iter().rev() {
+    // Names need not be text.
+    let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    for target in shared_mounts(&String::from_utf8_lossy(&mounts)).iter().rev() {
         if let Err(errno) = umount2(target, MntFlags::MNT_DETACH) {
             tracing::debug!(target = %target.display(), %errno, "Not unmounted");
         }

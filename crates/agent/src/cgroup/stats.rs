@@ -37,6 +37,13 @@ pub(crate) fn read(cgroup: &Cgroup) -> kata::StatsResponse {
     }
 }
 
+/// CPU time in microseconds, and memory in bytes.
+pub(crate) fn sums(cgroup: &Cgroup) -> (u64, u64) {
+    let cpu = cgroup.read("cpu.stat");
+    let usage = cpu.lines().find_map(|line| line.strip_prefix("usage_usec ")).map_or(0, number);
+    (usage, number(&cgroup.read("memory.current")))
+}
+
 fn cpu(cgroup: &Cgroup) -> kata::CpuStats {
     let stat = keyed(&cgroup.read("cpu.stat"));
     let field = |name: &str| stat.get(name).copied().unwrap_or_default();
@@ -227,6 +234,7 @@ mod tests {
         let cpu = cpu(&cgroup);
         assert_eq!((cpu.usage_usec, cpu.user_usec, cpu.system_usec, cpu.nr_periods), (30, 20, 10, 4));
         assert_eq!((cpu.nr_bursts, cpu.burst_usec, cpu.pressure.is_some()), (2, 7, false));
+        assert_eq!(sums(&cgroup), (30, 0), "its memory is not counted here");
     }
 
     #[test]

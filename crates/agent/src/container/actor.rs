@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use kata_protocol::{kata, oci};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::sync::mpsc;
 
 use super::launch::{Launched, Launcher, Start};
@@ -13,8 +11,10 @@ use super::{Command, ContainerError, ProcessId, Reply, Result, State, Target, sp
 use crate::cgroup::Cgroup;
 use crate::id::{ContainerId, ExecId};
 use crate::reaper::Exit;
+use crate::signals::Signal;
 use crate::stdio::{ChildEnds, Prepared, Stdio};
 use crate::storage::Mounts;
+use crate::task::Task;
 
 /// A container that the jail has made, before it is started.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Parts {
     pub(crate) id: ContainerId,
     /// Its cgroup.
     pub(crate) cgroup: Cgroup,
+    /// Who looks for a lack of memory in it.
+    pub(crate) oom: Option<Task>,
     /// What was mounted for it.
     pub(crate) mounts: Mounts,
     /// What holds for further processes too.
@@ -93,7 +95,10 @@ impl Actor {
             Command::Start(reply) => answer(reply, self.start()),
             Command::Exec { exec, process, stdio, reply } => self.exec(exec, *process, *stdio, reply),
             Command::ExecMade { exec, made, reply } => {
-                answer(reply, self.exec_made(&exec, made));
+                match made {
+                    Ok(made) if reply.is_closed() => self.give_up(&exec, &made),
+                    made => answer(reply, self.exec_made(&exec, made)),
+                }
                 self.pause().await;
             }
             Command::Signal { target, signal, reply } => answer(reply, self.signal(target, signal)),
@@ -192,9 +197,19 @@ impl Actor {
         }
     }
 
+    /// Whoever wanted it has been told that it was not made in time.
+    fn give_up(&mut self, exec: &ExecId, (pid, exit, _): &Made) {
+        self.processes.release(exec);
+        if exit.code().is_none()
+            && let Err(error) = Signal::KILL.send(*pid)
+        {
+            tracing::warn!(container = %self.parts.id, %exec, pid, %error, "A process that nobody waits for is left");
+        }
+    }
+
     fn signal(&self, target: Target, signal: Signal) -> Result<()> {
         match target {
-            Target::All if signal == Signal::SIGKILL => Ok(self.parts.cgroup.kill()?),
+            Target::All if signal == Signal::KILL => Ok(self.parts.cgroup.kill()?),
             Target::All => {
                 self.parts.cgroup.signal(signal);
                 Ok(())
@@ -205,14 +220,16 @@ impl Actor {
                     return Err(ContainerError::NoProcess { container: self.parts.id.clone(), process });
                 }
                 let pid = found.pid;
-                let sent = kill(Pid::from_raw(pid), signal);
-                sent.map_err(|errno| ContainerError::System { verb: "signal", pid, source: errno.into() })
+                let sent = signal.send(pid);
+                sent.map_err(|source| ContainerError::System { verb: "signal", pid, source })
             }
         }
     }
 
     /// Answers all who asked for a pause, as soon as that is possible.
     async fn pause(&mut self) {
+        // Who has given up has been told that it is not paused.
+        self.pausing.retain(|reply| !reply.is_closed());
         if self.pausing.is_empty() || self.processes.is_making() {
             return;
         }
@@ -234,6 +251,10 @@ impl Actor {
 
     async fn resume(&mut self) -> Result<()> {
         self.allow("resume", &[State::Paused])?;
+        // Those that wait for a pause would have it after this.
+        for reply in std::mem::take(&mut self.pausing) {
+            answer(reply, self.allow("pause", &[]));
+        }
         self.parts.cgroup.thaw().await?;
         self.state = State::Running;
         Ok(())
@@ -279,6 +300,7 @@ impl Actor {
 
     async fn remove(&mut self) -> Result<()> {
         self.parts.cgroup.remove().await?;
+        drop(self.parts.oom.take());
         // They have ended; that they are gone from the list of processes, too, is part of nothing being left.
         for mut exit in self.processes.exits() {
             exit.wait().await;

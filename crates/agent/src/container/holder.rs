@@ -18,6 +18,8 @@ use super::sharing::SHARED;
 const ROOT: &str = "/run/kata-containers/sandbox/holder";
 /// Its folder of devices, which is empty.
 const DEVICES: &str = "/dev";
+/// All containers depend on it: it must not be the one that is killed for want of memory. So it is with pause elsewhere.
+const UNKILLED: i64 = -998;
 /// It has these in any case, so that whoever joins one finds the sandbox's and not the guest's.
 const ALWAYS: [&str; 3] = ["pid", "ipc", "uts"];
 
@@ -59,6 +61,11 @@ fn holding(kinds: &[&str], linux: &Linux) -> Linux {
         held.GIDMappings.clone_from(&linux.GIDMappings);
     }
     held
+}
+
+/// Has the kernel spare it when memory runs out. Outside a guest of its own an agent may not be allowed to.
+pub(crate) fn spare(holder: &mut Spec) {
+    holder.Process.mut_or_insert_default().OOMScoreAdj = UNKILLED;
 }
 
 fn spec(version: &str, held: Linux) -> Spec {
@@ -104,7 +111,7 @@ mod tests {
     use kata_protocol::oci::{Linux, LinuxIDMapping, LinuxNamespace, Spec};
     use protobuf::MessageField;
 
-    use super::{of_first, of_pod};
+    use super::{of_first, of_pod, spare};
 
     fn sharing(kinds: &[&str]) -> Spec {
         let namespace = |kind: &&str| LinuxNamespace {
@@ -128,6 +135,14 @@ mod tests {
     fn who_shares_nothing_needs_no_holder() {
         assert!(of_first(&sharing(&["network"]), false).is_none(), "the network is the guest's");
         assert!(of_first(&Spec::default(), false).is_none());
+    }
+
+    /// The kernel chose it before the workloads of a pod whose own scores are low.
+    #[test]
+    fn it_is_spared_when_memory_runs_out() {
+        let mut holder = of_first(&sharing(&["uts"]), false).expect("one is shared");
+        spare(&mut holder);
+        assert_eq!((holder.Process.OOMScoreAdj, holder.Process.Args.len()), (-998, 1));
     }
 
     #[test]

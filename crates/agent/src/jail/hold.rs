@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use rustix::process::{WaitOptions, wait};
 
 use super::FAILED;
 use super::sys;
@@ -23,8 +23,7 @@ fn reap_for_ever() -> nix::Result<Infallible> {
     ended.add(Signal::SIGCHLD);
     ended.thread_block()?;
     loop {
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
-        }
+        while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
         ended.wait()?;
     }
 }

@@ -1,13 +1,11 @@
 //! The packet filter, through the programs of the guest's image where it has them.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{MemfdFlags, memfd_create};
-
 use super::Network;
+use crate::memory_file;
 use crate::reaper::Reaper;
 
 /// Where a guest's image keeps them.
@@ -55,10 +53,8 @@ async fn run(reaper: &Reaper, program: &'static str, input: &[u8]) -> Result<Vec
     let path = find(program, &FOLDERS)?;
     let failed = |source| IpTablesError::Run { program, source };
     let streams = || -> io::Result<_> {
-        let file = |name| Ok::<_, io::Error>(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?));
-        let (mut rules, output, words) = (file("rules")?, file("output")?, file("words")?);
-        rules.write_all(input).and_then(|()| rules.rewind())?;
-        Ok((rules, output, words))
+        let rules = memory_file::with("rules", input)?;
+        Ok((rules, memory_file::empty("output")?, memory_file::empty("words")?))
     };
     let (rules, mut output, mut words) = streams().map_err(failed)?;
     let theirs = (output.try_clone().map_err(failed)?, words.try_clone().map_err(failed)?);
@@ -66,18 +62,9 @@ async fn run(reaper: &Reaper, program: &'static str, input: &[u8]) -> Result<Vec
     command.env_clear().env("PATH", FOLDERS.join(":")).stdin(rules).stdout(theirs.0).stderr(theirs.1);
     let spawning = reaper.expect();
     let child = command.spawn().map_err(failed)?;
-    let code = spawning.claim(child.id().cast_signed()).wait().await;
+    let code = spawning.claim_only(child.id().cast_signed()).wait().await;
     if code == 0 {
-        return content(&mut output).map_err(failed);
+        return memory_file::content(&mut output).map_err(failed);
     }
-    let words = content(&mut words).map_err(failed)?;
-    let last = &words[words.len().saturating_sub(WORDS)..];
-    Err(IpTablesError::Failed { program, code, words: String::from_utf8_lossy(last).trim().to_owned() })
-}
-
-fn content(file: &mut File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.rewind()?;
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Err(IpTablesError::Failed { program, code, words: memory_file::last_words(&mut words, WORDS) })
 }

@@ -1,25 +1,31 @@
 //! What every RPC needs: a span, a deadline, metrics, and a clear answer when it is not implemented.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use kata_metrics::{Exposition, Family, Told};
 use tracing::Instrument;
 use ttrpc::asynchronous::{MethodHandler, Service, TtrpcContext};
 use ttrpc::proto::{Request, Response};
 use ttrpc::{Code, get_status};
 
+use crate::spans::Spans;
+
 /// Wraps every method of `services`.
-pub(super) fn all(services: HashMap<String, Service>, metrics: &Metrics) -> HashMap<String, Service> {
+pub(super) fn all(
+    services: HashMap<String, Service>,
+    metrics: &Metrics,
+    spans: &Spans,
+) -> HashMap<String, Service> {
     let observed = services.into_iter().map(|(name, service)| {
         let methods = service.methods.into_iter().map(|(method, handler)| {
             let path = format!("{name}/{method}");
             let counters = metrics.of(&path);
             let observed: Box<dyn MethodHandler + Send + Sync> =
-                Box::new(Observed { path, handler, counters });
+                Box::new(Observed { path, handler, counters, spans: spans.clone() });
             (method, observed)
         });
         (name.clone(), Service { methods: methods.collect(), streams: service.streams })
@@ -31,14 +37,16 @@ struct Observed {
     path: String,
     handler: Box<dyn MethodHandler + Send + Sync>,
     counters: Arc<Counters>,
+    spans: Spans,
 }
 
 #[async_trait]
 impl MethodHandler for Observed {
-    async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
+    async fn handler(&self, mut context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         let begin = Instant::now();
         tracing::trace!(method = self.path, "Begun");
         let deadline = u64::try_from(context.timeout_nano).ok().filter(|nanoseconds| *nanoseconds > 0);
+        let traced = self.spans.begin(&self.path, &mut context.metadata, &request.payload);
         let span = tracing::debug_span!("rpc", method = self.path);
         let handling = self.handler.handler(context, request).instrument(span);
         let result = match deadline {
@@ -49,7 +57,11 @@ impl MethodHandler for Observed {
             }
         };
         let result = result.map(|response| self.explain(response));
-        self.record(begin.elapsed(), &result);
+        let failure = failure(&result);
+        if let Some(traced) = traced {
+            traced.end(failure.as_deref());
+        }
+        self.record(begin.elapsed(), failure);
         result
     }
 }
@@ -73,12 +85,7 @@ impl Observed {
         response
     }
 
-    fn record(&self, took: Duration, result: &ttrpc::Result<Response>) {
-        let failure = match result {
-            Ok(response) if response.status.get_or_default().code() == Code::OK => None,
-            Ok(response) => Some(response.status.get_or_default().message.clone()),
-            Err(error) => Some(error.to_string()),
-        };
+    fn record(&self, took: Duration, failure: Option<String>) {
         let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
         self.counters.microseconds.fetch_add(microseconds, Ordering::Relaxed);
@@ -92,6 +99,18 @@ impl Observed {
     }
 }
 
+/// Why a request was refused.
+fn failure(result: &ttrpc::Result<Response>) -> Option<String> {
+    match result {
+        Ok(response) if response.status.get_or_default().code() == Code::OK => None,
+        Ok(response) => Some(response.status.get_or_default().message.clone()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// One of the counters.
+type Pick = fn(&Counters) -> &AtomicU64;
+
 #[derive(Debug, Default)]
 struct Counters {
     calls: AtomicU64,
@@ -99,43 +118,55 @@ struct Counters {
     microseconds: AtomicU64,
 }
 
+static SCRAPES: Family =
+    Family::counter("kata_agent_scrape_count", "How often the agent's metrics were read.", Told::WhenAsked);
+static CALLS: Family = Family::counter("kata_agent_rpc_calls_total", "Requests.", Told::WhenAsked);
+static FAILURES: Family =
+    Family::counter("kata_agent_rpc_failures_total", "Refused requests.", Told::WhenAsked);
+static MICROSECONDS: Family =
+    Family::counter("kata_agent_rpc_microseconds_total", "Time that requests took.", Told::WhenAsked);
+
 /// Counters of all methods.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Metrics(Arc<Mutex<BTreeMap<String, Arc<Counters>>>>);
+pub(super) struct Metrics(Arc<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    methods: Mutex<BTreeMap<String, Arc<Counters>>>,
+    scrapes: AtomicU64,
+}
 
 impl Metrics {
     fn of(&self, path: &str) -> Arc<Counters> {
-        let mut methods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut methods = self.0.methods.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(methods.entry(path.to_owned()).or_default())
     }
 
-    /// Prometheus text; methods that were never called are left out.
-    pub(super) fn text(&self) -> String {
-        let methods = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut text = String::new();
-        for (metric, pick) in [
-            ("kata_agent_rpc_calls_total", (|counters| &counters.calls) as fn(&Counters) -> &AtomicU64),
-            ("kata_agent_rpc_failures_total", |counters| &counters.failures),
-            ("kata_agent_rpc_microseconds_total", |counters| &counters.microseconds),
-        ] {
-            let _ = writeln!(text, "# TYPE {metric} counter");
-            for (path, counters) in &methods {
+    /// Writes what is wanted of them; methods that were never called are left out.
+    pub(super) fn write(&self, text: &mut Exposition) {
+        let scrapes = self.0.scrapes.fetch_add(1, Ordering::Relaxed) + 1;
+        text.one(&SCRAPES, || Some(scrapes));
+        let rows: [(&'static Family, Pick); 3] = [
+            (&CALLS, |counters| &counters.calls),
+            (&FAILURES, |counters| &counters.failures),
+            (&MICROSECONDS, |counters| &counters.microseconds),
+        ];
+        let methods = self.0.methods.lock().unwrap_or_else(PoisonError::into_inner);
+        for (family, pick) in rows {
+            let Some(mut samples) = text.family(family) else { continue };
+            for (path, counters) in &*methods {
                 if counters.calls.load(Ordering::Relaxed) > 0 {
-                    // Writing to a string cannot fail.
-                    let _ = writeln!(
-                        text,
-                        "{metric}{{method=\"{path}\"}} {}",
-                        pick(counters).load(Ordering::Relaxed)
-                    );
+                    samples.add(&[("method", path)], pick(counters).load(Ordering::Relaxed));
                 }
             }
         }
-        text
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kata_metrics::Selection;
+
     use super::*;
 
     struct Answers(Code, &'static str);
@@ -150,7 +181,7 @@ mod tests {
 
     fn observed(answer: Answers, metrics: &Metrics) -> Observed {
         let path = "grpc.AgentService/AddSwap".to_owned();
-        Observed { counters: metrics.of(&path), path, handler: Box::new(answer) }
+        Observed { counters: metrics.of(&path), path, handler: Box::new(answer), spans: Spans::default() }
     }
 
     #[tokio::test]
@@ -176,7 +207,9 @@ mod tests {
         let metrics = Metrics::default();
         let observed = observed(Answers(Code::OK, ""), &metrics);
         observed.handler(TtrpcContext::default(), Request::default()).await.expect("answered");
-        let text = metrics.text();
+        let mut text = Exposition::new(Selection::all());
+        metrics.write(&mut text);
+        let text = text.finish();
         assert!(
             text.contains("kata_agent_rpc_calls_total{method=\"grpc.AgentService/AddSwap\"} 1"),
             "{text}"
@@ -185,5 +218,6 @@ mod tests {
             text.contains("kata_agent_rpc_failures_total{method=\"grpc.AgentService/AddSwap\"} 0"),
             "{text}"
         );
+        assert!(text.contains("\nkata_agent_scrape_count 1\n"), "{text}");
     }
 }

@@ -1,53 +1,63 @@
 //! `kata.v1.Sandbox`: a sandbox and its first container in one round trip.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use kata_protocol::kata::{
     ContainerRequest, ContainerResponse, ExecRequest, ExecResponse, HostChangedRequest, HostChangedResponse,
-    NextWatchesRequest, NextWatchesResponse, PidsRequest, PidsResponse, StartSandboxRequest,
-    StartSandboxResponse, StatsRequest, StatsResponse, Stdio,
+    LogLevelRequest, LogLevelResponse, NextWatchesRequest, NextWatchesResponse, PidsRequest, PidsResponse,
+    StartSandboxRequest, StartSandboxResponse, StatsRequest, StatsResponse, Stdio,
 };
 use kata_protocol::kata_ttrpc::Sandbox;
 use kata_protocol::oci::Spec;
 use protobuf::MessageField;
+use tokio::sync::oneshot;
 use ttrpc::asynchronous::TtrpcContext;
 
 use super::status::Failure;
-use crate::agent::{Agent, NewContainer, SandboxError};
+use crate::agent::{Agent, CallOff, NewContainer, SandboxError};
 use crate::clock::Stopwatch;
+use crate::options::parse_level;
 use crate::random;
+use crate::report::chain;
+use crate::spans::Spans;
 use crate::stdio::{Request, Target};
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) agent: Arc<Agent>,
+    pub(super) spans: Spans,
 }
 
 #[async_trait]
 impl Sandbox for Service {
     async fn start_sandbox(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: StartSandboxRequest,
     ) -> ttrpc::Result<StartSandboxResponse> {
         let agent = Arc::clone(&self.agent);
-        finish(async move { start_sandbox(agent, request).await }).await
+        let started = finish(async move { start_sandbox(agent, request).await }).await?;
+        let phases = started.phases.iter().chain(&started.container.get_or_default().phases);
+        self.spans.phases(&context.metadata, phases);
+        Ok(started)
     }
 
     async fn create_container(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: ContainerRequest,
     ) -> ttrpc::Result<ContainerResponse> {
-        let agent = Arc::clone(&self.agent);
-        finish(async move { create(&agent, request).await }).await
+        let created = create(&self.agent, request).await?;
+        self.spans.phases(&context.metadata, &created.phases);
+        Ok(created)
     }
 
     async fn exec(&self, _: &TtrpcContext, request: ExecRequest) -> ttrpc::Result<ExecResponse> {
-        let agent = Arc::clone(&self.agent);
-        finish(async move { exec(&agent, request).await }).await
+        // If the caller goes away, its container ends what is made.
+        Ok(exec(&self.agent, request).await?)
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
@@ -79,6 +89,15 @@ impl Sandbox for Service {
     ) -> ttrpc::Result<HostChangedResponse> {
         asked_of_kernel(self.agent.watches.tell(request.changes).await)?;
         Ok(HostChangedResponse::default())
+    }
+
+    async fn log_level(&self, _: &TtrpcContext, request: LogLevelRequest) -> ttrpc::Result<LogLevelResponse> {
+        let log = &self.agent.log;
+        if !request.level.is_empty() {
+            let unknown = || Failure::from(SandboxError::LogLevel { level: request.level.clone() });
+            log.set_level(parse_level(&request.level).ok_or_else(unknown)?);
+        }
+        Ok(LogLevelResponse { level: log.level(), ..Default::default() })
     }
 }
 
@@ -150,7 +169,7 @@ async fn stand_alone(agent: &Arc<Agent>, pod: Spec, watch: &mut Stopwatch) -> Re
     tokio::spawn(async move {
         if let Err(error) = agent.hold_for_pod(&mut Stopwatch::start()).await {
             // The first container that needs them tries again, and is told.
-            tracing::warn!(error = crate::report::chain(&error), "The pod's namespaces are not made yet");
+            tracing::warn!(error = chain(&error), "The pod's namespaces are not made yet");
         }
     });
     Ok(())
@@ -161,8 +180,7 @@ pub(super) fn seed(entropy: &[u8]) -> Result<(), Failure> {
         .map_err(|source| SandboxError::Setting { what: "the random seed".into(), source }.into())
 }
 
-async fn create(agent: &Agent, request: ContainerRequest) -> Result<ContainerResponse, Failure> {
-    let mut watch = Stopwatch::start();
+async fn create(agent: &Arc<Agent>, request: ContainerRequest) -> Result<ContainerResponse, Failure> {
     let new = NewContainer {
         id: request.container_id.parse()?,
         spec: request.oci.unwrap_or_default(),
@@ -170,9 +188,44 @@ async fn create(agent: &Agent, request: ContainerRequest) -> Result<ContainerRes
         devices: request.devices,
         stdio: streams(request.stdio.get_or_default()),
         shares_pids: request.sandbox_pidns,
+        call_off: CallOff::default(),
     };
-    let pid = agent.create(new, &mut watch).await?;
-    Ok(ContainerResponse { pid, phases: watch.phases(), ..Default::default() })
+    make(agent, new).await
+}
+
+/// Makes a container. If the caller goes away in the middle of it, at its deadline, that is called off and seen through to
+/// the end: nobody else would ever remove what comes of it.
+pub(super) async fn make(agent: &Arc<Agent>, new: NewContainer) -> Result<ContainerResponse, Failure> {
+    let (agent, id, call_off) = (Arc::clone(agent), new.id.clone(), new.call_off.clone());
+    let (mut answer, caller) = oneshot::channel();
+    let work = tokio::spawn(async move {
+        let mut watch = Stopwatch::start();
+        let made = {
+            let mut making = pin!(agent.create(new, &mut watch));
+            tokio::select! {
+                biased;
+                made = &mut making => made,
+                () = answer.closed() => {
+                    call_off.tell();
+                    making.await
+                }
+            }
+        };
+        let made = made.map(|pid| ContainerResponse { pid, phases: watch.phases(), ..Default::default() });
+        // The caller may have gone in the same moment.
+        if let Err(Ok(_)) = answer.send(made)
+            && let Err(error) = agent.remove(&id).await
+        {
+            tracing::warn!(container = %id, error = chain(&error), "A container that nobody waits for is left");
+        }
+    });
+    match (caller.await, work) {
+        (Ok(made), _) => Ok(made?),
+        (Err(_), work) => match work.await {
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            Ok(()) => unreachable!("it answers"),
+        },
+    }
 }
 
 async fn exec(agent: &Agent, request: ExecRequest) -> Result<ExecResponse, Failure> {

@@ -10,9 +10,11 @@ use crate::id::InvalidId;
 use crate::image::PullError;
 use crate::network::{IpTablesError, NetworkError};
 use crate::report::chain;
+use crate::resources::ResourceError;
 use crate::storage::StorageError;
 use crate::storage::growth::GrowthError;
 use crate::storage::usage::UsageError;
+use crate::swap::SwapError;
 
 /// An error with the code that tells callers what kind it is.
 #[derive(Debug)]
@@ -50,8 +52,9 @@ impl From<SandboxError> for Failure {
         let code = match &error {
             SandboxError::NoContainer { .. } => Code::NOT_FOUND,
             SandboxError::Exists { .. } => Code::ALREADY_EXISTS,
+            SandboxError::CalledOff { .. } => Code::CANCELLED,
             SandboxError::NoCgroups | SandboxError::NotOwned { .. } => Code::FAILED_PRECONDITION,
-            SandboxError::Unsupported { .. } => Code::INVALID_ARGUMENT,
+            SandboxError::Unsupported { .. } | SandboxError::LogLevel { .. } => Code::INVALID_ARGUMENT,
             SandboxError::Spec(_) | SandboxError::Ids(_) => Code::INVALID_ARGUMENT,
             SandboxError::Container(inner) => container_code(inner),
             SandboxError::Storage(inner) => storage_code(inner),
@@ -61,6 +64,9 @@ impl From<SandboxError> for Failure {
             SandboxError::Device(DeviceError::Block(inner)) => block_code(inner),
             SandboxError::Device(_) => Code::INVALID_ARGUMENT,
             SandboxError::Network(inner) => network_code(inner),
+            SandboxError::Swap(SwapError::Block(inner)) => block_code(inner),
+            SandboxError::Swap(SwapError::Refused { .. }) => Code::INTERNAL,
+            SandboxError::Resource(inner) => resource_code(inner),
             SandboxError::Hook(_)
             | SandboxError::Part(_)
             | SandboxError::Usage(_)
@@ -93,6 +99,7 @@ fn pull_code(error: &PullError) -> Code {
         PullError::NoProgram { .. } => Code::FAILED_PRECONDITION,
         PullError::Option { .. } => Code::INVALID_ARGUMENT,
         PullError::Timeout { .. } => Code::DEADLINE_EXCEEDED,
+        PullError::CalledOff { .. } => Code::CANCELLED,
         PullError::Run(_) | PullError::Failed { .. } => Code::INTERNAL,
     }
 }
@@ -138,6 +145,14 @@ fn network_code(error: &NetworkError) -> Code {
         NetworkError::Absent { .. } | NetworkError::NoDevice { .. } => Code::NOT_FOUND,
         NetworkError::IpTables(IpTablesError::Missing { .. }) => Code::FAILED_PRECONDITION,
         _ => Code::INTERNAL,
+    }
+}
+
+fn resource_code(error: &ResourceError) -> Code {
+    match error {
+        ResourceError::Missing { .. } => Code::DEADLINE_EXCEEDED,
+        ResourceError::NoProbe { .. } => Code::FAILED_PRECONDITION,
+        ResourceError::File { .. } | ResourceError::Watch(_) => Code::INTERNAL,
     }
 }
 

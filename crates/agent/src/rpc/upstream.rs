@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use kata_metrics::Selection;
 use kata_protocol::agent::{
-    AddARPNeighborsRequest, AgentDetails, CloseStdinRequest, CreateContainerRequest, CreateSandboxRequest,
-    DestroySandboxRequest, ExecProcessRequest, GetIPTablesRequest, GetIPTablesResponse, GetMetricsRequest,
-    GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, Interfaces, ListInterfacesRequest,
-    ListRoutesRequest, Metrics as MetricsText, OOMEvent, PauseContainerRequest, ReadStreamRequest,
+    AddARPNeighborsRequest, AddSwapPathRequest, AddSwapRequest, AgentDetails, CloseStdinRequest,
+    CreateContainerRequest, CreateSandboxRequest, DestroySandboxRequest, ExecProcessRequest,
+    GetIPTablesRequest, GetIPTablesResponse, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest,
+    GuestDetailsResponse, Interfaces, ListInterfacesRequest, ListRoutesRequest, MemHotplugByProbeRequest,
+    Metrics as MetricsText, OOMEvent, OnlineCPUMemRequest, PauseContainerRequest, ReadStreamRequest,
     ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResizeVolumeRequest,
     ResumeContainerRequest, Routes, SetGuestDateTimeRequest, SetIPTablesRequest, SetIPTablesResponse,
     SignalProcessRequest, StartContainerRequest, StatsContainerRequest, StatsContainerResponse,
@@ -19,18 +21,19 @@ use kata_protocol::agent_ttrpc::AgentService;
 use kata_protocol::csi::VolumeStatsResponse;
 use kata_protocol::empty::Empty;
 use kata_protocol::types::Interface;
-use nix::sys::signal::Signal;
 use protobuf::MessageField;
 use ttrpc::asynchronous::TtrpcContext;
 
+use super::metrics;
 use super::observe::Metrics;
-use super::sandbox_service::{finish, seed};
+use super::sandbox_service::{finish, make, seed};
 use super::status::Failure;
-use crate::agent::{Agent, NewContainer};
+use crate::agent::{Agent, CallOff, NewContainer};
 use crate::cgroup::stats::to_upstream;
-use crate::clock::Stopwatch;
 use crate::container::{Container, ProcessId, Target as SignalTarget};
 use crate::network;
+use crate::resources::{self, Cpus, Wanted};
+use crate::signals::Signal;
 use crate::stdio::{Request, StdioError, Target};
 use crate::storage;
 
@@ -85,9 +88,8 @@ impl Service {
     }
 
     async fn signal(&self, request: &SignalProcessRequest) -> Answer<()> {
-        let number = i32::try_from(request.signal).unwrap_or(0);
-        let signal = Signal::try_from(number)
-            .map_err(|_| Failure::refused(format!("{} is no signal of Linux", request.signal)))?;
+        let signal = Signal::new(request.signal)
+            .ok_or_else(|| Failure::refused(format!("{} is no signal of Linux", request.signal)))?;
         let (container, process) = self.process(&request.container_id, &request.exec_id)?;
         let target = if request.exec_id.is_empty() { SignalTarget::All } else { SignalTarget::One(process) };
         Ok(container.signal(target, signal).await?)
@@ -106,7 +108,7 @@ impl Service {
     }
 }
 
-async fn create(agent: &Agent, request: CreateContainerRequest) -> Answer<()> {
+async fn create(agent: &Arc<Agent>, request: CreateContainerRequest) -> Answer<()> {
     let spec = request.OCI.unwrap_or_default();
     let terminal = spec.Process.Terminal;
     let stdio = streams(terminal, [request.stdin_port, request.stdout_port, request.stderr_port]);
@@ -117,9 +119,9 @@ async fn create(agent: &Agent, request: CreateContainerRequest) -> Answer<()> {
         devices: request.devices,
         stdio,
         shares_pids: request.sandbox_pidns,
+        call_off: CallOff::default(),
     };
-    agent.create(new, &mut Stopwatch::start()).await?;
-    Ok(())
+    make(agent, new).await.map(drop)
 }
 
 async fn exec(agent: &Agent, request: ExecProcessRequest) -> Answer<()> {
@@ -142,7 +144,17 @@ fn streams(terminal: bool, ports: [Option<u32>; 3]) -> Request {
     Request { terminal, stdin, stdout, stderr }
 }
 
-fn details(owns_guest: bool) -> GuestDetailsResponse {
+/// Upstream's callers say how many CPUs they have added, ours how many there are to be.
+fn wanted(request: &OnlineCPUMemRequest) -> Wanted {
+    let cpus = match request.online_cpus {
+        0 => Cpus::More(request.nb_cpus),
+        count => Cpus::Exactly(count),
+    };
+    Wanted { cpus, memory: request.memory_bytes, takes_memory: !request.cpu_only }
+}
+
+fn details(owns_guest: bool, asked: &GuestDetailsRequest) -> GuestDetailsResponse {
+    let memory = resources::Files::default();
     let agent = AgentDetails {
         version: super::VERSION.to_owned(),
         init_daemon: owns_guest,
@@ -151,7 +163,12 @@ fn details(owns_guest: bool) -> GuestDetailsResponse {
         extra_features: vec!["kata.v1".to_owned()],
         ..Default::default()
     };
-    GuestDetailsResponse { agent_details: MessageField::some(agent), ..Default::default() }
+    GuestDetailsResponse {
+        agent_details: MessageField::some(agent),
+        mem_block_size_bytes: if asked.mem_block_size { memory.block_size() } else { 0 },
+        support_mem_hotplug_probe: asked.mem_hotplug_probe && memory.can_probe(),
+        ..Default::default()
+    }
 }
 
 fn empty<T>(answer: Answer<T>) -> ttrpc::Result<Empty> {
@@ -183,9 +200,7 @@ impl AgentService for Service {
         _: &TtrpcContext,
         request: CreateContainerRequest,
     ) -> ttrpc::Result<Empty> {
-        let agent = Arc::clone(&self.agent);
-        finish(async move { create(&agent, request).await }).await?;
-        Ok(Empty::default())
+        empty(create(&self.agent, request).await)
     }
 
     async fn start_container(
@@ -209,8 +224,7 @@ impl AgentService for Service {
     }
 
     async fn exec_process(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        let agent = Arc::clone(&self.agent);
-        finish(async move { exec(&agent, request).await }).await?;
+        exec(&self.agent, request).await?;
         Ok(Empty::default())
     }
 
@@ -299,16 +313,54 @@ impl AgentService for Service {
         empty(self.resize(&request).await)
     }
 
-    async fn get_metrics(&self, _: &TtrpcContext, _: GetMetricsRequest) -> ttrpc::Result<MetricsText> {
-        Ok(MetricsText { metrics: self.metrics.text(), ..Default::default() })
+    async fn get_metrics(&self, _: &TtrpcContext, request: GetMetricsRequest) -> ttrpc::Result<MetricsText> {
+        let selection = match request.families.is_empty() {
+            true => Selection::all(),
+            false => Selection::of(request.families.iter().map(String::as_str))
+                .map_err(|refused| Failure::refused(refused.to_string()))?,
+        };
+        let (cpu_usec, memory_bytes) = self.agent.containers_use();
+        Ok(MetricsText {
+            metrics: metrics::text(&self.metrics, selection),
+            containers_cpu_usec: Some(cpu_usec),
+            containers_memory_bytes: Some(memory_bytes),
+            ..Default::default()
+        })
     }
 
     async fn get_guest_details(
         &self,
         _: &TtrpcContext,
-        _: GuestDetailsRequest,
+        request: GuestDetailsRequest,
     ) -> ttrpc::Result<GuestDetailsResponse> {
-        Ok(details(self.agent.owns_guest))
+        Ok(details(self.agent.owns_guest, &request))
+    }
+
+    async fn online_cpu_mem(&self, _: &TtrpcContext, request: OnlineCPUMemRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        let work = async move { Ok(agent.change_resources(wanted(&request), request.wait).await?) };
+        finish(work).await?;
+        Ok(Empty::default())
+    }
+
+    async fn mem_hotplug_by_probe(
+        &self,
+        _: &TtrpcContext,
+        request: MemHotplugByProbeRequest,
+    ) -> ttrpc::Result<Empty> {
+        empty(self.agent.tell_of_memory(&request.memHotplugProbeAddr).map_err(Failure::from))
+    }
+
+    async fn add_swap(&self, _: &TtrpcContext, request: AddSwapRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { Ok(agent.swap_to_disk(&request.PCIPath).await?) }).await?;
+        Ok(Empty::default())
+    }
+
+    async fn add_swap_path(&self, _: &TtrpcContext, request: AddSwapPathRequest) -> ttrpc::Result<Empty> {
+        let agent = Arc::clone(&self.agent);
+        finish(async move { Ok(agent.swap_to_path(&request.path).await?) }).await?;
+        Ok(Empty::default())
     }
 
     async fn set_guest_date_time(

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use super::folders::Made;
 use super::huge_pages::{self, HUGETLBFS};
 use super::options::MountOptions;
 use super::watchable::{Copy, Updates};
-use super::{EPHEMERAL, Result, StorageError, WATCHABLE, group, layers};
+use super::{EPHEMERAL, OVERLAYFS, Result, StorageError, WATCHABLE, group, layers, upper};
 use crate::block::{BLK, NVDIMM, SCSI};
 use crate::report::chain;
 
@@ -104,7 +104,7 @@ pub(super) fn add(storage: &Storage, node: Option<&Path>) -> Result<Option<Mount
         ("bind", _) => bind(storage, Path::new(&storage.source), &mut mounted),
         (WATCHABLE, _) => watchable(storage, &mut mounted),
         (EPHEMERAL, _) => ephemeral(storage, &mut mounted),
-        ("overlayfs", _) => overlay(storage, &mut mounted),
+        (OVERLAYFS, _) => overlay(storage, &mut mounted),
         (guest::IMAGE_GUEST_PULL, _) => place_of_image(storage, &mut mounted),
         ("local", _) => {
             local(storage, &mut mounted)?;
@@ -283,7 +283,7 @@ fn overlay(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
             let existed = folder.is_dir();
             let is_upper = || storage.options.contains(&format!("upperdir={}", folder.display()));
             let prepared = made.folder(folder).and_then(|()| match !existed && is_upper() {
-                true => resemble_lower(&storage.options),
+                true => upper::begin(storage, &mut made),
                 false => Ok(()),
             });
             if let Err(source) = prepared {
@@ -298,16 +298,6 @@ fn overlay(storage: &Storage, mounted: &mut Mounted) -> Result<()> {
         made.take_back();
     }
     added
-}
-
-/// A root file system's own mode and owner are those of its upper layer, which has just been made: they are to be those of what lies
-/// below.
-fn resemble_lower(options: &[String]) -> io::Result<()> {
-    let value = |name| options.iter().find_map(|option| option.strip_prefix(name));
-    let (Some(lower), Some(upper)) = (value("lowerdir="), value("upperdir=")) else { return Ok(()) };
-    let top = fs::metadata(lower.split(':').next().unwrap_or_default())?;
-    std::os::unix::fs::chown(upper, Some(top.uid()), Some(top.gid()))?;
-    fs::set_permissions(upper, top.permissions())
 }
 
 /// A folder of the guest, for all containers of the sandbox.
@@ -369,19 +359,6 @@ mod tests {
         };
         assert!(add(&storage, None).expect("made").is_none());
         assert_eq!(fs::metadata(&target).expect("is there").permissions().mode() & 0o7777, 0o777);
-    }
-
-    #[test]
-    fn what_is_written_over_a_root_has_the_roots_mode() {
-        let root = tempfile::tempdir().expect("temporary folder");
-        let [lower, upper] = ["lower", "upper"].map(|name| root.path().join(name));
-        for folder in [&lower, &upper] {
-            fs::create_dir(folder).expect("made");
-        }
-        fs::set_permissions(&lower, fs::Permissions::from_mode(0o1731)).expect("changed");
-        let option = |name: &str, path: &Path| format!("{name}={}", path.display());
-        resemble_lower(&[option("lowerdir", &lower.join(".")), option("upperdir", &upper)]).expect("alike");
-        assert_eq!(fs::metadata(&upper).expect("is there").permissions().mode() & 0o7777, 0o1731);
     }
 
     #[test]

@@ -17,8 +17,14 @@ use super::{Result, StorageError};
 pub(super) const HUGETLBFS: &str = "hugetlbfs";
 /// The kernel's pools, by the size of their pages.
 const POOLS: &str = "/sys/kernel/mm/hugepages";
+/// What the guest has of memory.
+const MEMORY: &str = "/proc/meminfo";
 /// How many pages a pool has.
 const COUNT: &str = "nr_hugepages";
+
+/// What the kernel could have for pages without taking the last, in bytes. It is not asked for more: that would empty the guest, up
+/// to a panic ("System is deadlocked on memory"), before it said how many it had.
+const LEFT: u64 = 32 << 20;
 
 /// Suffixes of sizes: the kernel's, upstream's and Kubernetes'.
 const UNITS: [(&str, u64); 10] = [
@@ -51,7 +57,28 @@ pub(super) fn reserve(storage: &Storage) -> Result<Option<Reserved>> {
         storage.driver_options.iter().find_map(|option| option.strip_prefix(HUGE_PAGES)?.strip_prefix('='));
     let Some(bytes) = own.or_else(|| value(storage, "size=")) else { return Ok(None) };
     let bytes = size(bytes).ok_or_else(|| StorageError::Option { option: bytes.to_owned() })?;
-    take(Path::new(POOLS), page, bytes.div_ceil(page)).map(Some)
+    take(Path::new(POOLS), spare, (page, bytes.div_ceil(page))).map(Some)
+}
+
+/// Of a storage that the sandbox holds for its containers: they take the pages, not the sandbox.
+pub(crate) fn take_no_pages(storage: &mut Storage) {
+    if storage.fstype == HUGETLBFS {
+        let is_other =
+            |option: &String| option.strip_prefix(HUGE_PAGES).is_none_or(|rest| !rest.starts_with('='));
+        storage.driver_options.retain(is_other);
+        storage.driver_options.push(format!("{HUGE_PAGES}=0"));
+    }
+}
+
+/// What may become huge pages, in bytes: what is free or can be freed at once, but for a rest.
+fn spare() -> io::Result<u64> {
+    let text = fs::read_to_string(MEMORY)?;
+    let available = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).and_then(|rest| {
+        let kilobytes: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kilobytes.checked_mul(1024)
+    });
+    let available = available.ok_or_else(|| io::Error::other("it does not tell MemAvailable"))?;
+    Ok(available.saturating_sub(LEFT))
 }
 
 /// The mount options of a storage of huge pages, in the kernel's words.
@@ -81,28 +108,36 @@ impl Reserved {
     }
 }
 
-fn take(pools: &Path, page: u64, pages: u64) -> Result<Reserved> {
+fn take(
+    pools: &Path,
+    spare: impl FnOnce() -> io::Result<u64>,
+    (page, pages): (u64, u64),
+) -> Result<Reserved> {
+    let too_few = |found| StorageError::NoHugePages { wanted: pages, found, kilobytes: page >> 10 };
     let pool = pools.join(format!("hugepages-{}kB", page >> 10));
     let failed = |source| StorageError::Pool { path: pool.clone(), source };
     if !pool.is_dir() {
         return Err(StorageError::PageSize { kilobytes: page >> 10 });
     }
     let _lock = locked(&pool).map_err(failed)?;
+    let spare = spare().map_err(|source| StorageError::Pool { path: MEMORY.into(), source })?;
+    if pages > spare / page {
+        return Err(too_few(spare / page));
+    }
     let before = count(&pool).map_err(failed)?;
     let wanted = before.saturating_add(pages);
     set_count(&pool, wanted).map_err(failed)?;
     let got = count(&pool).map_err(failed)?;
     if got < wanted {
         set_count(&pool, before).map_err(failed)?;
-        let found = got.saturating_sub(before);
-        return Err(StorageError::NoHugePages { wanted: pages, found, kilobytes: page >> 10 });
+        return Err(too_few(got.saturating_sub(before)));
     }
     Ok(Reserved { pool, pages })
 }
 
-/// Several containers may change a pool at the same time.
+/// Several containers may take pages at the same time, from the same memory whatever their size.
 fn locked(pool: &Path) -> io::Result<File> {
-    let folder = File::open(pool)?;
+    let folder = File::open(pool.parent().unwrap_or(pool))?;
     flock(&folder, FlockOperation::LockExclusive)?;
     Ok(folder)
 }
@@ -154,16 +189,40 @@ mod tests {
     #[test]
     fn pages_are_taken_and_given_back() {
         let root = pools();
-        let reserved = take(root.path(), 2 << 20, 5).expect("there is memory");
+        let reserved = take(root.path(), || Ok(10 << 20), (2 << 20, 5)).expect("there is memory");
         let pool = root.path().join("hugepages-2048kB");
         assert_eq!(count(&pool).expect("a number"), 8);
         reserved.release();
         assert_eq!(count(&pool).expect("a number"), 3);
     }
 
+    /// The kernel took all memory for them first, and could panic.
+    #[test]
+    fn more_pages_than_there_is_memory_for_are_not_asked_for() {
+        let root = pools();
+        let error = take(root.path(), || Ok(9 << 20), (2 << 20, 5)).expect_err("too many").to_string();
+        assert!(error.contains("4 of 5 huge pages of 2048 kB"), "{error}");
+        assert_eq!(count(&root.path().join("hugepages-2048kB")).expect("a number"), 3);
+    }
+
+    /// A shared volume with a size of its own took its pages twice.
+    #[test]
+    fn what_the_sandbox_holds_takes_no_pages() {
+        let mut shared = storage(&["pagesize=2M", "size=4Mi"]);
+        shared.driver_options = vec![format!("{HUGE_PAGES}=4194304"), "other=1".to_owned()];
+        take_no_pages(&mut shared);
+        assert_eq!(shared.driver_options, ["other=1".to_owned(), format!("{HUGE_PAGES}=0")]);
+        assert_eq!(reserve(&shared).expect("none are asked for").map(|reserved| reserved.pages), Some(0));
+    }
+
+    #[test]
+    fn the_kernel_tells_what_it_has() {
+        assert!(spare().expect("it tells") < 1 << 50);
+    }
+
     #[test]
     fn a_size_that_the_cpu_does_not_have_is_named() {
-        let error = take(pools().path(), 1 << 30, 1).expect_err("no such pool").to_string();
+        let error = take(pools().path(), || Ok(1 << 30), (1 << 30, 1)).expect_err("no such pool").to_string();
         assert!(error.contains("1048576 kB"), "{error}");
     }
 

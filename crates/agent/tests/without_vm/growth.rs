@@ -1,20 +1,36 @@
 //! What stays behind of containers and processes: nothing, however many there were.
 
 use std::fs;
+use std::time::Duration;
+
+use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use super::guest::{Guest, skips};
 
 /// Anonymous memory may go up and down by this much, in KiB: the allocator keeps what it has been given.
 const SLACK: u64 = 1024;
+/// A process that is ending, a stream that is closing, and an idle thread go in their own time, which nobody tells.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the agent holds.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Holdings {
     descriptors: usize,
     threads: usize,
     mounts: usize,
     children: usize,
     cgroups: usize,
+}
+
+impl Holdings {
+    fn is_within(&self, other: &Self) -> bool {
+        self.descriptors <= other.descriptors
+            && self.threads <= other.threads
+            && self.mounts <= other.mounts
+            && self.children <= other.children
+            && self.cgroups <= other.cgroups
+    }
 }
 
 fn entries(path: &str) -> usize {
@@ -56,9 +72,15 @@ async fn make_and_remove(guest: &Guest, rounds: usize) {
     }
 }
 
-fn assert_same(guest: &Guest, (before, memory): (Holdings, u64)) {
-    let (after, now) = holdings(guest);
-    assert_eq!(after, before);
+/// It holds no more than `before`, of anything.
+async fn assert_no_more(guest: &Guest, (before, memory): (Holdings, u64)) {
+    let end = Instant::now() + PATIENCE;
+    let (mut after, mut now) = holdings(guest);
+    while !after.is_within(&before) && Instant::now() < end {
+        yield_now().await;
+        (after, now) = holdings(guest);
+    }
+    assert!(after.is_within(&before), "{before:?} became {after:?}");
     assert!(now <= memory + SLACK, "anonymous memory grew from {memory} KiB to {now} KiB");
 }
 
@@ -66,7 +88,7 @@ agent_test!(two_hundred_containers_leave_nothing, |guest| {
     make_and_remove(&guest, 10).await;
     let before = holdings(&guest);
     make_and_remove(&guest, 67).await;
-    assert_same(&guest, before);
+    assert_no_more(&guest, before).await;
 });
 
 agent_test!(a_hundred_containers_live_at_once, |guest| {
@@ -85,7 +107,7 @@ agent_test!(a_hundred_containers_live_at_once, |guest| {
     a_hundred().await;
     let before = holdings(&guest);
     a_hundred().await;
-    assert_same(&guest, before);
+    assert_no_more(&guest, before).await;
 });
 
 agent_test!(a_thousand_execs_leave_nothing, |guest| {
@@ -102,5 +124,5 @@ agent_test!(a_thousand_execs_leave_nothing, |guest| {
     for number in 100..1100 {
         exec(number).await;
     }
-    assert_same(&guest, before);
+    assert_no_more(&guest, before).await;
 });

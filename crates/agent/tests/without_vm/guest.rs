@@ -1,7 +1,7 @@
 //! An agent in namespaces of its own, and a host's view of it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio as ProcessStdio};
@@ -19,6 +19,7 @@ use kata_protocol::oci_convert::{process_to_grpc, spec_to_grpc};
 use kata_protocol::ports;
 use kata_transport::{Dialer, Stream};
 use protobuf::MessageField;
+use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use ttrpc::asynchronous::Client;
@@ -90,6 +91,11 @@ impl Guest {
     /// only the programs in the folder `sbin`.
     pub(crate) async fn with_network() -> Self {
         Self::start_in(&["--net"], INSIDE_WITH_NETWORK).await
+    }
+
+    /// Starts an agent that gives shells to the host.
+    pub(crate) async fn with_console() -> Self {
+        Self::start_in(&[], &format!("export KATA_AGENT_DEBUG_CONSOLE=1 && {INSIDE}")).await
     }
 
     async fn start_in(namespaces: &[&str], inside: &str) -> Self {
@@ -280,12 +286,32 @@ impl Drop for Guest {
         // With the first process of its pid namespace all others end.
         let _ = self.process.kill();
         let _ = self.process.wait();
-        for entry in fs::read_dir(&self.cgroup).into_iter().flatten().flatten() {
-            let _ = fs::write(entry.path().join("cgroup.kill"), "1");
-            let _ = fs::remove_dir(entry.path());
-        }
-        let _ = fs::remove_dir(&self.cgroup);
+        let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        let _ = until_empty(&self.cgroup).and_then(|()| remove_tree(&self.cgroup));
     }
+}
+
+/// Who is killed is gone a moment later; the kernel tells by the file's state.
+fn until_empty(cgroup: &Path) -> io::Result<()> {
+    let mut events = fs::File::open(cgroup.join("cgroup.events"))?;
+    loop {
+        events.rewind()?;
+        if io::read_to_string(&events)?.contains("populated 0") {
+            return Ok(());
+        }
+        let mut changes = [PollFd::new(&events, PollFlags::PRI)];
+        if poll(&mut changes, Some(&PATIENCE.try_into().map_err(io::Error::other)?))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+}
+
+/// A cgroup with all below it.
+fn remove_tree(cgroup: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(cgroup)?.flatten().filter(|entry| entry.path().is_dir()) {
+        remove_tree(&entry.path())?;
+    }
+    fs::remove_dir(cgroup)
 }
 
 /// The host's ends of a process's stdio.

@@ -4,8 +4,9 @@ mod guest;
 
 use guest::{Guest, message, process, skips};
 use kata_protocol::agent::{
-    AddSwapRequest, CloseStdinRequest, CreateContainerRequest, GuestDetailsRequest, PauseContainerRequest,
-    ReadStreamRequest, ResumeContainerRequest, Storage, UpdateContainerRequest, WriteStreamRequest,
+    AddSwapPathRequest, AddSwapRequest, CloseStdinRequest, CreateContainerRequest, GuestDetailsRequest,
+    PauseContainerRequest, ReadStreamRequest, ResumeContainerRequest, SetPolicyRequest, Storage,
+    UpdateContainerRequest, WriteStreamRequest,
 };
 use kata_protocol::kata::{ContainerRequest, PidsRequest, StatsRequest};
 use kata_protocol::oci::LinuxResources;
@@ -26,6 +27,8 @@ macro_rules! agent_test {
     };
 }
 
+mod called_off;
+mod console;
 mod disks;
 mod forward;
 mod growth;
@@ -495,8 +498,20 @@ agent_test!(a_change_of_limits_may_tell_the_device_rules_again, |guest| {
 });
 
 agent_test!(a_method_that_is_not_there_is_named, |guest| {
-    let refusal = message(guest.agent.add_swap(guest::limit(), &AddSwapRequest::default()).await);
-    assert_eq!(refusal, "grpc.AgentService/AddSwap is not implemented by this agent yet");
+    let refusal = message(guest.agent.set_policy(guest::limit(), &SetPolicyRequest::default()).await);
+    assert_eq!(refusal, "grpc.AgentService/SetPolicy is not implemented by this agent yet");
+});
+
+agent_test!(the_hosts_swap_is_not_the_agents, |guest| {
+    let request = AddSwapRequest { PCIPath: vec![2, 0], ..Default::default() };
+    let refusal = message(guest.agent.add_swap(guest::limit(), &request).await);
+    assert!(refusal.starts_with("Swap belongs to the host"), "{refusal}");
+    let request = AddSwapRequest { PCIPath: vec![2, 32], ..Default::default() };
+    let refusal = message(guest.agent.add_swap(guest::limit(), &request).await);
+    assert!(refusal.contains("slots on the PCI bus"), "{refusal}");
+    let request = AddSwapPathRequest { path: "/proc/version".into(), ..Default::default() };
+    let refusal = message(guest.agent.add_swap_path(guest::limit(), &request).await);
+    assert!(refusal.starts_with("Swap belongs to the host"), "{refusal}");
 });
 
 agent_test!(the_agent_describes_itself, |guest| {

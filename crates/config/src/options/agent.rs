@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Applied, Kind, Refusal, Row, Table, set};
-use crate::model::{Config, LogLevel};
+use super::{Kind, Row, Table, set};
+use crate::model::LogLevel;
 use crate::value::{Fixed, Value};
 
 /// The words of every log level key; upstream's `agent.log` takes the same.
@@ -24,7 +24,15 @@ pub(super) static ROWS: &[Row] = &[
             set(&mut c.agent.log_level, log_level(v))
         }),
     row("debug_console_enabled", Kind::Bool, Fixed::Bool(false))
-        .does("Open a shell in the guest to `kata-runtime exec`.", apply_debug_console),
+        .does("Open a shell in the guest to `kata-runtime exec` and `cp`.", |c, v| {
+            set(&mut c.agent.debug_console, v.flag())
+        }),
+    row("enable_tracing", Kind::Bool, Fixed::Bool(false))
+        .does(
+            "Spans of the agent: to the shim if it traces, else to `kata-trace-forwarder` over vsock.",
+            |c, v| set(&mut c.agent.enable_tracing, v.flag()),
+        )
+        .annotation("agent.enable_tracing"),
     row("reconnect_timeout_ms", Kind::Integer { min: 1, max: MAX_MS }, Fixed::Int(60_000))
         .does("How long the agent may take to announce itself after the VM was started.", |c, v| {
             set(&mut c.agent.dial_timeout, millis(v))
@@ -42,14 +50,6 @@ pub(super) static ROWS: &[Row] = &[
         .alias(Table::Runtime, "create_container_timeout", 1)
         .annotation("runtime.create_container_timeout"),
 ];
-
-fn apply_debug_console(_: &mut Config, value: &Value) -> Applied {
-    if value.flag() {
-        let instead = "a shell in the guest; use false, or remove the line";
-        return Err(Refusal::NotYet(instead.to_owned()));
-    }
-    Ok(())
-}
 
 fn millis(value: &Value) -> Duration {
     Duration::from_millis(value.unsigned().into())

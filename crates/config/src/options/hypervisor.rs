@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use super::{Applied, Kind, Refusal, Row, Table, extra_args, known, set};
+use crate::derive::millicpus;
 use crate::kernel_params::KernelParams;
 use crate::model::{Accelerator, Config, SharedFs};
 use crate::nearest::nearest;
 use crate::value::{Fixed, Value};
 
 /// The smallest guest that boots, in MiB; upstream's floor for QEMU.
-const MIN_MEMORY_MIB: u32 = 64;
+pub const MIN_MEMORY_MIB: u32 = 64;
 
 const fn row(key: &'static str, kind: Kind, default: Fixed) -> Row {
     Row::new(Table::Hypervisor, key, kind, default)
@@ -60,6 +61,33 @@ pub(super) static ROWS: &[Row] = &[
     row("default_memory", Kind::Integer { min: 0, max: 16_777_216 }, Fixed::Int(2048))
         .does("Memory at boot in MiB; 0 means 2048.", apply_memory)
         .annotation("hypervisor.default_memory"),
+    row("default_maxmemory", Kind::Integer { min: 0, max: 16_777_216 }, Fixed::Int(0))
+        .does("The most memory the VM may ever have in MiB; 0 means as much as the host.", |c, v| {
+            set(&mut c.hypervisor.default_maxmemory_mib, v.unsigned())
+        }),
+    row("overhead_vcpus", Kind::Number { min: 0.0, max: 1024.0 }, Fixed::Int(0))
+        .does("vCPUs, whole or not, that a VM has beyond the limits of its pod.", |c, v| {
+            set(&mut c.hypervisor.overhead_millicpus, millicpus(v.number()))
+        }),
+    row("overhead_memory", Kind::Integer { min: 0, max: 1_048_576 }, Fixed::Int(96))
+        .does("MiB that a VM has beyond the limits of its pod, for the guest's kernel and agent.", |c, v| {
+            set(&mut c.hypervisor.overhead_memory_mib, v.unsigned())
+        }),
+    row("reclaim_guest_freed_memory", Kind::Bool, Fixed::Bool(false))
+        .does("The host takes back memory that the guest has freed (free page reporting).", |c, v| {
+            set(&mut c.hypervisor.reclaim_guest_freed_memory, v.flag())
+        })
+        .annotation("hypervisor.reclaim_guest_freed_memory"),
+    row("enable_virtio_mem", Kind::Bool, Fixed::Bool(true))
+        .does("More memory comes by virtio-mem, which grows and shrinks; false: by memory modules.", |c, v| {
+            set(&mut c.hypervisor.enable_virtio_mem, v.flag())
+        })
+        .annotation("hypervisor.enable_virtio_mem"),
+    row("memory_slots", Kind::Integer { min: 0, max: 250 }, Fixed::Int(10))
+        .does("Memory modules that a VM without virtio-mem can have.", |c, v| {
+            set(&mut c.hypervisor.memory_slots, u8::try_from(v.unsigned()).unwrap_or(u8::MAX))
+        })
+        .annotation("hypervisor.memory_slots"),
     row(
         "shared_fs",
         Kind::OneOf(&["virtio-fs", "virtio-9p", "virtio-fs-nydus", "inline-virtio-fs", "none"]),

@@ -31,6 +31,8 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// A list of strings.
     List,
+    /// A list of strings that may hold commas: in an annotation there is white space between them.
+    Words,
 }
 
 impl Kind {
@@ -40,9 +42,9 @@ impl Kind {
     /// What is expected, as a phrase: "must be …".
     pub fn check(self, value: Value) -> Result<Value, String> {
         let accepted = match (self, &value) {
-            (Self::Bool, Value::Bool(_)) | (Self::Text, Value::Text(_)) | (Self::List, Value::List(_)) => {
-                true
-            }
+            (Self::Bool, Value::Bool(_))
+            | (Self::Text, Value::Text(_))
+            | (Self::List | Self::Words, Value::List(_)) => true,
             (Self::Integer { min, max }, Value::Int(number)) => (min..=max).contains(number),
             (Self::Number { .. }, Value::Int(_) | Value::Float(_)) => self.number_in_bounds(&value),
             (Self::Path, Value::Text(text)) => is_absolute(text),
@@ -53,7 +55,7 @@ impl Kind {
         if accepted { Ok(value) } else { Err(format!("must be {}, not {value}", self.describe())) }
     }
 
-    /// Makes a value of an annotation's text; lists are separated by commas.
+    /// Makes a value of an annotation's text; lists are separated by commas, or are words.
     ///
     /// # Errors
     /// What is expected, as a phrase: "must be …".
@@ -71,6 +73,7 @@ impl Kind {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::List(items.map(str::to_owned).collect())
             }
+            Self::Words => Value::List(text.split_whitespace().map(str::to_owned).collect()),
         };
         self.check(value)
     }
@@ -86,7 +89,7 @@ impl Kind {
             Self::Path => "an absolute path".to_owned(),
             Self::OptionalPath => "an absolute path or \"\"".to_owned(),
             Self::OneOf(words) => format!("one of \"{}\"", words.join("\", \"")),
-            Self::List => "a list of strings".to_owned(),
+            Self::List | Self::Words => "a list of strings".to_owned(),
         }
     }
 

@@ -9,6 +9,7 @@ mod extra_args;
 mod hypervisor;
 mod kind;
 pub(crate) mod known;
+mod memory;
 mod runtime;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use std::fmt;
 use crate::model::Config;
 use crate::value::{Fixed, Value};
 
+pub use hypervisor::MIN_MEMORY_MIB;
 pub use kind::Kind;
 
 /// A table of the configuration file.
@@ -175,7 +177,7 @@ impl Row {
 
 /// All rows, table by table, in the order of the shipped file.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
-    hypervisor::ROWS.iter().chain(block::ROWS).chain(agent::ROWS).chain(runtime::ROWS)
+    hypervisor::ROWS.iter().chain(block::ROWS).chain(memory::ROWS).chain(agent::ROWS).chain(runtime::ROWS)
 }
 
 /// The row of a key, by its own name.

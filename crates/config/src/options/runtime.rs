@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use kata_trace::{BadEndpoint, Endpoint};
+
 use super::agent::{LOG_LEVELS, log_level};
 use super::{Applied, Kind, Refusal, Row, Table, set};
-use crate::model::{Config, EmptyDirMode, NetworkModel, SandboxBindMount};
+use crate::model::{Config, EmptyDirMode, LogFormat, NetworkModel, SandboxBindMount, SandboxSizing};
 use crate::size_limits::SizeLimits;
 use crate::value::{Fixed, Value};
 
@@ -18,6 +20,53 @@ pub(super) static ROWS: &[Row] = &[
     row("log_level", LOG_LEVELS, Fixed::Text("info"))
         .does("How much the shim logs; enable_debug makes it at least debug.", |c, v| {
             set(&mut c.runtime.log_level, log_level(v))
+        }),
+    row("log_format", Kind::OneOf(&["logfmt", "json"]), Fixed::Text("logfmt"))
+        .does("The form of the shim's log lines: logfmt, or a JSON object each.", |c, v| {
+            set(&mut c.runtime.log_format, if v.text() == "json" { LogFormat::Json } else { LogFormat::Logfmt })
+        })
+        .ours(),
+    row("static_sandbox_resource_mgmt", Kind::Bool, Fixed::Bool(false))
+        .does("Never resize a VM: it has the size of its start for all its life.", |c, v| {
+            set(&mut c.runtime.static_sandbox_resource_mgmt, v.flag())
+        })
+        .annotation("runtime.static_sandbox_resource_mgmt"),
+    row("sandbox_cgroup_only", Kind::Bool, Fixed::Bool(true))
+        .does("All of a pod is in the pod's cgroup; false: only the VM's CPUs are.", |c, v| {
+            set(&mut c.runtime.sandbox_cgroup_only, v.flag())
+        })
+        .annotation("runtime.sandbox_cgroup_only"),
+    row("enable_vcpus_pinning", Kind::Bool, Fixed::Bool(false))
+        .does("Bind each virtual CPU to a CPU of the host while the pod's cpuset has as many.", |c, v| {
+            set(&mut c.runtime.enable_vcpus_pinning, v.flag())
+        })
+        .annotation("runtime.enable_vcpus_pinning"),
+    row("sandbox_sizing", Kind::OneOf(&["limits", "default-plus-limits"]), Fixed::Text("limits"))
+        .does("How a VM's size follows from the pod's limits: they, or the default and they.", |c, v| {
+            let sizing = match v.text() {
+                "default-plus-limits" => SandboxSizing::DefaultPlusLimits,
+                _ => SandboxSizing::Limits,
+            };
+            set(&mut c.runtime.sandbox_sizing, sizing)
+        })
+        .ours(),
+    row("enable_tracing", Kind::Bool, Fixed::Bool(false))
+        .does("Spans of the sandbox, for a collector of OpenTelemetry.", |c, v| {
+            set(&mut c.runtime.tracing.is_on, v.flag())
+        }),
+    row("jaeger_endpoint", Kind::Text, Fixed::Text(""))
+        .does("Where spans go, by OTLP over HTTP; empty: as the environment says, else this host.", |c, v| {
+            let given = Some(v.text()).filter(|url| !url.is_empty());
+            let endpoint = given.map(Endpoint::parse).transpose();
+            set(&mut c.runtime.tracing.endpoint, endpoint.map_err(|BadEndpoint(words)| Refusal::Invalid(words))?)
+        }),
+    row("jaeger_user", Kind::Text, Fixed::Text(""))
+        .does("The name that the collector wants, by HTTP's basic authentication.", |c, v| {
+            set(&mut c.runtime.tracing.credentials.user, v.text().to_owned())
+        }),
+    row("jaeger_password", Kind::Text, Fixed::Text(""))
+        .does("The password that the collector wants with that name.", |c, v| {
+            set(&mut c.runtime.tracing.credentials.password, v.text().to_owned())
         }),
     row("internetworking_model", Kind::OneOf(&["tcfilter", "macvtap", "none"]), Fixed::Text("tcfilter"))
         .does("How the pod's interfaces are connected with the VM.", |c, v| {

@@ -71,7 +71,7 @@ fn values_that_say_what_happens_anyway_are_fine() {
     let same = [
         ("io.katacontainers.config.hypervisor.enable_iommu", "false"),
         ("io.katacontainers.config.hypervisor.memory_slots", "0"),
-        ("io.katacontainers.config.agent.enable_tracing", "false"),
+        ("io.katacontainers.config.agent.container_pipe_size", "0"),
         ("io.katacontainers.config.runtime.hypervisor_name", "qemu"),
         ("io.katacontainers.pkg.oci.container_type", "pod_sandbox"),
         ("io.kubernetes.cri.container-type", "sandbox"),
@@ -105,4 +105,26 @@ fn refusals() {
         ("io.katacontainers.config.bananas", "1"),
     ]);
     insta::assert_snapshot!(tree.text(wrong));
+}
+
+#[test]
+fn a_pod_may_say_that_its_vm_is_not_resized() {
+    let name = "io.katacontainers.config.runtime.static_sandbox_resource_mgmt";
+    let config = Tree::new("").annotated(&[(name, "true")]).unwrap();
+    assert!(config.runtime.static_sandbox_resource_mgmt);
+}
+
+#[test]
+fn a_pod_may_say_what_of_it_is_in_its_cgroup() {
+    let name = "io.katacontainers.config.runtime.sandbox_cgroup_only";
+    assert!(Tree::new("").annotated(&[]).unwrap().runtime.sandbox_cgroup_only);
+    assert!(!Tree::new("").annotated(&[(name, "false")]).unwrap().runtime.sandbox_cgroup_only);
+}
+
+#[test]
+fn the_most_vcpus_are_the_administrators_to_permit() {
+    let name = "default_max_vcpus";
+    let refused = one(&Tree::new(""), name, "2").unwrap_err().to_string();
+    assert!(refused.contains("Not permitted"), "{refused}");
+    assert_eq!(one(&open("'default_max_vcpus'"), name, "2").unwrap().hypervisor.default_maxvcpus, 2);
 }

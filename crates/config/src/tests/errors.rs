@@ -43,7 +43,7 @@ fn everything_is_reported_at_once() {
          enable_annotations = ['kernal']\n\
          enable_debug = 'true'\n\
          block_device_driver = 'virtio-mmio'\n\
-         enable_hugepages = true\n\
+         enable_iothreads = true\n\
          guest_extension_images = [{ name = 'x' }]\n\
          debug_console_enabled = true\n\
          xyzzy = 1979-05-27\n\
@@ -94,6 +94,24 @@ fn what_nydusd_decides_by_itself_is_refused() {
 #[test]
 fn limits_of_vcpus_name_both_places() {
     insta::assert_snapshot!(refused("[hypervisor.qemu]\ndefault_vcpus = 4\ndefault_maxvcpus = 2\n"), @"/etc/kata-containers/configuration.toml:2: `default_vcpus` asks for 4 vCPUs, more than `default_maxvcpus` (2, /etc/kata-containers/configuration.toml:3); lower it or raise the limit");
+}
+
+#[test]
+fn limits_of_memory_name_both_places() {
+    insta::assert_snapshot!(refused("[hypervisor.qemu]\ndefault_memory = 512\ndefault_maxmemory = 256\n"), @"/etc/kata-containers/configuration.toml:2: `default_memory` asks for 512 MiB, more than `default_maxmemory` (256, /etc/kata-containers/configuration.toml:3); lower it or raise the limit");
+}
+
+#[test]
+fn what_a_vm_has_besides_is_a_number_that_makes_sense() {
+    let text = refused(
+        "[hypervisor.qemu]\noverhead_vcpus = -0.5\noverhead_memory = -1\n[runtime]\nsandbox_sizing = 'best'\n",
+    );
+    insta::assert_snapshot!(text, @r#"
+    3 problems in the configuration:
+      /etc/kata-containers/configuration.toml:2: `overhead_vcpus` must be a number from 0 to 1024, not -0.5
+      /etc/kata-containers/configuration.toml:3: `overhead_memory` must be an integer from 0 to 1048576, not -1
+      /etc/kata-containers/configuration.toml:5: `sandbox_sizing` must be one of "limits", "default-plus-limits", not "best"
+    "#);
 }
 
 #[test]

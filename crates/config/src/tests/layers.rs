@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::{Tree, origin};
 use crate::{
-    Accelerator, BlockAio, BlockDevices, BlockDriver, Config, EmptyDirMode, LogLevel, Placement, SectorSize,
-    TEMPLATE, render_template,
+    Accelerator, BlockAio, BlockDevices, BlockDriver, Config, EmptyDirMode, LogLevel, Placement,
+    SandboxSizing, SectorSize, TEMPLATE, render_template,
 };
 
 #[test]
@@ -93,11 +93,62 @@ fn vcpus_are_rounded_up_and_bounded_by_the_host() {
 }
 
 #[test]
+fn memory_is_bounded_by_the_host_unless_the_default_is_more() {
+    for (given, most) in [
+        ("", 16_384),
+        ("default_maxmemory = 0\n", 16_384),
+        ("default_memory = 20000\n", 20_000),
+        ("default_maxmemory = 3000\n", 3000),
+        ("default_maxmemory = 90000\n", 90_000),
+    ] {
+        let config = Tree::new(&format!("[hypervisor.qemu]\n{given}")).load().unwrap();
+        assert_eq!(config.hypervisor.default_maxmemory_mib, most, "{given}");
+    }
+    let config = Tree::new("").load().unwrap();
+    let from = origin(&config, "hypervisor.qemu.default_maxmemory");
+    assert_eq!(from, "derived: 0 means the memory of the host");
+}
+
+#[test]
+fn what_a_size_is_made_of_is_kept_in_thousandths() {
+    let keys = "[hypervisor.qemu]\ndefault_vcpus = 1.2\noverhead_vcpus = 0.2\noverhead_memory = 32\n\
+                [runtime]\nstatic_sandbox_resource_mgmt = true\nsandbox_sizing = 'default-plus-limits'\n";
+    let config = Tree::new(keys).load().unwrap();
+    let vm = &config.hypervisor;
+    assert_eq!((vm.default_vcpus, vm.default_millicpus, vm.overhead_millicpus), (2, 1200, 200));
+    assert_eq!(vm.overhead_memory_mib, 32);
+    assert!(config.runtime.static_sandbox_resource_mgmt);
+    assert_eq!(config.runtime.sandbox_sizing, SandboxSizing::DefaultPlusLimits);
+    let vm = Tree::new("[hypervisor.qemu]\ndefault_vcpus = -1\n").load().unwrap().hypervisor;
+    assert_eq!((vm.default_millicpus, vm.overhead_millicpus, vm.overhead_memory_mib), (4000, 0, 96));
+}
+
+#[test]
 fn debug_raises_the_log_level_but_never_lowers_it() {
     let level = |text: &str| Tree::new(text).load().unwrap().runtime.log_level;
     assert_eq!(level("[runtime]\nenable_debug = true\n"), LogLevel::Debug);
     assert_eq!(level("[runtime]\nenable_debug = true\nlog_level = 'trace'\n"), LogLevel::Trace);
     assert_eq!(level("[runtime]\nlog_level = 'warn'\n"), LogLevel::Warn);
+}
+
+#[test]
+fn nothing_is_traced_unless_it_is_asked_for() {
+    let built_in = Tree::new("").load().unwrap();
+    assert!(!built_in.runtime.tracing.is_on && !built_in.agent.enable_tracing);
+    let text = "[agent.kata]\nenable_tracing = true\n[runtime]\nenable_tracing = true\n\
+                jaeger_endpoint = 'http://collector:4318'\njaeger_user = 'me'\njaeger_password = 'secret'\n";
+    let config = Tree::new(text).load().unwrap();
+    let tracing = &config.runtime.tracing;
+    assert!(tracing.is_on && config.agent.enable_tracing);
+    assert_eq!(tracing.endpoint.as_ref().unwrap().to_string(), "http://collector:4318/v1/traces");
+    assert_eq!((&*tracing.credentials.user, &*tracing.credentials.password), ("me", "secret"));
+}
+
+#[test]
+fn a_collector_that_takes_no_otlp_is_refused() {
+    let tree = Tree::new("[runtime]\njaeger_endpoint = 'http://localhost:14268/api/traces'\n");
+    let error = tree.load().unwrap_err().to_string();
+    assert!(error.contains("jaeger_endpoint") && error.contains("Thrift"), "{error}");
 }
 
 #[test]

@@ -20,9 +20,6 @@ pub(crate) use report::Item;
 const NO_NETWORK: &str = "this runtime asks no network; the project's release page lists its releases";
 
 /// Arguments of `check`.
-///
-/// Exit code 0 if nothing that is needed is missing, else 1. Without root, whether containers can be created now
-/// is not known, and the second verdict is left out.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// List all checks, not only what is wrong
@@ -75,12 +72,19 @@ pub(crate) fn run(args: &CheckArgs, global: &Global) -> anyhow::Result<ExitCode>
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What `check --json` prints.
+pub(crate) fn json(global: &Global) -> serde_json::Value {
+    let report = examine(&Host::this(), global, rustix::process::geteuid().is_root(), false);
+    serde_json::to_value(report).unwrap_or_default()
+}
+
 /// All checks. Without a usable configuration the others use the built-in defaults.
 fn examine(host: &Host, global: &Global, root: bool, strict: bool) -> Report {
     let loaded = global.load_config();
     let configuration = probes::configuration(loaded.as_ref());
     let config = loaded.unwrap_or_else(|_| Config::built_in(1));
     if root {
+        tracing::info!("Not running network checks as super user");
         probes::load_modules(host);
     }
     let mut items = vec![
@@ -94,6 +98,9 @@ fn examine(host: &Host, global: &Global, root: bool, strict: bool) -> Report {
         probes::kernel(&config.hypervisor.kernel),
     ];
     items.extend(config.hypervisor.initrd.as_deref().map(probes::initrd));
+    if root {
+        items.push(probes::other_hypervisors(host));
+    }
     items.push(probes::privileges(root));
     Report::new(items, root, strict)
 }
@@ -126,6 +133,8 @@ pub(crate) fn files(config: &Config) -> Vec<Item> {
         probes::kernel(&config.hypervisor.kernel),
     ];
     items.extend(config.hypervisor.initrd.as_deref().map(probes::initrd));
+    items.extend(config.hypervisor.firmware.as_deref().map(probes::firmware));
+    items.extend(config.runtime.sandbox_bind_mounts.iter().map(|bind| probes::bound(&bind.path)));
     items
 }
 

@@ -13,6 +13,9 @@ use super::report::{Item, Need, Status};
 use crate::host::Host;
 use crate::programs;
 
+/// Kernel modules of hypervisors that cannot share the CPU with KVM.
+const HYPERVISOR_MODULES: [(&str, &str); 2] = [("vboxdrv", "VirtualBox"), ("vmmon", "VMware")];
+
 /// The configuration can be read and makes sense.
 pub(super) fn configuration(loaded: Result<&Config, &kata_config::Error>) -> Item {
     match loaded {
@@ -195,6 +198,24 @@ pub(super) fn initrd(path: &Path) -> Item {
     file("guest initrd", path, "install it (`cargo xtask install`), or set `initrd` in [hypervisor.qemu]")
 }
 
+/// The firmware can be read.
+pub(super) fn firmware(path: &Path) -> Item {
+    file("firmware", path, "correct `firmware` in [hypervisor.qemu], or leave it out: QEMU brings its own")
+}
+
+/// What the guest is to have of the host's is there.
+pub(super) fn bound(path: &Path) -> Item {
+    let name = "sandbox_bind_mounts";
+    let shown = path.display();
+    match path.metadata() {
+        Ok(_) => Item::ok(name, Need::Create, shown.to_string()),
+        Err(error) => {
+            let advice = "correct `sandbox_bind_mounts` in [runtime]";
+            Item::not(name, Status::Failed, format!("{shown}: {error}"), advice)
+        }
+    }
+}
+
 fn file(name: &'static str, path: &Path, advice: &str) -> Item {
     let shown = path.display();
     let size = File::open(path).and_then(|file| file.metadata());
@@ -208,6 +229,20 @@ fn file(name: &'static str, path: &Path, advice: &str) -> Item {
         }
         Err(error) => Item::not(name, Status::Failed, format!("{shown}: {error}"), advice),
     }
+}
+
+/// As root: no other hypervisor holds the CPU's virtualization, which only one can have.
+pub(super) fn other_hypervisors(host: &Host) -> Item {
+    let users: Vec<&str> = HYPERVISOR_MODULES
+        .into_iter()
+        .filter(|(module, _)| host.module_users(module).is_some_and(|users| users > 0))
+        .map(|(_, name)| name)
+        .collect();
+    if users.is_empty() {
+        return Item::ok("other hypervisors", Need::Nothing, "none runs");
+    }
+    let advice = "end its virtual machines: with KVM no sandbox can be created beside them";
+    Item::not("other hypervisors", Status::Warning, format!("{} runs", users.join(", ")), advice)
 }
 
 /// Only root can create sandboxes.

@@ -68,6 +68,17 @@ fn the_accelerator_is_chosen_and_explained() {
 }
 
 #[test]
+fn another_hypervisor_that_has_virtual_machines_is_a_warning() {
+    let (dir, host) = host("vmx", true);
+    let modules = |text: &str| fs::write(dir.path().join("proc/modules"), text).unwrap();
+    modules("vboxdrv 606208 0 vboxnetflt, Live 0x0\nkvm 1 3 - Live 0x0\n");
+    assert_eq!(probes::other_hypervisors(&host).status, Status::Ok, "loaded, and not in use");
+    modules("vboxdrv 606208 2 vboxnetflt, Live 0x0\n");
+    let found = probes::other_hypervisors(&host);
+    assert_eq!((found.status, found.detail.as_str()), (Status::Warning, "VirtualBox runs"));
+}
+
+#[test]
 fn missing_things_come_with_advice() {
     let nowhere = Path::new("/nonexistent/thing");
     for item in [

@@ -1,6 +1,8 @@
-//! `kata-runtime config`: which values are in effect, where they came from, and whether they are good.
+//! `kata-runtime config`: which values are in effect, where they came from, whether they are good, and what of upstream's
+//! can be taken over.
 
 mod explain;
+mod import;
 mod validate;
 
 use std::process::ExitCode;
@@ -22,6 +24,11 @@ enum ConfigCommand {
     Explain(explain::ExplainArgs),
     /// Check the configuration and that the files it names are there
     Validate,
+    /// Write a configuration of upstream's as one of this runtime, and say what is left out
+    ///
+    /// What is left out, and why, is told on standard error and stands as comments at the end of the result. That the files it
+    /// names can be used is for `config validate` to say. Exit code 0 although something is left out, unless --strict.
+    Import(import::ImportArgs),
 }
 
 /// Runs the subcommand.
@@ -29,5 +36,6 @@ pub(crate) fn run(args: &ConfigArgs, global: &Global) -> anyhow::Result<ExitCode
     match &args.command {
         ConfigCommand::Explain(args) => explain::run(args, global),
         ConfigCommand::Validate => validate::run(global),
+        ConfigCommand::Import(args) => import::run(args),
     }
 }

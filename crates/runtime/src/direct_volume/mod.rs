@@ -70,8 +70,17 @@ impl Host<'_> {
     }
 }
 
-/// An argument as clap takes it: upstream's documents write these flags with one hyphen, too.
-pub(crate) fn spelled(argument: OsString) -> OsString {
+/// The command line as clap takes it: upstream's documents write these flags with one hyphen, too. What other subcommands get is theirs.
+pub(crate) fn spelled(mut words: Vec<OsString>) -> Vec<OsString> {
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let begin = words.iter().position(|word| word == "direct-volume").unwrap_or(end);
+    for word in words.get_mut(begin..end).unwrap_or_default() {
+        *word = flag(std::mem::take(word));
+    }
+    words
+}
+
+fn flag(argument: OsString) -> OsString {
     let Some(text) = argument.to_str() else { return argument };
     let name = text.split('=').next().unwrap_or(text);
     match name {
@@ -91,4 +100,34 @@ pub(crate) fn run(args: &DirectVolumeArgs, global: &Global) -> anyhow::Result<Ex
         DirectVolumeCommand::Resize(args) => resize::run(args, &host)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::spelled;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn flags_of_upstreams_documents_are_taken() {
+        let line = "kata-runtime direct-volume resize -volume-path /a -size=1G";
+        assert_eq!(
+            spelled(words(line)),
+            words("kata-runtime direct-volume resize --volume-path /a --size=1G")
+        );
+    }
+
+    /// `find` got `--size`.
+    #[test]
+    fn what_a_program_in_the_guest_gets_is_left_as_it_is() {
+        for line in
+            ["kata-runtime exec id -- find / -size +10M", "kata-runtime exec id -- direct-volume -size 1"]
+        {
+            assert_eq!(spelled(words(line)), words(line));
+        }
+    }
 }

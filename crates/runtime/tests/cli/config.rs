@@ -56,14 +56,46 @@ fn validate() {
     fs::remove_file(tree.path("kernel")).unwrap();
     let missing = tree.run(&["config", "validate"]);
     assert!(missing.code == 1 && missing.stdout.contains("failed: guest kernel"), "{}", missing.stdout);
-    tree.file("config.d/a.toml", "[hypervisor.qemu]\nkernle = '/x'\nhugepage_type = 'hugetlbfs'\n");
+    tree.file("config.d/a.toml", "[hypervisor.qemu]\nkernle = '/x'\nrootfs_type = 'ext4'\n");
     let wrong = tree.run(&["config", "validate"]);
     assert_eq!(wrong.code, 1);
     insta::assert_snapshot!(wrong.stderr, @"
     kata-runtime: 2 problems in the configuration:
       /tree/config.d/a.toml:2: Unknown key `kernle` in [hypervisor.qemu]; did you mean `kernel`?
-      /tree/config.d/a.toml:3: `hugepage_type` is known but not supported yet; remove it
+      /tree/config.d/a.toml:3: `rootfs_type` is known but not supported yet; remove it
     ");
+}
+
+#[test]
+fn a_configuration_of_upstreams_is_written_as_ours() {
+    let tree = Tree::complete();
+    let kernel = tree.path("kernel").display().to_string();
+    tree.file(
+        "theirs.toml",
+        &format!(
+            "[hypervisor.qemu]\nkernel = '{kernel}'\nenable_iommu = true\n[hypervisor.clh]\npath = '/x'\n"
+        ),
+    );
+    let (theirs, ours) = (tree.path("theirs.toml"), tree.path("ours.toml"));
+    let (theirs, ours) = (theirs.display().to_string(), ours.display().to_string());
+    let printed = tree.run(&["config", "import", &theirs]);
+    assert_eq!(printed.code, 0, "{}", printed.stderr);
+    insta::assert_snapshot!(printed.stdout, @r#"
+    # Imported from /tree/theirs.toml by `kata-runtime config import`.
+
+    [hypervisor.qemu]
+    kernel = "/tree/kernel"
+
+    # Left out:
+    #   /tree/theirs.toml:3: `enable_iommu = true` is known but not supported yet; remove it, or set it to false, which is what happens today
+    #   /tree/theirs.toml:4: The hypervisor `clh` is known but not supported yet; remove [hypervisor.clh] and use [hypervisor.qemu]
+    "#);
+    assert_eq!(tree.run(&["config", "import", &theirs, "--strict", "--output", &ours]).code, 1);
+    assert!(!tree.path("ours.toml").exists());
+    let printed = tree.run(&["config", "import", &theirs, "--output", &ours]);
+    assert!(printed.stderr.contains("1 keys written to /tree/ours.toml"), "{}", printed.stderr);
+    let again = tree.run(&["config", "import", &theirs, "--output", &ours]);
+    assert!(again.code == 1 && again.stderr.contains("does not exist"), "{}", again.stderr);
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub(super) fn started(answer: kata::StartSandboxResponse) -> Started {
 pub(super) fn pids(answer: kata::PidsResponse) -> Vec<PidInfo> {
     let info = |pid: kata::PidInfo| PidInfo {
         pid: u32::try_from(pid.pid).unwrap_or(0),
-        exec: Some(pid.exec_id).filter(|exec| !exec.is_empty()),
+        exec: Some(words(&pid.exec_id)).filter(|exec| !exec.is_empty()),
     };
     answer.pids.into_iter().map(info).collect()
 }

@@ -5,6 +5,7 @@ use kata_protocol::agent as grpc;
 use kata_protocol::types;
 use protobuf::MessageField;
 
+use super::action::Action;
 use super::{Agent, answers, within};
 use crate::error::Result;
 use crate::network::json::{Interface, Route};
@@ -32,14 +33,14 @@ impl Agent {
     pub(crate) async fn interfaces(&self) -> Result<Vec<Interface>> {
         let (deadline, request) = (self.deadlines.request, grpc::ListInterfacesRequest::default());
         let rpc = self.grpc.list_interfaces(within(deadline), &request);
-        Ok(answers::interfaces(&self.call("list the network interfaces", deadline, rpc).await?))
+        Ok(answers::interfaces(&self.call(Action::Interfaces, deadline, rpc).await?))
     }
 
     /// The guest's routes.
     pub(crate) async fn routes(&self) -> Result<Vec<Route>> {
         let (deadline, request) = (self.deadlines.request, grpc::ListRoutesRequest::default());
         let rpc = self.grpc.list_routes(within(deadline), &request);
-        Ok(answers::routes(&self.call("list the routes", deadline, rpc).await?))
+        Ok(answers::routes(&self.call(Action::Routes, deadline, rpc).await?))
     }
 
     /// The guest's packet filter, as iptables-save(8) writes it.
@@ -47,7 +48,7 @@ impl Agent {
         let request = grpc::GetIPTablesRequest { is_ipv6: v6, ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.get_ip_tables(within(deadline), &request);
-        Ok(self.call("read the packet filter", deadline, rpc).await?.data)
+        Ok(self.call(Action::PacketFilter, deadline, rpc).await?.data)
     }
 
     /// Sets the guest's packet filter; what the guest's program says of it.
@@ -55,7 +56,7 @@ impl Agent {
         let request = grpc::SetIPTablesRequest { is_ipv6: v6, data: rules, ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.set_ip_tables(within(deadline), &request);
-        Ok(self.call("set the packet filter", deadline, rpc).await?.data)
+        Ok(self.call(Action::SetPacketFilter, deadline, rpc).await?.data)
     }
 
     async fn add_neighbors(&self, network: &GuestNetwork) -> Result<()> {
@@ -69,7 +70,7 @@ impl Agent {
         let request = grpc::AddARPNeighborsRequest { neighbors, ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.add_arp_neighbors(within(deadline), &request);
-        self.call("set the neighbours", deadline, rpc).await.map(drop)
+        self.call(Action::Neighbors, deadline, rpc).await.map(drop)
     }
 
     async fn update_interface(&self, interface: &types::Interface) -> Result<()> {
@@ -77,7 +78,7 @@ impl Agent {
         let request = grpc::UpdateInterfaceRequest { interface, ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.update_interface(within(deadline), &request);
-        self.call("configure a network interface", deadline, rpc).await.map(drop)
+        self.call(Action::SetInterface, deadline, rpc).await.map(drop)
     }
 
     /// The guest's routes become these.
@@ -86,6 +87,6 @@ impl Agent {
         let request = grpc::UpdateRoutesRequest { routes, ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.update_routes(within(deadline), &request);
-        self.call("set the routes", deadline, rpc).await.map(drop)
+        self.call(Action::SetRoutes, deadline, rpc).await.map(drop)
     }
 }

@@ -4,6 +4,7 @@ use kata_network::GuestNetwork;
 use kata_protocol::agent as grpc;
 use kata_protocol::{kata, oci};
 
+use super::action::Action;
 use super::{Agent, Started, exec_id, measured, within};
 use crate::command::Key;
 use crate::error::{Result, SandboxError as Error};
@@ -30,22 +31,16 @@ impl Agent {
             return Err(Error::Unsupported { action: asked });
         }
         if request.now_sec != 0 {
-            let time = grpc::SetGuestDateTimeRequest {
-                Sec: request.now_sec,
-                Usec: request.now_nsec / 1000,
-                ..Default::default()
-            };
-            self.call("set the clock", deadline, self.grpc.set_guest_date_time(within(deadline), &time))
-                .await?;
+            self.set_clock(request.now_sec, request.now_nsec).await?;
         }
         if !request.entropy.is_empty() {
             let seed = grpc::ReseedRandomDevRequest { data: request.entropy.clone(), ..Default::default() };
             let rpc = self.grpc.reseed_random_dev(within(deadline), &seed);
-            self.call("seed its random numbers", deadline, rpc).await?;
+            self.call(Action::Seed, deadline, rpc).await?;
         }
         let sandbox = request.sandbox.clone().unwrap_or_default();
         let rpc = self.grpc.create_sandbox(within(self.deadlines.create), &sandbox);
-        self.call("start the sandbox", self.deadlines.create, rpc).await?;
+        self.call(Action::StartSandbox, self.deadlines.create, rpc).await?;
         let network = GuestNetwork {
             interfaces: request.interfaces.clone(),
             routes: request.routes.Routes.clone(),
@@ -71,7 +66,7 @@ impl Agent {
         };
         let deadline = self.deadlines.create;
         let rpc = self.grpc.create_container(within(deadline), &request);
-        self.call("create the container", deadline, rpc).await.map(drop)
+        self.call(Action::Create, deadline, rpc).await.map(drop)
     }
 
     pub(super) async fn exec_upstream(&self, request: &kata::ExecRequest) -> Result<()> {
@@ -83,7 +78,7 @@ impl Agent {
         };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.exec_process(within(deadline), &request);
-        self.call("start the process", deadline, rpc).await.map(drop)
+        self.call(Action::Exec, deadline, rpc).await.map(drop)
     }
 
     pub(super) async fn stats_upstream(&self, container: &str) -> Result<Stats> {
@@ -91,7 +86,7 @@ impl Agent {
             grpc::StatsContainerRequest { container_id: container.to_owned(), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.stats_container(within(deadline), &request);
-        Ok(measured::upstream_stats(self.call("read the statistics", deadline, rpc).await?))
+        Ok(measured::upstream_stats(self.call(Action::Stats, deadline, rpc).await?))
     }
 
     /// The next bytes of a process's output; none at its end. Waits for them as long as the sandbox lives.
@@ -104,9 +99,9 @@ impl Agent {
         };
         let forever = ttrpc::context::Context::default();
         let answer = if stderr {
-            self.answer("read the error output", self.grpc.read_stderr(forever, &request)).await?
+            self.answer(Action::ReadOutput, self.grpc.read_stderr(forever, &request)).await?
         } else {
-            self.answer("read the output", self.grpc.read_stdout(forever, &request)).await?
+            self.answer(Action::ReadOutput, self.grpc.read_stdout(forever, &request)).await?
         };
         Ok(answer.data)
     }
@@ -120,7 +115,7 @@ impl Agent {
             ..Default::default()
         };
         let rpc = self.grpc.write_stdin(ttrpc::context::Context::default(), &request);
-        let taken = self.answer("write the input", rpc).await?.len;
+        let taken = self.answer(Action::WriteInput, rpc).await?.len;
         Ok(usize::try_from(taken).unwrap_or(usize::MAX).min(data.len()))
     }
 
@@ -133,6 +128,6 @@ impl Agent {
         };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.close_stdin(within(deadline), &request);
-        self.call("close the input", deadline, rpc).await.map(drop)
+        self.call(Action::CloseInput, deadline, rpc).await.map(drop)
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use kata_protocol::agent as grpc;
 use kata_protocol::csi;
 
+use super::action::Action;
 use super::{Agent, answers, within};
 use crate::direct::{VolumeCondition, VolumeStats, VolumeUsage};
 use crate::error::Result;
@@ -18,7 +19,7 @@ impl Agent {
         let request = grpc::VolumeStatsRequest { volume_guest_path: text(guest_path), ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.get_volume_stats(within(deadline), &request);
-        Ok(stats(&self.call("measure the volume", deadline, rpc).await?))
+        Ok(stats(&self.call(Action::VolumeStats, deadline, rpc).await?))
     }
 
     /// Lets the file system on `guest_path` grow to the size of its disk.
@@ -30,7 +31,7 @@ impl Agent {
         };
         let deadline = self.deadlines.request;
         let rpc = self.grpc.resize_volume(within(deadline), &request);
-        self.call("resize the volume", deadline, rpc).await.map(drop)
+        self.call(Action::ResizeVolume, deadline, rpc).await.map(drop)
     }
 }
 

@@ -3,6 +3,7 @@
 use kata_protocol::kata;
 use ttrpc::context::Context;
 
+use super::action::Action;
 use super::{Agent, within};
 use crate::error::Result;
 
@@ -11,7 +12,7 @@ impl Agent {
     pub(crate) async fn next_watches(&self) -> Result<Vec<kata::Watch>> {
         let request = kata::NextWatchesRequest::default();
         let rpc = self.kata.next_watches(Context::default(), &request);
-        Ok(self.answer("tell what is watched", rpc).await?.watches)
+        Ok(self.answer(Action::NextWatches, rpc).await?.watches)
     }
 
     /// Tells what has changed on the host.
@@ -19,6 +20,6 @@ impl Agent {
         let request = kata::HostChangedRequest { changes, ..Default::default() };
         let deadline = self.deadlines.request;
         let rpc = self.kata.host_changed(within(deadline), &request);
-        self.call("tell who watches files", deadline, rpc).await.map(drop)
+        self.call(Action::HostChanged, deadline, rpc).await.map(drop)
     }
 }

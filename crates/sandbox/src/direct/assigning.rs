@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kata_intent::Intents;
 use kata_protocol::agent::{FSGroup, Storage};
 use kata_protocol::{guest, types};
-use kata_storage::block::DiskImage;
+use kata_storage::block::{DiskImage, Found};
 use kata_storage::direct_volume::{ChangePolicy, DirectVolumeError, DirectVolumes, MountInfo};
 use kata_vmm::DiskHotplug;
 use oci_spec::runtime::Spec;
@@ -34,11 +34,13 @@ pub(crate) struct Claimed {
     pub(crate) volume: PathBuf,
     pub(crate) guest_path: PathBuf,
     info: MountInfo,
+    device: Found,
 }
 
 impl Claimed {
     fn image(&self) -> DiskImage {
-        DiskImage { path: self.info.device.clone(), read_only: self.info.is_read_only() }
+        let (path, read_only) = (self.info.device.clone(), self.info.is_read_only());
+        DiskImage { path, read_only, found: Some(self.device.clone()) }
     }
 
     /// What the guest mounts.
@@ -76,9 +78,9 @@ impl Assigning {
             let about = |source| DirectVolumeError::Info { volume: volume.clone(), source };
             self.volumes.claim(&volume, &self.sandbox, &self.intents)?;
             // Who wrote it down saw the device then.
-            info.open_device().map_err(about)?;
+            let device = info.open_device().map_err(about)?.file.into();
             let guest_path = self.place(&volume);
-            claimed.push(Claimed { volume, guest_path, info });
+            claimed.push(Claimed { volume, guest_path, info, device });
         }
         Ok(claimed)
     }
@@ -131,6 +133,7 @@ impl Assigning {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
     use std::sync::Mutex;
 
     use async_trait::async_trait;
@@ -223,6 +226,39 @@ mod tests {
         let assigned = Assigned { disk: Some(disk), guest_path: path.into() };
         assert_eq!(assigning.assigned("/volume/".as_ref()), Some(assigned));
         assert_eq!(scene.volumes().user("/volume".as_ref()).unwrap().as_deref(), Some("mine"));
+    }
+
+    /// The path was looked up once more for the VM, links and all: who may rename the image could have it given a disk of the
+    /// host's.
+    #[tokio::test]
+    async fn the_vm_has_the_device_that_was_looked_at() {
+        let (scene, vm) = (Scene::new(), Vm::default());
+        let (image, moved) = (scene.dir.path().join("image"), scene.dir.path().join("moved"));
+        let assigning = scene.assigning("mine");
+        let claimed = assigning.claim(&scene.spec, "/bundle".as_ref()).unwrap();
+        fs::rename(&image, &moved).unwrap();
+        fs::write(scene.dir.path().join("other"), "another's").unwrap();
+        std::os::unix::fs::symlink("other", &image).unwrap();
+        let disks = Disks::new(Manner::default());
+        assigning.attach(&"c".parse().unwrap(), &claimed, &disks, Some(&vm)).await.unwrap();
+        let given = fs::File::from(vm.0.lock().unwrap()[0].file.try_clone().unwrap());
+        assert_eq!(given.metadata().unwrap().ino(), fs::metadata(&moved).unwrap().ino());
+        let attached = assigning.assigned("/volume".as_ref());
+        assert!(attached.is_some(), "by what it is, too");
+    }
+
+    #[tokio::test]
+    async fn a_device_in_use_is_told_by_its_own_path() {
+        let (scene, vm) = (Scene::new(), Vm::default());
+        let assigning = scene.assigning("mine");
+        let claimed = assigning.claim(&scene.spec, "/bundle".as_ref()).unwrap();
+        let image = scene.dir.path().join("image");
+        let user = DiskImage::at(image.clone(), false);
+        let _used = user.open().unwrap();
+        let disks = Disks::new(Manner::default());
+        let refused = assigning.attach(&"c".parse().unwrap(), &claimed, &disks, Some(&vm)).await;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains(image.to_str().unwrap()), "{text}");
     }
 
     #[test]

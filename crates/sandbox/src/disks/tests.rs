@@ -11,9 +11,11 @@ use kata_protocol::agent::Storage;
 use kata_storage::RootfsMount;
 use kata_storage::block::{DiskError, DiskImage};
 use kata_vmm::{Disk, DiskAddress, DiskHotplug, VmmError};
+use oci_spec::runtime::{MountBuilder, Spec};
 
 use super::{DiskFailure, Disks, Manner, Roots, Wanted};
 use crate::ContainerId;
+use crate::foreseen::Foreseen;
 use crate::host::Sources;
 
 /// A VM that writes down what it is asked for, and holds the files.
@@ -74,7 +76,7 @@ fn disks() -> Disks {
 fn image(dir: &Path, name: &str, read_only: bool) -> DiskImage {
     let path = dir.join(name);
     File::options().create(true).append(true).open(&path).unwrap();
-    DiskImage { path, read_only }
+    DiskImage::at(path, read_only)
 }
 
 #[tokio::test]
@@ -121,24 +123,39 @@ async fn a_disk_that_is_read_only_in_the_pod_is_not_given_to_write() {
     assert_eq!(vm.asked(), ["add disk-1 ro"], "the other one's disk stays");
 }
 
+/// The next container got the address of a disk that the guest may let go of at any moment.
 #[tokio::test]
-async fn a_disk_that_the_guest_does_not_let_go_of_is_used_again() {
+async fn a_disk_that_is_leaving_is_taken_out_and_plugged_in_anew() {
     let dir = tempfile::tempdir().unwrap();
     let (vm, disks, data) = (Vm::default(), disks(), image(dir.path(), "data", false));
     disks.attach(&cid("a"), &data, &vm).await.unwrap();
     *vm.clings.lock().unwrap() = true;
     disks.detach(&cid("a"), Some(&vm)).await;
-    disks.attach(&cid("b"), &data, &vm).await.unwrap();
-    *vm.clings.lock().unwrap() = false;
+    assert_eq!(disks.name(&data).await, None, "it is nobody's any more");
+    let refused = disks.attach(&cid("b"), &data, &vm).await;
+    assert!(matches!(refused, Err(DiskFailure::Leaving { .. })), "{refused:?}");
     disks.detach(&cid("b"), Some(&vm)).await;
-    assert_eq!(vm.asked(), ["add disk-1 rw", "remove disk-1", "remove disk-1"]);
+    *vm.clings.lock().unwrap() = false;
+    disks.attach(&cid("c"), &data, &vm).await.unwrap();
+    let asked = vm.asked();
+    assert_eq!(
+        asked,
+        [
+            "add disk-1 rw",
+            "remove disk-1",
+            "remove disk-1",
+            "remove disk-1",
+            "remove disk-1",
+            "add disk-2 rw"
+        ]
+    );
 }
 
 #[tokio::test]
 async fn a_disk_of_the_vms_start_is_not_plugged_in_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let (disks, data) = (disks(), image(dir.path(), "data", false));
-    let missing = DiskImage { path: dir.path().join("missing"), read_only: true };
+    let missing = DiskImage::at(dir.path().join("missing"), true);
     let planned = disks.planned(&[data.clone(), missing, data.clone()]);
     let vm = Vm { stay: planned.iter().map(|disk| disk.id.clone()).collect(), ..Vm::default() };
     assert_eq!(planned.len(), 1);
@@ -164,11 +181,11 @@ async fn nothing_is_remembered_of_disks_that_are_gone() {
 }
 
 fn sources(mounts: Vec<RootfsMount>) -> Sources {
-    Sources { bundle: "/bundle".into(), rootfs: mounts, spec: oci_spec::runtime::Spec::default() }
+    Sources { bundle: "/bundle".into(), rootfs: mounts, spec: Spec::default() }
 }
 
 fn on_disks(layers: &Path) -> Roots<'_> {
-    Roots { layers: Some(layers), guest_pull: false }
+    Roots { layers: Some(layers), ..Roots::default() }
 }
 
 fn mount(fs_type: &str, source: &Path, options: &[&str]) -> RootfsMount {
@@ -207,6 +224,38 @@ async fn the_guest_is_told_of_layers_then_of_what_is_made_of_them() {
     );
 }
 
+/// With the mounts, as the sources of the container `c`.
+fn foreseen(mounts: Vec<RootfsMount>, spec: Spec, layers: Option<&Path>) -> (Vec<String>, bool) {
+    let disks = disks();
+    let sources = Sources { spec, ..sources(mounts) };
+    let roots = Roots { layers, ..Roots::default() };
+    let Foreseen { disks, is_on_disks } = Foreseen::of(&cid("c"), sources, roots, &disks);
+    (disks.into_iter().map(|disk| disk.id).collect(), is_on_disks)
+}
+
+#[test]
+fn a_container_on_disks_needs_no_shared_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = || vec![mount("erofs", &image(dir.path(), "layer", true).path, &["ro", "loop"])];
+    let layers = Some(Path::new("/layers"));
+    assert_eq!(foreseen(root(), Spec::default(), layers), (vec!["disk-1".to_owned()], true));
+    let mut bound = Spec::default();
+    let bind = MountBuilder::default().destination("/data").typ("bind").source("/srv").build().unwrap();
+    bound.set_mounts(Some(vec![bind]));
+    assert_eq!(foreseen(root(), bound, layers), (vec!["disk-1".to_owned()], false));
+    assert_eq!(
+        foreseen(vec![mount("bind", dir.path(), &["rbind"])], Spec::default(), layers),
+        (vec![], false)
+    );
+}
+
+#[test]
+fn nothing_is_foreseen_of_what_is_going_to_be_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = vec![mount("ext4", &image(dir.path(), "image", false).path, &["loop"])];
+    assert_eq!(foreseen(root, Spec::default(), None), (vec![], false));
+}
+
 #[tokio::test]
 async fn without_hot_plug_the_configuration_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -243,7 +292,7 @@ async fn the_guest_is_told_which_image_to_pull() {
 
 #[test]
 fn every_image_is_pulled_in_the_guest_if_that_is_forced() {
-    let forced = Roots { layers: None, guest_pull: true };
+    let forced = Roots { guest_pull: true, ..Roots::default() };
     let list = || vec![mount("bind", Path::new("/"), &["rbind"])];
     let wanted = Wanted::of(&cid("c"), &mut named(list(), "a:1"), forced).unwrap();
     assert_eq!(wanted.root().unwrap(), Path::new("/run/kata-containers/c/rootfs"));

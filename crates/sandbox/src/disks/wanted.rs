@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kata_protocol::agent::{Device, Storage};
 use kata_protocol::guest;
+use kata_storage::RootfsMount;
 use kata_storage::block::{BlockDevice, BlockRootfs, DiskImage, GuestMount, What, take_devices};
 use kata_storage::empty_dir::ImageVolume;
 use kata_storage::image;
@@ -30,6 +31,8 @@ pub(crate) struct Roots<'a> {
     pub(crate) layers: Option<&'a Path>,
     /// The guest pulls every image, whatever the snapshotter has.
     pub(crate) guest_pull: bool,
+    /// nydusd is there to mount images.
+    pub(crate) nydus: bool,
 }
 
 /// What of a container is on disks, or made by the guest alone.
@@ -60,6 +63,7 @@ impl Wanted {
     ) -> Result<Self, BootError> {
         refuse_described_volumes(&sources.spec)?;
         let own = own_dir(container);
+        let image = if roots.nydus { nydus_image(&sources.rootfs)? } else { None };
         let described = match roots.guest_pull {
             true => Some(VirtualVolume::GuestPull(GuestPull::default())),
             false => VirtualVolume::among(&sources.rootfs)?,
@@ -75,7 +79,7 @@ impl Wanted {
             }
         };
         let devices = take_devices(&mut sources.spec, &sources.bundle)?;
-        Ok(Self { rootfs, devices, ..Self::default() })
+        Ok(Self { rootfs, devices, image, ..Self::default() })
     }
 
     /// Has the container write to `layer` instead of its root file system, which the guest has at `root`. Where the root is
@@ -95,12 +99,7 @@ impl Wanted {
         self.limited
     }
 
-    /// With the image that nydusd is to mount for its root file system, if there is one.
-    pub(crate) fn with_image(self, image: Option<NydusRootfs>) -> Self {
-        Self { image, ..self }
-    }
-
-    /// That image.
+    /// The image that nydusd is to mount for its root file system.
     pub(crate) fn image(&self) -> Option<&NydusRootfs> {
         self.image.as_ref()
     }
@@ -108,6 +107,16 @@ impl Wanted {
     /// Adds volumes that are images.
     pub(crate) fn add(&mut self, volumes: Vec<ImageVolume>) {
         self.volumes.extend(volumes);
+    }
+
+    /// The disks that are known by now.
+    pub(crate) fn disks(&self) -> Vec<DiskImage> {
+        let mounts = self.rootfs.iter().flat_map(|rootfs| &rootfs.mounts);
+        let of_root = mounts.filter_map(|mount| match &mount.what {
+            What::Disk { image, .. } => Some(image.clone()),
+            What::Memory | What::Overlay { .. } | What::Folder | What::Image { .. } => None,
+        });
+        of_root.chain(self.devices.iter().map(|device| device.disk.clone())).collect()
     }
 
     /// Where the root file system is in the guest, if it is on disks.
@@ -148,6 +157,15 @@ impl Wanted {
 /// The container's own directory in the guest.
 fn own_dir(container: &ContainerId) -> PathBuf {
     Path::new(guest::CONTAINERS_DIR).join(container.as_str())
+}
+
+/// The image of a root file system, if nydus-snapshotter made it.
+fn nydus_image(rootfs: &[RootfsMount]) -> Result<Option<NydusRootfs>, BootError> {
+    let image = NydusRootfs::of(rootfs)?;
+    if let Some(image) = &image {
+        image.check()?;
+    }
+    Ok(image)
 }
 
 fn refuse_described_volumes(spec: &Spec) -> Result<(), BootError> {
@@ -248,7 +266,7 @@ mod tests {
     fn only_layers_in_persistent_memory_are_read_where_they_are() {
         let pmem = DiskAddress::Pmem { device: "/dev/pmem0".into(), pci: "18".into() };
         let options = |fs_type: &str, address: &DiskAddress| {
-            let image = DiskImage { path: "/layer".into(), read_only: true };
+            let image = DiskImage::at("/layer".into(), true);
             let what = What::Disk { image, fs_type: fs_type.to_owned() };
             let options = vec!["ro".to_owned()];
             storage(&GuestMount { what, options, target: "/l".into() }, Some(address)).options.join(",")

@@ -150,7 +150,7 @@ async fn a_sigkill_of_a_further_container_waits_until_it_is_made() {
 
 /// `StopPodSandbox` failed when the VM died while it was killing.
 #[tokio::test]
-async fn who_kills_what_dies_meanwhile_is_told_that_it_has_ended() {
+async fn who_kills_what_dies_meanwhile_has_what_was_wanted() {
     let deadlines = Deadlines { dial: PATIENCE, request: PATIENCE, create: PATIENCE };
     let scene = Scene::with_deadlines(&[Flaw::Deaf], deadlines);
     scene.sandbox.create(container("c")).await.unwrap();
@@ -161,6 +161,30 @@ async fn who_kills_what_dies_meanwhile_is_told_that_it_has_ended() {
         tokio::task::yield_now().await;
     }
     scene.host.levers.die(9);
-    let error = timeout(PATIENCE, kill).await.unwrap().unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+    timeout(PATIENCE, kill).await.unwrap().unwrap().unwrap();
+}
+
+/// Its containers were told to have ended, its pause container was not, and every other container failed as long as the pod was there.
+#[tokio::test]
+async fn a_sandbox_whose_agent_cannot_be_reached_any_more_ends() {
+    let mut scene = Scene::running().await;
+    scene.host.levers.cut();
+    let event = scene.event().await;
+    assert!(matches!(&event, Event::VmDied { reason } if reason.contains("agent")), "{event:?}");
+    let killed = async {
+        while !scene.host.levers.is_dead() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, killed).await.unwrap();
+    assert_eq!(scene.exit_of("c", None).await, 137);
+}
+
+/// `StopPodSandbox` was never answered where QEMU waited for storage that is gone.
+#[tokio::test(start_paused = true)]
+async fn a_vmm_that_cannot_be_killed_does_not_keep_the_rest_from_being_undone() {
+    let scene = Scene::with(&[Flaw::Silent]);
+    scene.host.levers.is_stuck.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.sandbox.shutdown().await.unwrap();
+    assert_eq!(scene.host.asked(), ["boot", "undo"]);
 }

@@ -45,6 +45,10 @@ pub(super) struct FakeAgent {
     pub(super) watches: tokio::sync::Mutex<Option<mpsc::UnboundedReceiver<kata::Watch>>>,
     /// What the host has changed.
     pub(super) changes: Mutex<Option<mpsc::UnboundedSender<kata::HostChange>>>,
+    /// The guest cannot swap.
+    pub(super) refuses_swap: std::sync::atomic::AtomicBool,
+    /// Containers of which the creation takes for ever.
+    pub(super) hangs: Mutex<Vec<String>>,
     /// A test may answer a start itself.
     pub(super) starts: Mutex<Option<mpsc::UnboundedReceiver<()>>>,
 }
@@ -128,12 +132,13 @@ impl FakeAgent {
         self.polled_input.lock().unwrap().clone()
     }
 
-    fn note(&self, what: impl Into<String>) {
+    pub(super) fn note(&self, what: impl Into<String>) {
         self.asked.lock().unwrap().push(what.into());
     }
 
     async fn create(&self, request: &kata::ContainerRequest) -> ttrpc::Result<()> {
-        if self.flaws.contains(&Flaw::Hanging) {
+        let hangs = self.hangs.lock().unwrap().contains(&request.container_id);
+        if hangs || self.flaws.contains(&Flaw::Hanging) {
             std::future::pending::<()>().await;
         }
         if self.flaws.contains(&Flaw::Refusing) {
@@ -192,6 +197,9 @@ impl Sandbox for Service {
         if request.exec_id == "missing" {
             return Err(ttrpc::Error::RpcStatus(get_status(Code::NOT_FOUND, "No such program")));
         }
+        if request.exec_id == "late" {
+            std::future::pending::<()>().await;
+        }
         self.0.stdio.lock().unwrap().insert(name, request.stdio.clone().unwrap_or_default());
         Ok(kata::ExecResponse::default())
     }
@@ -223,10 +231,37 @@ impl Sandbox for Service {
         request.changes.into_iter().for_each(|change| changes.as_ref().unwrap().send(change).unwrap());
         Ok(kata::HostChangedResponse::default())
     }
+
+    async fn log_level(
+        &self,
+        _: &TtrpcContext,
+        request: kata::LogLevelRequest,
+    ) -> ttrpc::Result<kata::LogLevelResponse> {
+        Ok(kata::LogLevelResponse { level: request.level, ..Default::default() })
+    }
 }
 
 #[async_trait]
 impl AgentService for Service {
+    async fn get_metrics(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::GetMetricsRequest,
+    ) -> ttrpc::Result<grpc::Metrics> {
+        if self.0.flaws.contains(&Flaw::Mute) {
+            std::future::pending::<()>().await;
+        }
+        if self.0.flaws.contains(&Flaw::Foreign) {
+            return Ok(grpc::Metrics { metrics: "upstream's".to_owned(), ..Default::default() });
+        }
+        Ok(grpc::Metrics {
+            metrics: request.families.join(" "),
+            containers_cpu_usec: Some(7),
+            containers_memory_bytes: Some(4096),
+            ..Default::default()
+        })
+    }
+
     async fn create_sandbox(&self, _: &TtrpcContext, _: grpc::CreateSandboxRequest) -> ttrpc::Result<Empty> {
         self.0.note("upstream CreateSandbox");
         Ok(Empty::default())
@@ -322,6 +357,37 @@ impl AgentService for Service {
         request: grpc::UpdateContainerRequest,
     ) -> ttrpc::Result<Empty> {
         self.0.note(format!("Update {} pids {}", request.container_id, request.resources.Pids.Limit));
+        Ok(Empty::default())
+    }
+
+    async fn add_swap(&self, _: &TtrpcContext, request: grpc::AddSwapRequest) -> ttrpc::Result<Empty> {
+        self.0.note(format!("Swap {:?}", request.PCIPath));
+        if self.0.refuses_swap.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(ttrpc::Error::RpcStatus(get_status(Code::INTERNAL, "No swap")));
+        }
+        Ok(Empty::default())
+    }
+
+    async fn add_swap_path(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::AddSwapPathRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note(format!("SwapPath {}", request.path));
+        Ok(Empty::default())
+    }
+
+    async fn online_cpu_mem(
+        &self,
+        _: &TtrpcContext,
+        request: grpc::OnlineCPUMemRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note(format!("Resources {} {}", request.online_cpus, request.memory_bytes >> 20));
+        let mut refusals = self.0.refusals.lock().unwrap();
+        if *refusals > 0 {
+            *refusals -= 1;
+            return Err(ttrpc::Error::RpcStatus(get_status(Code::DEADLINE_EXCEEDED, "No CPU came")));
+        }
         Ok(Empty::default())
     }
 

@@ -15,12 +15,14 @@ use kata_protocol::agent::Storage;
 use kata_storage::RootfsMount;
 use kata_transport::Dialer;
 use kata_vmm::{
-    Capabilities, Disk, DiskAddress, DiskHotplug, Nic, NicHotplug, VmEvent, VmExit, VmStatus, Vmm,
+    Affinity, Capabilities, Disk, DiskAddress, DiskHotplug, Nic, NicHotplug, Resize, VmEvent, VmExit,
+    VmStatus, Vmm,
 };
 use tokio::sync::{mpsc, watch};
 
 use super::fake_agent::FakeAgent;
 use crate::ContainerId;
+use crate::cpuset::Cpus;
 use crate::direct::Assigned;
 use crate::error::{Result, SandboxError as Error};
 use crate::hooks::Poststop;
@@ -28,17 +30,25 @@ use crate::host::{BootError, Daemon, DaemonEnd, Files, Host, Machine, SharedFile
 use crate::intent_log::IntentLog;
 use crate::network::{Cards, NetworkFailure};
 use crate::poststop::{self, OwedHooks};
+use crate::sizing::{Rule, Size, Sizing};
+use crate::swap::SwapDisk;
 use crate::timeline::Recorder;
 use crate::way::BySerial;
 
 /// The VMM's process.
 pub(super) const PID: u32 = 4711;
+pub(super) const DAEMON_PID: u32 = 4243;
+
+/// What the VM has at boot.
+pub(super) const SIZE: Size = Size { vcpus: 1, memory_mib: 256 };
 
 /// What is wrong with a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flaw {
     /// The VMM cannot be started.
     NoVmm,
+    /// systemd is waited for as long as it may take.
+    SilentSystemd,
     /// The guest never comes up.
     Silent,
     /// The guest comes up when the test says so.
@@ -55,6 +65,8 @@ pub(super) enum Flaw {
     Hanging,
     /// The agent takes no signals.
     Deaf,
+    /// The agent never tells its metrics.
+    Mute,
     /// The agent has only upstream's requests.
     Foreign,
 }
@@ -66,11 +78,24 @@ pub(super) struct Levers {
     daemon: watch::Sender<bool>,
     equipped: watch::Sender<bool>,
     pub(super) nics: Mutex<Vec<Nic>>,
+    /// How often a card found no port, once there are none.
+    pub(super) portless: watch::Sender<Option<u32>>,
     pub(super) resized: Mutex<Vec<String>>,
+    /// What the VM can have.
+    pub(super) most: Mutex<Size>,
+    /// What the guest keeps whatever it is asked to give back.
+    pub(super) kept: Mutex<Size>,
+    /// So many changes of affinity fail.
+    pub(super) unpinned: Mutex<u32>,
+    /// Where the VM is counted, and the threads of its CPUs.
+    pub(super) cgroup: Mutex<kata_cgroup::Cgroup>,
+    pub(super) vcpu_threads: Mutex<Vec<u32>>,
     /// The guest's end of the serial port until the guest opens it.
     guest: Mutex<Option<UnixStream>>,
     /// What ends the carrier: a handle on the host's end.
     carrier: Mutex<Option<UnixStream>>,
+    /// The VMM waits for what the host does not give.
+    pub(super) is_stuck: std::sync::atomic::AtomicBool,
 }
 
 impl Levers {
@@ -91,6 +116,11 @@ impl Levers {
                 events.try_send(VmEvent::Exited(exit)).unwrap();
             }
         }
+    }
+
+    /// The connections to the guest break, and the VM lives on.
+    pub(super) fn cut(&self) {
+        self.carrier.lock().unwrap().take().unwrap().shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     /// virtiofsd ends.
@@ -126,6 +156,8 @@ pub(super) struct FakeHost {
     /// With the shared files.
     dir: PathBuf,
     hooks: OwedHooks,
+    /// What the next container may swap to.
+    pub(super) swap: Mutex<Option<SwapDisk>>,
     /// The pod's network namespace, if it has one.
     pub(super) netns: Mutex<Option<PathBuf>>,
 }
@@ -141,9 +173,16 @@ impl FakeHost {
             daemon: watch::Sender::new(false),
             equipped: watch::Sender::new(!flaws.contains(&Flaw::Unequipped)),
             nics: Mutex::default(),
+            portless: watch::Sender::default(),
             resized: Mutex::default(),
+            most: Mutex::new(SIZE),
+            kept: Mutex::new(Size { vcpus: 0, memory_mib: 0 }),
+            unpinned: Mutex::default(),
+            cgroup: Mutex::default(),
+            vcpu_threads: Mutex::default(),
             guest: Mutex::default(),
             carrier: Mutex::default(),
+            is_stuck: std::sync::atomic::AtomicBool::default(),
         };
         let host = Self {
             flaws: flaws.to_vec(),
@@ -152,6 +191,7 @@ impl FakeHost {
             asked: Mutex::default(),
             foreseen: Mutex::default(),
             hooks: OwedHooks::new(Arc::clone(&log)),
+            swap: Mutex::default(),
             netns: Mutex::default(),
             dir: dir.to_owned(),
             log,
@@ -185,6 +225,12 @@ impl Host for FakeHost {
         if self.has(Flaw::NoVmm) {
             return Err("There is no QEMU".into());
         }
+        if self.has(Flaw::SilentSystemd) {
+            let silence = std::future::pending::<()>();
+            tokio::time::timeout(kata_cgroup::SCOPES_PATIENCE, silence).await.unwrap_err();
+            self.note("no scope".to_owned());
+            return Err("Cannot start the scope".into());
+        }
         let (host, guest) = UnixStream::pair().unwrap();
         *self.levers.carrier.lock().unwrap() = Some(host.try_clone().unwrap());
         *self.levers.guest.lock().unwrap() = Some(guest);
@@ -199,18 +245,39 @@ impl Host for FakeHost {
             Some(netns) => Some(cards(netns, Arc::<IntentLog>::clone(&self.log)).await.unwrap()),
             None => None,
         };
-        let vmm = FakeVmm { levers: self.levers.clone(), events: Mutex::new(Some(receiver)) };
+        let vmm = FakeVmm {
+            agent: self.agent.clone(),
+            levers: self.levers.clone(),
+            events: Mutex::new(Some(receiver)),
+        };
         let daemon: Arc<dyn Daemon> = Arc::new(FakeDaemon(self.levers.clone()));
         let machine = Machine {
             vmm: Box::new(vmm),
             parts: "/usr/bin/qemu".to_owned(),
+            most: *self.levers.most.lock().unwrap(),
             network: kata_network::GuestNetwork::default(),
             netns: None,
             cards,
             daemon: Some(daemon),
+            cgroup: self.levers.cgroup.lock().unwrap().clone(),
             files: Some(SharedFiles { dir: self.dir.clone(), daemon: u32::MAX }),
         };
         Ok((machine, Box::new(BySerial { dialer })))
+    }
+
+    fn sizing(&self) -> Sizing {
+        let mut config = kata_config::Config::built_in(4);
+        config.hypervisor.default_memory_mib = SIZE.memory_mib;
+        config.hypervisor.overhead_memory_mib = 0;
+        Sizing::new(Rule::of(&config), None)
+    }
+
+    fn pins_vcpus(&self) -> bool {
+        true
+    }
+
+    fn online_cpus(&self) -> Cpus {
+        (0..8).collect()
     }
 
     fn guest_hook_path(&self) -> String {
@@ -219,6 +286,12 @@ impl Host for FakeHost {
 
     fn sandbox_storages(&self) -> Vec<Storage> {
         vec![Storage { driver: "virtio-fs".to_owned(), ..Default::default() }]
+    }
+
+    fn offers_swap(&self, _: &SwapDisk) {}
+
+    fn swaps(&self, disk: &SwapDisk) {
+        self.note(format!("swaps to {}", disk.address));
     }
 
     async fn pod_memory(&self, pause: &ContainerId, _: Sources) -> Result<Vec<Storage>> {
@@ -232,7 +305,8 @@ impl Host for FakeHost {
             let source = "there is no such layer".into();
             return Err(Error::Files { action: "prepare the files", id: container.to_string(), source });
         }
-        Ok(Files { spec: sources.spec, ..Files::default() })
+        let swap = self.swap.lock().unwrap().take();
+        Ok(Files { spec: sources.spec, swap, ..Files::default() })
     }
 
     fn foresee(&self, rootfs: &[RootfsMount]) {
@@ -282,6 +356,7 @@ async fn cards(netns: PathBuf, intents: Arc<dyn Intents>) -> std::result::Result
 }
 
 struct FakeVmm {
+    agent: Arc<FakeAgent>,
     levers: Arc<Levers>,
     events: Mutex<Option<mpsc::Receiver<VmEvent>>>,
 }
@@ -289,6 +364,10 @@ struct FakeVmm {
 #[async_trait]
 impl Vmm for FakeVmm {
     fn guest_works(&self) {}
+
+    async fn vcpu_threads(&self) -> std::result::Result<Vec<u32>, kata_vmm::VmmError> {
+        Ok(self.levers.vcpu_threads.lock().unwrap().clone())
+    }
 
     fn kind(&self) -> &'static str {
         "fake"
@@ -307,6 +386,10 @@ impl Vmm for FakeVmm {
     }
 
     fn disk_hotplug(&self) -> Option<&dyn DiskHotplug> {
+        Some(self)
+    }
+
+    fn resize(&self) -> Option<&dyn Resize> {
         Some(self)
     }
 
@@ -336,6 +419,9 @@ impl Vmm for FakeVmm {
     }
 
     async fn shutdown(&self, _deadline: Duration) -> VmExit {
+        if self.levers.is_stuck.load(std::sync::atomic::Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         self.levers.die(0);
         self.levers.dead().await
     }
@@ -354,6 +440,13 @@ impl Vmm for FakeVmm {
 #[async_trait]
 impl NicHotplug for FakeVmm {
     async fn add_nic(&self, nic: Nic) -> std::result::Result<(), kata_vmm::VmmError> {
+        let is_portless = self.levers.portless.send_if_modified(|count| {
+            *count = count.map(|count| count + 1);
+            count.is_some()
+        });
+        if is_portless {
+            return Err(kata_vmm::VmmError::NoPort { count: 1 });
+        }
         self.levers.nics.lock().unwrap().push(nic);
         Ok(())
     }
@@ -389,12 +482,52 @@ impl DiskHotplug for FakeVmm {
     }
 }
 
+/// Its guest gives everything back at once.
+#[async_trait]
+impl Resize for FakeVmm {
+    async fn set_vcpus(&self, vcpus: u32) -> std::result::Result<u32, kata_vmm::VmmError> {
+        self.agent.note(format!("vCPUs {vcpus}"));
+        if vcpus < self.levers.kept.lock().unwrap().vcpus {
+            return Err(kata_vmm::VmmError::VcpuInUse { id: "cpu1".into(), deadline: Duration::ZERO });
+        }
+        Ok(vcpus)
+    }
+
+    async fn set_affinity(&self, affinity: &Affinity) -> std::result::Result<bool, kata_vmm::VmmError> {
+        self.agent.note(format!("Pin {} {:?}", affinity.each.unwrap_or(0), affinity.cpus));
+        let mut unpinned = self.levers.unpinned.lock().unwrap();
+        if *unpinned > 0 {
+            *unpinned -= 1;
+            return Err(kata_vmm::VmmError::MemorySize { mib: 0, min: 0, max: 0 });
+        }
+        Ok(true)
+    }
+
+    async fn request_memory(&self, mib: u32) -> std::result::Result<u32, kata_vmm::VmmError> {
+        self.agent.note(format!("memory {mib}"));
+        let present = self.levers.kept.lock().unwrap().memory_mib;
+        if mib < present {
+            let patience = Duration::ZERO;
+            return Err(kata_vmm::VmmError::MemoryKept { present, wanted: mib, patience });
+        }
+        Ok(mib)
+    }
+
+    async fn memory_settled(&self, _: Duration) -> std::result::Result<u32, kata_vmm::VmmError> {
+        Ok(self.levers.kept.lock().unwrap().memory_mib)
+    }
+}
+
 struct FakeDaemon(Arc<Levers>);
 
 #[async_trait]
 impl Daemon for FakeDaemon {
     fn program(&self) -> PathBuf {
         "/usr/libexec/virtiofsd".into()
+    }
+
+    fn pid(&self) -> u32 {
+        DAEMON_PID
     }
 
     async fn wait(&self) -> DaemonEnd {

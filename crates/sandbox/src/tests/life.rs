@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{Flaw, PATIENCE, Scene, cid, container, eid, exec};
+use crate::agent::Deadlines;
 use crate::command::{CreateContainer, ProcessStatus, Stdio};
 use crate::error::ErrorKind;
 use crate::event::Event;
@@ -69,6 +70,53 @@ async fn signals_go_to_one_or_to_all() {
     assert_eq!(signals, [r#"Signal c "e" 15"#, r#"Signal c "" 10"#]);
 }
 
+/// Its end is told only after who killed it has an answer.
+#[tokio::test]
+async fn an_end_that_overtakes_the_answer_to_its_kill_is_that_answer() {
+    let deadlines = Deadlines { dial: PATIENCE, request: PATIENCE, create: PATIENCE };
+    let mut scene = Scene::with_deadlines(&[Flaw::Deaf], deadlines);
+    scene.sandbox.create(container("c")).await.unwrap();
+    scene.sandbox.start(&cid("c")).await.unwrap();
+    let sandbox = scene.sandbox.clone();
+    let kill = tokio::spawn(async move { sandbox.kill(&cid("c"), None, 15, false).await });
+    while !scene.agent.asked().iter().any(|asked| asked.starts_with("Signal ")) {
+        tokio::task::yield_now().await;
+    }
+    scene.agent.exit("c", 143);
+    assert_eq!(scene.exit_of("c", None).await, 143);
+    timeout(PATIENCE, kill).await.unwrap().unwrap().unwrap();
+}
+
+/// A caller whose creation took too long removes it, and does not come back: it stayed as long as the pod.
+#[tokio::test]
+async fn a_container_that_is_removed_while_it_is_made_goes_once_it_is_made() {
+    let deadlines = Deadlines { dial: PATIENCE, request: PATIENCE, create: PATIENCE };
+    let scene = Scene::with_deadlines(&[Flaw::Late], deadlines);
+    let c = cid("c");
+    let (creation, removal) = (scene.sandbox.create(container("c")), scene.sandbox.delete(&c, None));
+    tokio::pin!(creation, removal);
+    assert!(timeout(Duration::from_millis(50), &mut creation).await.is_err());
+    assert!(timeout(Duration::from_millis(50), &mut removal).await.is_err());
+    scene.host.wake_guest();
+    timeout(PATIENCE, creation).await.unwrap().unwrap();
+    assert_eq!(timeout(PATIENCE, removal).await.unwrap().unwrap().status, 137);
+    let error = scene.sandbox.state(&c, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn who_removes_what_cannot_be_made_is_told_that_there_is_none() {
+    let scene = Scene::with(&[Flaw::Hanging]);
+    scene.sandbox.boot(None).await.unwrap();
+    let c = cid("c");
+    let (creation, removal) = (scene.sandbox.create(container("c")), scene.sandbox.delete(&c, None));
+    tokio::pin!(creation, removal);
+    assert!(timeout(Duration::from_millis(50), &mut creation).await.is_err());
+    let (made, removed) = tokio::join!(creation, removal);
+    assert_eq!(made.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    assert_eq!(removed.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
 #[tokio::test]
 async fn an_added_process_lives_and_leaves() {
     let mut scene = Scene::running().await;
@@ -101,6 +149,24 @@ async fn a_program_that_does_not_exist_is_told_by_the_start() {
     assert_eq!(status(&scene, "c", Some("missing")).await, ProcessStatus::Stopped);
     scene.sandbox.delete(&cid("c"), Some(&eid("missing"))).await.unwrap();
     scene.no_event().await;
+}
+
+/// It ran as long as its container, though its caller had been told that it was late.
+#[tokio::test]
+async fn a_process_that_is_made_too_late_is_ended() {
+    let deadlines = Deadlines { dial: PATIENCE, request: Duration::from_millis(200), create: PATIENCE };
+    let scene = Scene::with_deadlines(&[], deadlines);
+    scene.sandbox.create(container("c")).await.unwrap();
+    scene.sandbox.start(&cid("c")).await.unwrap();
+    scene.sandbox.exec(&cid("c"), exec("late", Stdio::default())).await.unwrap();
+    let error = scene.sandbox.start_exec(&cid("c"), &eid("late")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    let ended = async {
+        while !scene.agent.asked().contains(&r#"Signal c "late" 9"#.to_owned()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, ended).await.unwrap();
 }
 
 #[tokio::test]
@@ -276,4 +342,31 @@ async fn poststop_hooks_run_when_the_creation_fails() {
     let scene = Scene::with(&[Flaw::Refusing]);
     scene.sandbox.create(with_hook(&scene)).await.unwrap_err();
     assert_eq!(told(&scene), "poststop\n");
+}
+
+/// The guest kept the container, and the mounts of disks that the host then unplugged.
+#[tokio::test]
+async fn a_container_whose_creation_takes_too_long_is_removed_in_the_guest() {
+    let create = Duration::from_millis(300);
+    let deadlines = Deadlines { dial: PATIENCE, request: PATIENCE, create };
+    let scene = Scene::with_deadlines(&[], deadlines);
+    scene.sandbox.create(container("c")).await.unwrap();
+    scene.agent.hangs.lock().unwrap().push("d".to_owned());
+    let late = scene.sandbox.create(container("d")).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::DeadlineExceeded);
+    assert_eq!(scene.agent.asked()[1..], ["CreateContainer d", "Remove d"]);
+    assert_eq!(scene.host.asked(), ["boot", "attach c", "attach d", "detach d"]);
+}
+
+/// The guest had made it, and kept it until the VM's end.
+#[tokio::test]
+async fn a_container_that_cannot_swap_is_removed_in_the_guest() {
+    let scene = Scene::new();
+    scene.sandbox.create(container("c")).await.unwrap();
+    let address = kata_vmm::DiskAddress::Pci("11/00".to_owned());
+    *scene.host.swap.lock().unwrap() =
+        Some(crate::swap::SwapDisk { id: "swap-1".into(), address, bytes: 1 << 20 });
+    scene.agent.refuses_swap.store(true, std::sync::atomic::Ordering::Relaxed);
+    scene.sandbox.create(container("d")).await.unwrap_err();
+    assert_eq!(scene.agent.asked()[1..], ["CreateContainer d", "Swap [17, 0]", "Remove d"]);
 }

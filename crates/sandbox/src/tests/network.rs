@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
+use tokio::time::timeout;
 
-use super::{Scene, cid, container};
+use super::{PATIENCE, Scene, cid, container};
 use crate::ErrorKind;
 use crate::network::json::{Interface, Route};
 
@@ -149,10 +151,32 @@ async fn interfaces_are_listed_with_what_they_are_connected_to() {
     assert_eq!(shown, [("lo", ""), ("lan", "eth0")]);
 }
 
+/// Each attempt makes a TAP and takes it away, which are changes of the namespace: it was tried again and again, without pause.
+#[tokio::test]
+async fn what_finds_no_port_is_tried_once_for_each_change() {
+    let namespace = Namespace::new();
+    let scene = running(&namespace).await;
+    let mut portless = scene.host.levers.portless.subscribe();
+    scene.host.levers.portless.send_replace(Some(0));
+    for attempt in 1..=2 {
+        namespace.ip(&format!("link add more{attempt} type veth peer name other{attempt}"));
+        namespace.ip(&format!("addr add 10.{attempt}.1.2/24 dev more{attempt}"));
+        namespace.ip(&format!("link set more{attempt} up"));
+        timeout(PATIENCE, portless.wait_for(|count| *count > Some(0))).await.unwrap().unwrap();
+    }
+    let tried = || *scene.host.levers.portless.borrow();
+    let mut seen = None;
+    // Each of the commands may have been a change of its own.
+    while seen != tried() {
+        seen = tried();
+        assert!(seen < Some(50), "{seen:?}");
+        let _ = timeout(Duration::from_millis(300), portless.wait_for(|count| *count > seen)).await;
+    }
+}
+
 #[tokio::test]
 async fn without_a_namespace_there_is_nothing_to_attach() {
     let scene = Scene::running().await;
     let refused = scene.sandbox.add_interface(eth0()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::FailedPrecondition);
-    assert_eq!(scene.sandbox.agent_address().await.unwrap_err().kind(), ErrorKind::Unimplemented);
 }

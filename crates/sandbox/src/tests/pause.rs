@@ -25,6 +25,16 @@ async fn running() -> Scene {
     scene
 }
 
+/// A pod whose VM has died, and with it a container that is not removed yet.
+async fn died_beside_another() -> Scene {
+    let mut scene = running().await;
+    scene.sandbox.create(container("c")).await.unwrap();
+    scene.host.levers.die(9);
+    assert!(matches!(scene.event().await, Event::VmDied { .. }));
+    assert_eq!(scene.exit_of("c", None).await, 137);
+    scene
+}
+
 async fn status(scene: &Scene) -> ProcessStatus {
     scene.sandbox.state(&cid("pod"), None).await.unwrap().status
 }
@@ -74,6 +84,29 @@ async fn it_dies_with_the_vm() {
     assert_eq!(scene.sandbox.delete(&cid("pod"), None).await.unwrap().status, 137);
 }
 
+/// containerd removed the pod's pause container before it had noted the other one's end, which then was "still running".
+#[tokio::test]
+async fn it_outlives_the_vm_until_the_others_are_removed() {
+    let mut scene = died_beside_another().await;
+    assert_eq!(status(&scene).await, ProcessStatus::Running);
+    scene.sandbox.delete(&cid("c"), None).await.unwrap();
+    assert_eq!(scene.exit_of("pod", None).await, 137);
+}
+
+#[tokio::test]
+async fn it_does_not_outlive_the_vm_for_ever() {
+    let mut scene = died_beside_another().await;
+    assert_eq!(scene.exit_of("pod", None).await, 137);
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_it_with_the_others() {
+    let scene = died_beside_another().await;
+    assert_eq!(status(&scene).await, ProcessStatus::Running);
+    scene.sandbox.shutdown().await.unwrap();
+    assert_eq!(status(&scene).await, ProcessStatus::Stopped);
+}
+
 #[tokio::test]
 async fn it_stands_still_and_goes_on() {
     let scene = running().await;
@@ -84,10 +117,11 @@ async fn it_stands_still_and_goes_on() {
 }
 
 #[tokio::test]
-async fn it_has_no_processes_and_takes_none() {
+async fn it_is_the_vmms_process_and_takes_none() {
     let scene = running().await;
     let pod = cid("pod");
-    assert_eq!(scene.sandbox.pids(&pod).await.unwrap(), []);
+    let vmm = crate::PidInfo { pid: super::fake_host::PID, exec: None };
+    assert_eq!(scene.sandbox.pids(&pod).await.unwrap(), [vmm], "none would be a leak for containerd 1.7");
     assert_eq!(scene.sandbox.stats(&pod).await.unwrap(), crate::Stats::default());
     let exec = scene.sandbox.exec(&pod, exec("e", Stdio::default())).await.unwrap_err();
     assert_eq!(exec.kind(), ErrorKind::FailedPrecondition);

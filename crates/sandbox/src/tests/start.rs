@@ -63,6 +63,22 @@ async fn a_sandbox_that_was_started_by_itself_survives_a_refused_first_container
     scene.sandbox.create(container("d")).await.unwrap();
 }
 
+/// The processes had not started in time, it was said, and nobody looked at systemd.
+#[tokio::test(start_paused = true)]
+async fn a_systemd_that_makes_no_scope_is_told() {
+    let scene = Scene::with(&[Flaw::SilentSystemd]);
+    let error = scene.sandbox.create(container("c")).await.unwrap_err();
+    assert!(error.to_string().contains("Cannot start the scope"), "{error}");
+}
+
+/// A scope that came later than that ended this process.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_undone_while_systemd_may_make_a_scope() {
+    let scene = Scene::with(&[Flaw::SilentSystemd]);
+    scene.sandbox.shutdown().await.unwrap();
+    assert_eq!(scene.host.asked(), ["boot", "no scope", "undo"]);
+}
+
 #[tokio::test]
 async fn a_guest_that_never_answers_is_told_to_who_starts_the_sandbox() {
     let scene = Scene::with(&[Flaw::Silent]);

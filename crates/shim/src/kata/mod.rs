@@ -1,18 +1,22 @@
 //! The sandbox behind the service: reads what it shall be, launches it, and translates.
 
+mod containers;
 mod cost;
 mod managed;
+mod metrics;
 mod sandbox;
 mod stats;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use kata_config::{Config, LoadRequest, LogLevel};
+use kata_config::{Config, LoadRequest, LogFormat, LogLevel};
+use kata_sandbox::sizing::{Rule, Sizing};
 use kata_sandbox::{IdError, LaunchSpec};
+use kata_trace::Tracer;
 use oci_spec::runtime::Spec;
 use tokio::runtime::Builder;
 use tracing::level_filters::LevelFilter;
@@ -24,8 +28,11 @@ use crate::args::Identity;
 use crate::backend::{Failure, Kind, Launcher, NewSandbox};
 use crate::environment::Environment;
 use crate::ledger::Ledger;
-use crate::management;
+use crate::logging::{Control, Manner};
+use crate::management::{self, Feed};
 use crate::pod;
+use crate::pod_limits;
+use crate::rpcs::Rpcs;
 use crate::service::{Launched, empty_spec};
 
 /// Where sandboxes keep their state.
@@ -65,6 +72,10 @@ pub(crate) struct Source {
     conf_file: Option<PathBuf>,
     /// Where this server will listen.
     socket: Option<PathBuf>,
+    /// This process's log.
+    log: Option<Control>,
+    /// Who traces, if anybody does.
+    tracer: Option<Tracer>,
 }
 
 impl Source {
@@ -75,7 +86,19 @@ impl Source {
             explicit: identity.config.clone(),
             conf_file: environment.conf_file.clone(),
             socket: environment.socket.clone(),
+            log: None,
+            tracer: None,
         }
+    }
+
+    /// Once it is known who traces.
+    pub(crate) fn traced_by(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// Once this process has a log.
+    pub(crate) fn logging_by(self, log: Control) -> Self {
+        Self { log: Some(log), ..self }
     }
 }
 
@@ -88,6 +111,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The configuration: of a sandbox that is yet to be described, without its annotations.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Reads the bundle and the configuration. A bundle without a `config.json`, or with one that has no process or no
     /// root file system, is that of a sandbox without a container.
     ///
@@ -117,13 +145,16 @@ fn load(source: &Source, spec: &Spec) -> Result<Config, kata_config::Error> {
     })
 }
 
-/// How much to log: `-debug` (containerd logs at debug level) and the configuration can both ask for more.
-pub(crate) fn log_level(identity: &Identity, plan: &Result<Plan, PlanError>) -> LevelFilter {
+/// What to log: `-debug` (containerd logs at debug level) and the configuration can both ask for more.
+pub(crate) fn log_manner(identity: &Identity, plan: &Result<Plan, PlanError>) -> Manner {
     let configured = plan.as_ref().ok().map(|plan| &plan.config.runtime);
-    if identity.debug || configured.is_some_and(|runtime| runtime.enable_debug) {
-        return LevelFilter::DEBUG;
-    }
-    match configured.map(|runtime| runtime.log_level) {
+    let format = configured.map_or(LogFormat::default(), |runtime| runtime.log_format);
+    let level = level(configured.map(|runtime| runtime.log_level));
+    Manner { level: if identity.debug { level.max(LevelFilter::DEBUG) } else { level }, format }
+}
+
+fn level(configured: Option<LogLevel>) -> LevelFilter {
+    match configured {
         Some(LogLevel::Critical | LogLevel::Error) => LevelFilter::ERROR,
         Some(LogLevel::Warn) => LevelFilter::WARN,
         Some(LogLevel::Info) | None => LevelFilter::INFO,
@@ -138,14 +169,14 @@ pub(crate) async fn launch(
     plan: Result<Plan, PlanError>,
     source: &Source,
     ledger: &Arc<Ledger>,
+    rpcs: &Arc<Rpcs>,
 ) -> Option<Launched> {
     match plan {
         Ok(Plan { spec: None, .. }) => None,
         Ok(Plan { bundle, spec: Some(spec), config }) => {
-            // Of a pause container nothing is needed in the guest.
-            let container_follows = !pod::is_pause(&spec);
-            let new = NewSandbox { bundle, spec, pod: None, container_follows };
-            Some(launch_one(new, config, source, ledger).await)
+            let first = pod::first_container(&spec);
+            let new = NewSandbox { bundle, spec, pod: None, first };
+            Some(launch_one(new, config, source, (ledger, rpcs)).await)
         }
         Err(error) => Some(Err(refused(&error))),
     }
@@ -155,44 +186,63 @@ fn refused(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::of(Kind::FailedPrecondition, error)
 }
 
-async fn launch_one(new: NewSandbox, config: Config, source: &Source, ledger: &Arc<Ledger>) -> Launched {
-    let NewSandbox { bundle, spec, pod, container_follows } = new;
-    let shape = Shape {
-        hostname: spec.hostname().clone(),
-        memory_mib: config.hypervisor.default_memory_mib,
-        vcpus: config.hypervisor.default_vcpus,
-    };
+async fn launch_one(
+    new: NewSandbox,
+    config: Config,
+    source: &Source,
+    (ledger, rpcs): (&Arc<Ledger>, &Arc<Rpcs>),
+) -> Launched {
+    let NewSandbox { bundle, spec, pod, first } = new;
+    let limits = pod_limits::of(&spec).map_err(|error| Failure::of(Kind::InvalidArgument, &error))?;
+    let sizing = Sizing::new(Rule::of(&config), limits);
+    let shape = Shape { hostname: spec.hostname().clone(), size: sizing.plan().boot.size };
     let state_root = PathBuf::from(STATE_ROOT);
     let state_dir = state_root.join(&source.id);
+    let (has_console, quiet) = (config.has_debug_console(), !config.hypervisor.enable_debug);
     let launch = LaunchSpec {
         id: source.id.parse().map_err(|error: IdError| refused(&error))?,
         bundle,
         config,
         spec,
-        container_follows,
+        first,
+        sizing,
         pod,
         state_root,
         manager: "containerd".to_owned(),
         socket: source.socket.clone(),
+        tracer: source.tracer.clone(),
     };
     // What is launched is too much to be carried about in each future above.
     let launched = Box::pin(kata_sandbox::launch(launch)).await;
     let (sandbox, events) = launched.map_err(|error| refused(&error))?;
     // Before anybody can ask the sandbox to remove that directory.
-    management::start(&state_dir, Arc::new(Live(sandbox.downgrade())));
-    Ok(Arc::new(Kata::new(sandbox, events, shape, ledger.clone())))
+    if let Some(log) = &source.log {
+        log.attach(&state_dir, quiet);
+    }
+    let feed = Arc::new(Feed::default());
+    let live = Live {
+        sandbox: sandbox.downgrade(),
+        has_console,
+        rpcs: Arc::clone(rpcs),
+        feed: feed.clone(),
+        log: source.log.clone(),
+        since: Instant::now(),
+    };
+    management::start(&state_dir, Arc::new(live));
+    Ok(Arc::new(Kata::new(sandbox, events, shape, (ledger.clone(), feed))))
 }
 
 /// Launches what `CreateSandbox` asks for.
 pub(crate) struct KataLauncher {
     source: Source,
     ledger: Arc<Ledger>,
+    rpcs: Arc<Rpcs>,
 }
 
 impl KataLauncher {
     /// For one server.
-    pub(crate) fn new(source: Source, ledger: &Arc<Ledger>) -> Self {
-        Self { source, ledger: ledger.clone() }
+    pub(crate) fn new(source: Source, ledger: &Arc<Ledger>, rpcs: &Arc<Rpcs>) -> Self {
+        Self { source, ledger: ledger.clone(), rpcs: rpcs.clone() }
     }
 }
 
@@ -200,7 +250,7 @@ impl KataLauncher {
 impl Launcher for KataLauncher {
     async fn launch(&self, sandbox: NewSandbox) -> Launched {
         let config = load(&self.source, &sandbox.spec).map_err(|error| refused(&PlanError::from(error)))?;
-        launch_one(sandbox, config, &self.source, &self.ledger).await
+        launch_one(sandbox, config, &self.source, (&self.ledger, &self.rpcs)).await
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::Mount;
+use kata_sandbox::sizing::Size;
 use kata_sandbox::{
     ContainerId, CreateContainer, ErrorKind, Event, EventReceiver, ExecId, ExecSpec, Exit, IdError,
     ProcessStatus, Sandbox,
@@ -20,6 +21,7 @@ use super::{cost, stats};
 use crate::backend::{Backend, Failure, GuestProcess, Kind, Metrics, NewContainer, State, Status, Stdio};
 use crate::events::Ended;
 use crate::ledger::{Key, Ledger};
+use crate::management::{Feed, Happening};
 
 /// How long a container's end waits for the ends of its other processes, which die with it.
 const STRAGGLERS: Duration = Duration::from_secs(5);
@@ -32,10 +34,8 @@ const LAST_EVENTS: Duration = Duration::from_secs(1);
 pub(super) struct Shape {
     /// The guest's name, if it has one of its own.
     pub(super) hostname: Option<String>,
-    /// Its memory in MiB.
-    pub(super) memory_mib: u32,
-    /// Its CPUs.
-    pub(super) vcpus: u32,
+    /// How large it is at its start.
+    pub(super) size: Size,
 }
 
 /// Implements the seam.
@@ -49,15 +49,22 @@ pub(super) struct Kata {
     sandbox: Mutex<Option<Sandbox>>,
     /// True after the last event of the sandbox was told.
     over: watch::Receiver<bool>,
+    /// Who else listens.
+    feed: Arc<Feed>,
 }
 
 impl Kata {
-    /// Of a launched sandbox, whose events go through `ledger` from now on.
-    pub(super) fn new(sandbox: Sandbox, events: EventReceiver, shape: Shape, ledger: Arc<Ledger>) -> Self {
+    /// Of a launched sandbox, whose events go through the ledger, and to the feed, from now on.
+    pub(super) fn new(
+        sandbox: Sandbox,
+        events: EventReceiver,
+        shape: Shape,
+        (ledger, feed): (Arc<Ledger>, Arc<Feed>),
+    ) -> Self {
         let (told, over) = watch::channel(false);
         let (death, died) = watch::channel(None);
-        tokio::spawn(follow(events, ledger, over.clone(), News { told, death }));
-        Self { shape, pid: AtomicU32::new(0), died, sandbox: Mutex::new(Some(sandbox)), over }
+        tokio::spawn(follow(events, ledger, over.clone(), News { told, death, feed: feed.clone() }));
+        Self { shape, pid: AtomicU32::new(0), died, sandbox: Mutex::new(Some(sandbox)), over, feed }
     }
 
     fn handle(&self) -> Result<Sandbox, Failure> {
@@ -142,8 +149,8 @@ impl Backend for Kata {
             let agent = timeline.agent_version.map(|version| ("agent_version", version));
             [timeline.vmm.map(|vmm| ("vmm", vmm)), accelerator, reason, agent].into_iter().flatten()
         });
-        let shape =
-            [("memory_mib", self.shape.memory_mib.to_string()), ("vcpus", self.shape.vcpus.to_string())];
+        let Size { vcpus, memory_mib } = self.shape.size;
+        let shape = [("memory_mib", memory_mib.to_string()), ("vcpus", vcpus.to_string())];
         let all = known.chain(shape).chain([("runtime_version", crate::info::VERSION.to_owned())]);
         all.map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -180,7 +187,11 @@ impl Backend for Kata {
             (container, None) => self.handle()?.start(&container).await,
             (container, Some(exec)) => self.handle()?.start_exec(&container, &exec).await,
         };
-        started.map_err(|error| failure(&error))
+        let pid = started.map_err(|error| failure(&error))?;
+        if key.exec.is_empty() {
+            self.feed.tell(&Happening::ContainerStarted { container: &key.container, pid });
+        }
+        Ok(pid)
     }
 
     async fn state(&self, key: &Key) -> Result<State, Failure> {
@@ -259,16 +270,29 @@ struct News {
     told: watch::Sender<bool>,
     /// The VM is gone.
     death: watch::Sender<Option<String>>,
+    /// Who listens at the management socket.
+    feed: Arc<Feed>,
+}
+
+impl News {
+    fn tell(&self, event: &Event) {
+        self.feed.tell(&match event {
+            Event::Exited { container, exec, exit, .. } => Happening::ContainerExited {
+                container: container.as_str(),
+                exec: exec.as_ref().map_or("", ExecId::as_str),
+                exit_status: exit.status,
+            },
+            Event::OutOfMemory { container } => Happening::Oom { container: container.as_str() },
+            Event::VmDied { reason } => Happening::VmDied { reason },
+            _ => return,
+        });
+    }
 }
 
 /// Tells containerd, through the ledger, what happens in the sandbox.
-async fn follow(
-    mut events: EventReceiver,
-    ledger: Arc<Ledger>,
-    over: watch::Receiver<bool>,
-    News { told, death }: News,
-) {
+async fn follow(mut events: EventReceiver, ledger: Arc<Ledger>, over: watch::Receiver<bool>, news: News) {
     while let Some(event) = events.recv().await {
+        news.tell(&event);
         match event {
             Event::Exited { container, exec, pid, exit } => {
                 let key = Key::new(container.as_str(), exec.as_ref().map_or("", ExecId::as_str));
@@ -282,18 +306,17 @@ async fn follow(
                     tokio::spawn(release(ledger.clone(), key.container, over.clone()));
                 }
             }
-            Event::OutOfMemory { container } => {
+            Event::OutOfMemory { container } if ledger.out_of_memory(container.as_str()) => {
                 tracing::warn!(container = container.as_str(), "a process was killed for want of memory");
-                ledger.out_of_memory(container.as_str());
             }
             Event::VmDied { reason } => {
                 tracing::error!(reason = %reason, "the VM died");
-                death.send_replace(Some(reason.to_string()));
+                news.death.send_replace(Some(reason.to_string()));
             }
             _ => {}
         }
     }
-    told.send_replace(true);
+    news.told.send_replace(true);
 }
 
 /// Tells a container's end even if that of one of its processes is never reported.

@@ -57,6 +57,45 @@ fn an_end_known_before_the_start_answers_is_told_after_it() {
     assert!(ledger.is_empty());
 }
 
+/// The sandbox's report came after the entry had gone: Docker had such an exec run for ever.
+#[test]
+fn execs_end_with_the_deletion_of_their_container() {
+    let (ledger, mut told) = ledger();
+    let (init, sh) = (Key::new("web", ""), Key::new("web", "sh"));
+    running(&ledger, &init);
+    running(&ledger, &sh);
+    created(&ledger, &Key::new("web", "never-started"));
+    told.topics();
+    ledger.deleted(&init, ENDED);
+    assert!(!ledger.ended(&sh, ENDED), "too late");
+    assert_eq!(told.topics(), ["/tasks/exit", "/tasks/exit", "/tasks/delete"]);
+}
+
+/// A guest could fill the queue with them.
+#[test]
+fn a_lack_of_memory_is_told_once_a_second() {
+    let (ledger, mut told) = ledger();
+    running(&ledger, &Key::new("web", ""));
+    running(&ledger, &Key::new("db", ""));
+    told.topics();
+    assert!(ledger.out_of_memory("web") && ledger.out_of_memory("db"));
+    assert!(!ledger.out_of_memory("web") && !ledger.out_of_memory("nobody"));
+    assert_eq!(told.topics(), ["/tasks/oom", "/tasks/oom"]);
+}
+
+/// A second start, which is refused, took its end for that of a container that had never run.
+#[test]
+fn what_runs_and_is_started_again_still_has_an_end() {
+    let (ledger, mut told) = ledger();
+    let init = Key::new("web", "");
+    running(&ledger, &init);
+    told.topics();
+    ledger.starting(&init);
+    ledger.start_failed(&init);
+    ledger.deleted(&init, ENDED);
+    assert_eq!(told.topics(), ["/tasks/exit", "/tasks/delete"]);
+}
+
 #[test]
 fn an_end_that_only_delete_knows_is_told_once() {
     let (ledger, mut told) = ledger();

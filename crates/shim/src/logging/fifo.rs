@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::OFlags;
 
 /// Up to this many bytes, a pipe takes a write whole or not at all (`PIPE_BUF`).
-const WHOLE: usize = 4096;
+pub(super) const WHOLE: usize = 4096;
 const CUT: &str = " …(cut)\n";
 
 /// The writing end.
@@ -29,11 +29,12 @@ impl LogFifo {
         Ok(Self { file, lost: AtomicU64::new(0) })
     }
 
-    /// Writes a line, or drops it when the pipe is full; what was dropped is told with the next line that fits.
-    pub(super) fn write(&self, mut line: String) {
+    /// Writes a line, which should not be longer than [`WHOLE`], or drops it when the pipe is full; how many were dropped is
+    /// told in the words of `told` before the next one that fits.
+    pub(super) fn write(&self, mut line: String, told: impl FnOnce(u64) -> String) {
         cut(&mut line);
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 && !self.put(&format!("level=warning msg=\"{lost} lines of the log were lost\"\n")) {
+        if lost > 0 && !self.put(&told(lost)) {
             self.lost.fetch_add(lost, Ordering::Relaxed);
         }
         if !self.put(&line) {

@@ -29,16 +29,17 @@ impl Journal {
 
     /// Sends an entry. The address is looked up each time, so that a restarted journal is found; a journal
     /// that is busy or gone costs the entry, nothing else.
-    pub(super) fn write(&self, level: Level, fields: &Fields) {
-        let _ = self.socket.send_to(&entry(level, fields), SOCKET);
+    pub(super) fn write(&self, level: Level, line: &str, fields: &Fields) {
+        let _ = self.socket.send_to(&entry(level, line, fields), SOCKET);
     }
 }
 
-fn entry(level: Level, fields: &Fields) -> Vec<u8> {
+/// The message is the whole line, which importers take apart; each field is there by itself, too.
+fn entry(level: Level, line: &str, fields: &Fields) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     put(&mut bytes, "SYSLOG_IDENTIFIER", IDENTIFIER);
     put(&mut bytes, "PRIORITY", priority(level));
-    put(&mut bytes, "MESSAGE", fields.message());
+    put(&mut bytes, "MESSAGE", line.trim_end());
     for (name, value) in fields.iter() {
         put(&mut bytes, &format!("KATA_{}", name.to_ascii_uppercase().replace(['.', '-'], "_")), value);
     }
@@ -79,10 +80,11 @@ mod tests {
     #[test]
     fn entries_are_in_the_native_format() {
         let mut fields = Fields::default();
-        fields.push("message", "two\nlines");
         fields.push("exec-id", "e1");
+        fields.push("reason", "two\nlines");
         let expected =
-            b"SYSLOG_IDENTIFIER=kata\nPRIORITY=4\nMESSAGE\n\x09\0\0\0\0\0\0\0two\nlines\nKATA_EXEC_ID=e1\n";
-        assert_eq!(entry(Level::WARN, &fields), expected);
+            b"SYSLOG_IDENTIFIER=kata\nPRIORITY=4\nMESSAGE=level=warning exec-id=e1\nKATA_EXEC_ID=e1\n\
+              KATA_REASON\n\x09\0\0\0\0\0\0\0two\nlines\n";
+        assert_eq!(entry(Level::WARN, "level=warning exec-id=e1\n", &fields), expected);
     }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -17,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::Managed;
+use super::call::Content;
 use super::routes::{self, BodyLimits};
 
 /// What a client can cost.
@@ -107,15 +109,25 @@ pub(super) fn may_speak(peer: u32, own: u32) -> bool {
 
 /// One connection, one request.
 async fn converse(stream: UnixStream, sandbox: Arc<dyn Managed>, limits: Limits) {
+    let streams = AtomicBool::new(false);
     let service = service_fn(|request| {
         let answer = Box::pin(routes::answer(Arc::clone(&sandbox), request, limits.body));
-        async { Ok::<_, Infallible>(answer.await) }
+        async {
+            let answer = answer.await;
+            streams.store(matches!(answer.body(), Content::Stream(_)), Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut connection = http1::Builder::new();
     connection.timer(TokioTimer::new()).header_read_timeout(limits.head).keep_alive(false);
     connection.max_buf_size(HEAD_BYTES).max_headers(HEAD_FIELDS);
-    let connection = Box::pin(connection.serve_connection(TokioIo::new(stream), service));
-    match timeout(limits.connection, connection).await {
+    let mut connection = Box::pin(connection.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let ended = match timeout(limits.connection, &mut connection).await {
+        // Who listens may do so for ever.
+        Err(_) if streams.load(Ordering::Relaxed) => Ok(connection.await),
+        ended => ended,
+    };
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
             let error = &error as &dyn std::error::Error;

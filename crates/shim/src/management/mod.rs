@@ -7,8 +7,13 @@
 
 mod agent;
 mod call;
+mod console;
 mod direct_volume;
+mod events;
+mod inspection;
 mod listener;
+mod log_level;
+mod metrics;
 mod network;
 mod packet_filter;
 mod routes;
@@ -18,10 +23,14 @@ mod tests;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use kata_sandbox::{Interface, Route, VolumeStats};
+use hyper::body::Bytes;
+use kata_metrics::Selection;
+use kata_sandbox::{Inspection, Interface, PidInfo, Route, Stream, VolumeStats};
+use tokio::sync::mpsc;
 
 use crate::backend::Failure;
 
+pub(crate) use events::{Feed, Happening};
 pub(crate) use listener::start;
 
 /// What can be managed of a sandbox: the seam between the endpoints and the sandbox. The product has one implementation
@@ -30,10 +39,24 @@ pub(crate) use listener::start;
 pub(crate) trait Managed: Send + Sync {
     /// Where the agent is reached.
     async fn agent_url(&self) -> Result<String, Failure>;
+    /// A console in the guest.
+    async fn console(&self) -> Result<Stream, Failure>;
+    /// Figures, as Prometheus text.
+    async fn metrics(&self, selection: Selection) -> Result<String, Failure>;
     /// The guest's rules, as iptables-save(8) writes them.
     async fn packet_filter(&self, v6: bool) -> Result<Vec<u8>, Failure>;
     /// Sets them; what the guest's program says of it.
     async fn set_packet_filter(&self, v6: bool, rules: Vec<u8>) -> Result<Vec<u8>, Failure>;
+    /// What the host knows of the sandbox and its containers.
+    async fn inspect(&self) -> Result<Inspection, Failure>;
+    /// A container's processes in the guest.
+    async fn processes(&self, container: &str) -> Result<Vec<PidInfo>, Failure>;
+    /// How much the agent logs; `Some` changes it.
+    async fn guest_log_level(&self, level: Option<String>) -> Result<String, Failure>;
+    /// How much is logged.
+    fn log_level(&self) -> &'static str;
+    /// Changes that.
+    fn set_log_level(&self, level: &str) -> Result<(), Failure>;
     /// The guest's interfaces.
     async fn interfaces(&self) -> Result<Vec<Interface>, Failure>;
     /// Attaches or changes one.
@@ -48,4 +71,6 @@ pub(crate) trait Managed: Send + Sync {
     async fn volume_stats(&self, volume: PathBuf) -> Result<VolumeStats, Failure>;
     /// Lets one grow to so many bytes.
     async fn resize_volume(&self, volume: PathBuf, bytes: u64) -> Result<(), Failure>;
+    /// What happens from now on, as lines; `None`: there are enough who listen.
+    fn events(&self) -> Option<mpsc::Receiver<Bytes>>;
 }

@@ -4,15 +4,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
-use super::call::{Answer, Call};
-use super::{Managed, agent, direct_volume, network, packet_filter};
+use super::call::{Answer, Call, Content};
+use super::{
+    Managed, agent, console, direct_volume, events, inspection, log_level, metrics, network, packet_filter,
+};
 use crate::backend::{Failure, Kind};
 
 type Answering = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
@@ -22,20 +24,30 @@ type Endpoint = (&'static str, Method, Handler);
 /// All endpoints. In a path, a last part `*` is any name.
 static ENDPOINTS: &[Endpoint] = &[
     ("/agent-url", Method::GET, |call| Box::pin(agent::url(call))),
+    ("/console", Method::GET, |call| Box::pin(console::refuse(call))),
     ("/direct-volume/resize", Method::POST, |call| Box::pin(direct_volume::resize(call))),
     ("/direct-volume/stats", Method::GET, |call| Box::pin(direct_volume::stats(call))),
     ("/direct-volume/stats", Method::POST, |call| Box::pin(direct_volume::stats(call))),
     ("/direct-volume/stats/*", Method::GET, |call| Box::pin(direct_volume::stats(call))),
+    ("/events", Method::GET, |call| Box::pin(events::stream(call))),
+    ("/inspect", Method::GET, |call| Box::pin(inspection::sandbox(call))),
     ("/iptables", Method::GET, |call| Box::pin(packet_filter::get(call, false))),
     ("/iptables", Method::PUT, |call| Box::pin(packet_filter::set(call, false))),
     ("/ip6tables", Method::GET, |call| Box::pin(packet_filter::get(call, true))),
     ("/ip6tables", Method::PUT, |call| Box::pin(packet_filter::set(call, true))),
+    ("/metrics", Method::GET, |call| Box::pin(metrics::get(call))),
+    ("/log-level", Method::GET, |call| Box::pin(log_level::get(call))),
+    ("/log-level", Method::PUT, |call| Box::pin(log_level::set(call))),
+    ("/log-level/agent", Method::GET, |call| Box::pin(log_level::get_agents(call))),
+    ("/log-level/agent", Method::PUT, |call| Box::pin(log_level::set_agents(call))),
     ("/network/interfaces", Method::GET, |call| Box::pin(network::interfaces(call))),
     ("/network/interfaces", Method::POST, |call| Box::pin(network::add(call))),
     ("/network/interfaces/*", Method::DELETE, |call| Box::pin(network::remove(call))),
     ("/network/routes", Method::GET, |call| Box::pin(network::routes(call))),
     ("/network/routes", Method::PUT, |call| Box::pin(network::set_routes(call))),
     ("/network/routes", Method::DELETE, |call| Box::pin(network::reset_routes(call))),
+    ("/policy", Method::PUT, |_| Box::pin(agent::set_policy())),
+    ("/processes/*", Method::GET, |call| Box::pin(inspection::processes(call))),
 ];
 
 /// How large a body may be, and how long its sender may take.
@@ -50,6 +62,8 @@ pub(super) struct BodyLimits {
 enum Refusal {
     #[error("There is no {0} here")]
     Path(String),
+    #[error("There is no {0} here: it tells of programs written in Go, which this shim is not; try /metrics")]
+    OfGo(String),
     #[error("{path} is for {allowed} only")]
     Method { path: String, allowed: String },
     #[error("The body is larger than {0} bytes")]
@@ -63,7 +77,7 @@ enum Refusal {
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Path(_) => StatusCode::NOT_FOUND,
+            Self::Path(_) | Self::OfGo(_) => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
@@ -77,10 +91,13 @@ pub(super) async fn answer<B>(
     sandbox: Arc<dyn Managed>,
     request: Request<B>,
     limits: BodyLimits,
-) -> Response<Full<Bytes>>
+) -> Response<Content>
 where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static>,
 {
+    if console::is_asked_for(&request) {
+        return console::open(sandbox.as_ref(), request).await;
+    }
     let query = request.uri().query().unwrap_or_default().to_owned();
     let found = match find(request.method(), request.uri().path()) {
         Ok((endpoint, name)) => receive(request.into_body(), limits).await.map(|body| (endpoint, name, body)),
@@ -89,7 +106,7 @@ where
     match found {
         Ok((endpoint, name, body)) => match endpoint(Call { sandbox, name, query, body }).await {
             Ok(Answer { media, body }) => response(StatusCode::OK, media, body),
-            Err(failure) => words(status(failure.kind), &failure.text),
+            Err(failure) => failed(&failure),
         },
         Err(refusal) => {
             let mut response = words(refusal.status(), &refusal.to_string());
@@ -115,7 +132,8 @@ fn find(method: &Method, path: &str) -> Result<(Handler, String), Refusal> {
     let there: Vec<_> =
         ENDPOINTS.iter().filter_map(|row| named(row.0).map(|name| (&row.1, row.2, name))).collect();
     if there.is_empty() {
-        return Err(Refusal::Path(path.to_owned()));
+        let path = path.to_owned();
+        return Err(if path.starts_with("/debug/") { Refusal::OfGo(path) } else { Refusal::Path(path) });
     }
     let allowed = || there.iter().map(|(method, ..)| method.as_str()).collect::<Vec<_>>().join(", ");
     match there.iter().find(|(there, ..)| *there == method) {
@@ -153,13 +171,18 @@ fn status(kind: Kind) -> StatusCode {
     }
 }
 
-/// An error is a line of text.
-fn words(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    response(status, "text/plain; charset=utf-8", format!("{text}\n").into_bytes())
+/// The answer when an endpoint could not do what it was asked for.
+pub(super) fn failed(failure: &Failure) -> Response<Content> {
+    words(status(failure.kind), &failure.text)
 }
 
-fn response(status: StatusCode, media: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+/// An error is a line of text.
+fn words(status: StatusCode, text: &str) -> Response<Content> {
+    response(status, "text/plain; charset=utf-8", Content::whole(format!("{text}\n").into_bytes()))
+}
+
+fn response(status: StatusCode, media: &'static str, body: Content) -> Response<Content> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response

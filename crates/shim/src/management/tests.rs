@@ -5,15 +5,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kata_sandbox::{Interface, Route, VolumeStats, VolumeUsage};
+use hyper::body::Bytes;
+use kata_metrics::Selection;
+use kata_sandbox::{Inspection, Interface, PidInfo, Route, SandboxStatus, Stream, VolumeStats, VolumeUsage};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::Managed;
 use super::listener::{self, Limits, may_speak, serve};
 use super::routes::BodyLimits;
+use super::{Feed, Happening, Managed};
 use crate::backend::{Failure, Kind};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,7 +31,7 @@ const LIMITS: Limits = Limits {
 
 /// A sandbox that writes down what it is asked for.
 #[derive(Default)]
-struct Made(Mutex<Vec<String>>);
+struct Made(Mutex<Vec<String>>, Feed);
 
 impl Made {
     fn note(&self, what: String) {
@@ -42,6 +45,26 @@ impl Managed for Made {
         Ok("vsock://5:1024".to_owned())
     }
 
+    async fn guest_log_level(&self, level: Option<String>) -> Result<String, Failure> {
+        self.note(format!("agent {level:?}"));
+        Ok("warn".to_owned())
+    }
+
+    async fn console(&self) -> Result<Stream, Failure> {
+        let (guest, ours) = UnixStream::pair().map_err(|error| Failure::of(Kind::Unknown, &error))?;
+        tokio::spawn(async move {
+            let (mut from, mut to) = guest.into_split();
+            tokio::io::copy(&mut from, &mut to).await.ok();
+        });
+        self.note("console".to_owned());
+        Ok(ours.into())
+    }
+
+    async fn metrics(&self, selection: Selection) -> Result<String, Failure> {
+        self.note(format!("metrics {}", selection.words().join(" ")));
+        Ok("kata_shim_fds 7\n".to_owned())
+    }
+
     async fn packet_filter(&self, v6: bool) -> Result<Vec<u8>, Failure> {
         Err(Failure::new(Kind::FailedPrecondition, format!("No programs (v6: {v6})")))
     }
@@ -49,6 +72,25 @@ impl Managed for Made {
     async fn set_packet_filter(&self, v6: bool, rules: Vec<u8>) -> Result<Vec<u8>, Failure> {
         self.note(format!("{v6} {}", String::from_utf8(rules).unwrap()));
         Ok(Vec::new())
+    }
+
+    async fn inspect(&self) -> Result<Inspection, Failure> {
+        let (id, containers) = ("s".to_owned(), Vec::new());
+        Ok(Inspection { id, status: SandboxStatus::Running, reason: None, pid: 7, size: None, containers })
+    }
+
+    async fn processes(&self, container: &str) -> Result<Vec<PidInfo>, Failure> {
+        self.note(format!("processes {container}"));
+        Ok(vec![PidInfo { pid: 3, exec: None }])
+    }
+
+    fn log_level(&self) -> &'static str {
+        "info"
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), Failure> {
+        self.note(format!("log level {level}"));
+        Ok(())
     }
 
     async fn interfaces(&self) -> Result<Vec<Interface>, Failure> {
@@ -83,6 +125,10 @@ impl Managed for Made {
     async fn resize_volume(&self, volume: PathBuf, bytes: u64) -> Result<(), Failure> {
         self.note(format!("resize {} {bytes}", volume.display()));
         Ok(())
+    }
+
+    fn events(&self) -> Option<mpsc::Receiver<Bytes>> {
+        self.1.listen()
     }
 }
 
@@ -147,8 +193,68 @@ async fn each_endpoint_asks_the_sandbox() {
     assert_answer(&scene.ask("GET", "/network/routes", "").await, 200, "[]");
     assert_answer(&scene.ask("PUT", "/network/routes", r#"[{"dest":"default"}]"#).await, 200, "");
     assert_answer(&scene.ask("DELETE", "/network/routes", "").await, 200, "");
-    let asked = ["false *nat", "true *raw", "add eth1", "remove a%b", "routes Some(1)", "routes None"];
+    assert_answer(&scene.ask("GET", "/inspect", "").await, 200, r#""status":"running","pid":7"#);
+    assert_answer(&scene.ask("GET", "/processes/c1", "").await, 200, r#"[{"pid":3}]"#);
+    assert_answer(&scene.ask("GET", "/log-level", "").await, 200, "\r\n\r\ninfo");
+    assert_answer(&scene.ask("PUT", "/log-level", "debug\n").await, 200, "");
+    assert_answer(&scene.ask("GET", "/log-level/agent", "").await, 200, "\r\n\r\nwarn");
+    assert_answer(&scene.ask("PUT", "/log-level/agent", "debug\n").await, 200, "");
+    let asked = [
+        "false *nat",
+        "true *raw",
+        "add eth1",
+        "remove a%b",
+        "routes Some(1)",
+        "routes None",
+        "processes c1",
+        "log level debug",
+        "agent None",
+        "agent Some(\"debug\")",
+    ];
     assert_eq!(scene.asked(), asked);
+}
+
+#[tokio::test]
+async fn a_connection_becomes_a_console() {
+    let scene = Scene::new();
+    let mut stream = scene.connect().await;
+    let head = "GET /console HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: kata-console\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut heard = [0; 256];
+    let length = stream.read(&mut heard).await.unwrap();
+    let answer = std::str::from_utf8(&heard[..length]).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains("upgrade: kata-console"), "{answer}");
+    for word in [&b"hello"[..], b"again"] {
+        stream.write_all(word).await.unwrap();
+        let mut echoed = [0; 5];
+        timeout(PATIENCE, stream.read_exact(&mut echoed)).await.unwrap().unwrap();
+        assert_eq!(echoed, word);
+    }
+    stream.shutdown().await.unwrap();
+    assert_eq!(timeout(PATIENCE, stream.read(&mut heard)).await.unwrap().unwrap(), 0);
+}
+
+/// A connection may have no more than its time; a console has all the time it wants, and no place of a request.
+#[tokio::test]
+async fn consoles_take_no_place_of_requests() {
+    let scene = Scene::new();
+    let mut consoles = Vec::new();
+    for _ in 0..2 * LIMITS.connections {
+        let mut stream = scene.connect().await;
+        let head = "GET /console HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: kata-console\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert!(stream.read(&mut [0; 256]).await.unwrap() > 0);
+        consoles.push(stream);
+    }
+    assert_answer(&scene.ask("GET", "/agent-url", "").await, 200, "vsock");
+}
+
+#[tokio::test]
+async fn a_console_is_not_had_by_a_plain_request() {
+    let scene = Scene::new();
+    assert_answer(&scene.ask("GET", "/console", "").await, 400, "Upgrade: kata-console");
+    assert_answer(&scene.ask("POST", "/console", "").await, 405, "allow: GET\r\n");
+    assert!(scene.asked().is_empty());
 }
 
 /// Upstream's server, its two clients and its documents each had one of these.
@@ -186,6 +292,81 @@ async fn a_question_about_no_volume_is_refused() {
     assert!(scene.asked().is_empty());
 }
 
+/// Asks for events, and waits until the answer has begun.
+async fn listening(scene: &Scene) -> UnixStream {
+    let mut stream = scene.connect().await;
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&head));
+    stream
+}
+
+async fn read_until(stream: &mut UnixStream, end: &str) -> String {
+    let mut text = String::new();
+    while !text.ends_with(end) {
+        text.push(timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap().into());
+    }
+    text
+}
+
+#[tokio::test]
+async fn events_come_as_they_happen_to_each_who_listens() {
+    let scene = Scene::new();
+    let mut one = listening(&scene).await;
+    scene.made.1.tell(&Happening::ContainerStarted { container: "web", pid: 7 });
+    let mut other = listening(&scene).await;
+    scene.made.1.tell(&Happening::ContainerExited { container: "web", exec: "", exit_status: 137 });
+    scene.made.1.tell(&Happening::VmDied { reason: "killed \"it\"" });
+    let started = r#"{"event":"container-started","container":"web","pid":7}"#;
+    let exited = r#"{"event":"container-exited","container":"web","exec":"","exit_status":137}"#;
+    let died = r#"{"event":"vm-died","reason":"killed \"it\""}"#;
+    let told = read_until(&mut one, "it\\\"\"}\n").await;
+    assert!([started, exited, died].iter().all(|event| told.contains(event)), "{told}");
+    assert!(!read_until(&mut other, "it\\\"\"}\n").await.contains(started));
+}
+
+/// Those who listen do not hold all of the socket's connections.
+#[tokio::test]
+async fn who_has_gone_makes_place_for_another_listener() {
+    let feed = Feed::default();
+    let (one, other) = (feed.listen().unwrap(), feed.listen().unwrap());
+    assert!(feed.listen().is_none());
+    drop(one);
+    assert!(feed.listen().is_some());
+    drop(other);
+}
+
+#[tokio::test]
+async fn a_listener_that_does_not_read_loses_its_stream() {
+    let feed = Feed::default();
+    let mut slow = feed.listen().unwrap();
+    (0..1000).for_each(|_| feed.tell(&Happening::Oom { container: "web" }));
+    let mut told = 0;
+    while slow.recv().await.is_some() {
+        told += 1;
+    }
+    assert!((1..1000).contains(&told), "{told}");
+}
+
+/// An answer of any other kind is over by the connection's time.
+#[tokio::test]
+async fn a_stream_outlives_the_time_of_a_connection() {
+    let limits = Limits { connection: Duration::from_millis(50), ..LIMITS };
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("shim-monitor.sock");
+    let made = Arc::new(Made::default());
+    tokio::spawn(serve(UnixListener::bind(&path).unwrap(), made.clone(), limits));
+    let mut silent = UnixStream::connect(&path).await.unwrap();
+    let mut stream = listening(&Scene { made: made.clone(), path, _dir: dir }).await;
+    assert_eq!(answer(&mut silent).await, "", "it is over");
+    assert!(timeout(limits.connection, stream.read_u8()).await.is_err(), "and the stream is not");
+    made.1.tell(&Happening::Oom { container: "web" });
+    assert!(read_until(&mut stream, "}\n").await.contains(r#"{"event":"oom","container":"web"}"#));
+}
+
 #[tokio::test]
 async fn a_failure_is_a_status_and_a_line_of_text() {
     let scene = Scene::new();
@@ -197,12 +378,42 @@ async fn a_failure_is_a_status_and_a_line_of_text() {
 #[tokio::test]
 async fn what_is_not_there_is_told_from_what_is_asked_for_wrongly() {
     let scene = Scene::new();
-    for path in ["/", "/metrics", "/network/interfaces/", "/network/interfaces/a/b", "/agent-url/x"] {
+    for path in ["/", "/metrics/", "/network/interfaces/", "/network/interfaces/a/b", "/agent-url/x"] {
         assert_answer(&scene.ask("GET", path, "").await, 404, path);
     }
     let wrong = scene.ask("POST", "/iptables", "").await;
     assert_answer(&wrong, 405, "allow: GET, PUT\r\n");
     assert!(scene.asked().is_empty());
+}
+
+#[tokio::test]
+async fn metrics_are_text_of_the_families_that_are_asked_for() {
+    let scene = Scene::new();
+    let answer = scene.ask("GET", "/metrics", "").await;
+    assert_answer(&answer, 200, "content-type: text/plain; version=0.0.4; charset=utf-8\r\n");
+    assert!(answer.ends_with("\r\n\r\nkata_shim_fds 7\n"), "{answer}");
+    scene.ask("GET", "/metrics?families=all", "").await;
+    scene.ask("GET", "/metrics?families=kata_guest%2Ckata_shim_fds&families=kata_agent", "").await;
+    assert_eq!(
+        scene.asked(),
+        ["metrics brief", "metrics kata_", "metrics kata_guest kata_shim_fds kata_agent"]
+    );
+}
+
+#[tokio::test]
+async fn metrics_that_nobody_has_are_refused() {
+    let scene = Scene::new();
+    assert_answer(&scene.ask("GET", "/metrics?families=go_", "").await, 400, "`go_` selects no family");
+    assert_answer(&scene.ask("GET", "/metrics?all=1", "").await, 400, "`all=1` is not understood");
+    assert!(scene.asked().is_empty());
+}
+
+#[tokio::test]
+async fn what_upstream_has_and_this_shim_has_not_is_told_clearly() {
+    let scene = Scene::new();
+    assert_answer(&scene.ask("PUT", "/policy", "package agent_policy").await, 501, "policy cannot be set");
+    assert_answer(&scene.ask("GET", "/debug/pprof/heap", "").await, 404, "written in Go");
+    assert_answer(&scene.ask("GET", "/debug/vars", "").await, 404, "try /metrics");
 }
 
 #[tokio::test]

@@ -50,12 +50,13 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    /// Chooses: the ttRPC socket if it is known, else the binary, else nothing.
+    /// Chooses: the ttRPC socket if it is known, else the binary, else nothing. Without an address the binary is not containerd's:
+    /// CRI-O gives its own, which has no such subcommand.
     #[must_use]
     pub(crate) fn choose(ttrpc_address: Option<&str>, program: &str, address: &str) -> Self {
         match ttrpc_address.filter(|address| !address.is_empty()) {
             Some(ttrpc) => Self::Ttrpc { socket: address::path_of(ttrpc) },
-            None if program.is_empty() => Self::Nowhere,
+            None if program.is_empty() || address.is_empty() => Self::Nowhere,
             None => Self::Binary { program: program.into(), address: address.to_owned() },
         }
     }

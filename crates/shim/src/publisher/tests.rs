@@ -143,4 +143,5 @@ fn routes() {
     assert_eq!(Route::choose(Some("/run/c.ttrpc"), "/bin/c", "/c"), ttrpc);
     assert_eq!(Route::choose(Some("unix:///run/c.ttrpc"), "", ""), ttrpc);
     assert_eq!(Route::choose(Some(""), "", "/c"), Route::Nowhere);
+    assert_eq!(Route::choose(None, "/usr/bin/crio", ""), Route::Nowhere, "once a second, for ever");
 }

@@ -13,6 +13,7 @@ use containerd_shim_protos::sandbox_api::{
     StartSandboxResponse, StopSandboxRequest, StopSandboxResponse, WaitSandboxRequest, WaitSandboxResponse,
 };
 use containerd_shim_protos::sandbox_async::Sandbox;
+use kata_sandbox::FirstContainer;
 use oci_spec::runtime::{Linux, LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
 use protobuf::MessageField;
 use tokio::task::JoinSet;
@@ -65,7 +66,7 @@ impl Service {
             "" => set_network(&mut spec, None)?,
             path => set_network(&mut spec, Some(Path::new(path)))?,
         }
-        self.life.create(NewSandbox { bundle, spec, pod, container_follows: false }).await
+        self.life.create(NewSandbox { bundle, spec, pod, first: FirstContainer::Later }).await
     }
 
     /// Ends the containers, then the VM: what they have written is on its way to the host before that is gone.

@@ -207,8 +207,11 @@ impl Bench {
         };
         let service = Arc::new(Service::from(parts));
         let address = format!("unix://{}", dir.path().join("socket").display());
-        let mut server =
-            Server::new().bind(&address).unwrap().register_service(crate::decorate::services(&service));
+        let mut server = Server::new().bind(&address).unwrap().register_service(crate::decorate::services(
+            &service,
+            &Arc::default(),
+            None,
+        ));
         server.start().await.unwrap();
         let client = Client::connect(&address).await.unwrap();
         Self { dir, task: TaskClient::new(client.clone()), client, items, end, service, _server: server }

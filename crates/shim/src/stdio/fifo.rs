@@ -6,14 +6,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::time::Timespec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
@@ -58,16 +60,33 @@ pub(super) async fn open_output(stream: &'static str, path: &Path) -> Result<Out
 
 /// The kernel wakes only a blocking `open` when a reader comes. Ours gives up by playing the reader itself.
 async fn await_reader(path: &Path) -> io::Result<pipe::Sender> {
-    let owned = path.to_owned();
-    let mut opening = tokio::task::spawn_blocking(move || OpenOptions::new().write(true).open(owned));
+    let fifo = Arc::new(open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+    let awaited = Awaited(Arc::clone(&fifo));
+    let mut opening =
+        tokio::task::spawn_blocking(move || OpenOptions::new().write(true).open(through(&fifo)));
     let file = match tokio::time::timeout(READER_PATIENCE, &mut opening).await {
         Ok(opened) => opened,
         Err(_) => {
-            let _reader = nonblocking().read(true).open(path)?;
+            drop(awaited);
             opening.await
         }
     };
     pipe::Sender::from_file(file.map_err(io::Error::other)??)
+}
+
+/// A FIFO whose reader a thread waits for, as long as this is there: whoever waits for the thread may go, and the FIFO's name.
+struct Awaited(Arc<OwnedFd>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        // It was a FIFO that could be opened a moment ago.
+        let _ = nonblocking().read(true).open(through(&self.0));
+    }
+}
+
+/// The file itself, whatever has become of its name.
+fn through(file: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 fn nonblocking() -> OpenOptions {

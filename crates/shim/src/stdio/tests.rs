@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
@@ -101,6 +102,26 @@ async fn stdout_waits_for_its_first_reader() {
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(reader).unwrap());
     opening.await.unwrap();
     assert_eq!(read.await.unwrap(), "short-lived");
+}
+
+/// A thread stayed for each, as long as the pod.
+#[test]
+fn nobody_waits_for_the_reader_of_a_fifo_that_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fifo(dir.path(), "stdout");
+    let names = Names { stdout: text(&path), ..Names::default() };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        timeout(Duration::from_millis(100), open(&names, "ns", "id")).await.err().expect("nobody reads it");
+        std::fs::remove_file(&path).unwrap();
+    });
+    let (ended, end) = mpsc::channel();
+    std::thread::spawn(move || {
+        // It waits for its threads.
+        drop(runtime);
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(Duration::from_secs(10)).expect("no thread is left");
 }
 
 #[tokio::test]

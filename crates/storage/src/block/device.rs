@@ -68,16 +68,17 @@ pub fn take_devices(spec: &mut Spec, bundle: &Path) -> Result<Vec<BlockDevice>, 
         // What the host does not have may be a device of the guest's.
         let Some(name) = host_name(major, minor) else { continue };
         let is_node = |path: &PathBuf| number(path) == Some(makedev(major, minor));
+        // A privileged container is told of all devices that the host has. A volume has a name that the host has not.
+        if privileged && is_node(device.path()) {
+            continue;
+        }
         let path = [Path::new(NODES).join(name), device.path().clone()].into_iter().find(is_node);
         let path = path.ok_or_else(|| DeviceError::NoNode {
             number: format!("{major}:{minor}"),
             container_path: device.path().clone(),
         })?;
-        if privileged && path == *device.path() {
-            continue;
-        }
         let read_only = is_read_only(rules, device);
-        let disk = DiskImage { path, read_only };
+        let disk = DiskImage::at(path, read_only);
         found.push(BlockDevice { disk, container_path: device.path().clone() });
     }
     Ok(found)
@@ -210,7 +211,7 @@ mod tests {
     }
 
     fn found(path: &Path, read_only: bool, container_path: &str) -> BlockDevice {
-        let disk = DiskImage { path: path.to_owned(), read_only };
+        let disk = DiskImage::at(path.to_owned(), read_only);
         BlockDevice { disk, container_path: container_path.into() }
     }
 

@@ -6,9 +6,10 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -27,7 +28,27 @@ pub struct DiskImage {
     pub path: PathBuf,
     /// Nobody may write to it through this disk.
     pub read_only: bool,
+    /// What has been found there already: that is the disk, whatever the path leads to by now.
+    pub found: Option<Found>,
 }
+
+/// What was at a disk's path when somebody looked at it.
+#[derive(Debug, Clone)]
+pub struct Found(Arc<OwnedFd>);
+
+impl From<OwnedFd> for Found {
+    fn from(file: OwnedFd) -> Self {
+        Self(Arc::new(file))
+    }
+}
+
+impl PartialEq for Found {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Found {}
 
 /// Which disk it is, whatever its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,13 +100,27 @@ fn by(users: &[String]) -> String {
 }
 
 impl DiskImage {
+    /// The one that is at `path` when it is opened.
+    #[must_use]
+    pub fn at(path: PathBuf, read_only: bool) -> Self {
+        Self { path, read_only, found: None }
+    }
+
+    /// By which it is opened.
+    fn way(&self) -> PathBuf {
+        match &self.found {
+            Some(Found(file)) => Path::new("/proc/self/fd").join(file.as_raw_fd().to_string()),
+            None => self.path.clone(),
+        }
+    }
+
     /// Which disk it is.
     ///
     /// # Errors
     /// There is nothing, or nothing that can be a disk.
     pub fn key(&self) -> Result<DiskKey, DiskError> {
         let metadata =
-            fs::metadata(&self.path).map_err(|source| DiskError::Open { path: self.path.clone(), source })?;
+            fs::metadata(self.way()).map_err(|source| DiskError::Open { path: self.path.clone(), source })?;
         key(&metadata).ok_or_else(|| DiskError::Kind { path: self.path.clone() })
     }
 
@@ -96,14 +131,14 @@ impl DiskImage {
     pub fn open(&self) -> Result<OwnedFd, DiskError> {
         let failed = |source| DiskError::Open { path: self.path.clone(), source };
         let key = self.key()?;
-        let in_use = || DiskError::InUse { path: self.path.clone(), users: users(&self.path, key) };
+        let in_use = || DiskError::InUse { path: self.path.clone(), users: users(&self.way(), key) };
         let is_device = matches!(key, DiskKey::Device(_));
         let claim = if is_device && !self.read_only { OFlags::EXCL } else { OFlags::empty() };
         let opened = OpenOptions::new()
             .read(true)
             .write(!self.read_only)
             .custom_flags(claim.bits().cast_signed())
-            .open(&self.path);
+            .open(self.way());
         let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Err(in_use()),
             opened => opened.map_err(failed)?,
@@ -197,7 +232,7 @@ mod tests {
     use super::{DiskError, DiskImage};
 
     fn image(dir: &std::path::Path, read_only: bool) -> DiskImage {
-        DiskImage { path: dir.join("image"), read_only }
+        DiskImage::at(dir.join("image"), read_only)
     }
 
     #[test]
@@ -241,7 +276,7 @@ mod tests {
         File::create(dir.path().join("image")).unwrap();
         std::os::unix::fs::symlink("image", dir.path().join("link")).unwrap();
         fs::hard_link(dir.path().join("image"), dir.path().join("hard")).unwrap();
-        let key = |name: &str| DiskImage { path: dir.path().join(name), read_only: false }.key().unwrap();
+        let key = |name: &str| DiskImage::at(dir.path().join(name), false).key().unwrap();
         assert_eq!(key("image"), key("link"));
         assert_eq!(key("image"), key("hard"));
     }
@@ -249,9 +284,9 @@ mod tests {
     #[test]
     fn directories_and_pipes_are_no_disks() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = DiskImage { path: dir.path().to_owned(), read_only: true };
+        let directory = DiskImage::at(dir.path().to_owned(), true);
         assert!(matches!(directory.open(), Err(DiskError::Kind { .. })));
-        let nothing = DiskImage { path: dir.path().join("none"), read_only: true };
+        let nothing = DiskImage::at(dir.path().join("none"), true);
         assert!(matches!(nothing.open(), Err(DiskError::Open { .. })));
     }
 }

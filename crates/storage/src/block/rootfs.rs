@@ -327,17 +327,6 @@ impl BlockRootfs {
     }
 }
 
-/// The disks that a root file system of `mounts` needs; none if it is not understood, which [`BlockRootfs::of`] tells.
-pub fn root_disks(mounts: &[RootfsMount]) -> impl Iterator<Item = DiskImage> {
-    let nowhere = Path::new("/");
-    let root = BlockRootfs::of(mounts, nowhere, nowhere).ok().flatten();
-    let mounts = root.into_iter().flat_map(|root| root.mounts);
-    mounts.filter_map(|mount| match mount.what {
-        What::Disk { image, .. } => Some(image),
-        What::Memory | What::Overlay { .. } | What::Folder | What::Image { .. } => None,
-    })
-}
-
 /// The options and directories of an overlay's upper layer in `target`.
 fn upper(target: &Path) -> (Vec<String>, Vec<PathBuf>) {
     let folders = vec![target.join("upper"), target.join("work")];
@@ -430,7 +419,7 @@ impl<'a> Part<'a> {
         if read_only {
             options.insert(0, "ro".to_owned());
         }
-        let what = What::Disk { image: DiskImage { path, read_only }, fs_type: self.base.to_owned() };
+        let what = What::Disk { image: DiskImage::at(path, read_only), fs_type: self.base.to_owned() };
         Ok(GuestMount { what, options, target })
     }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use kata_cgroup::Cgroup;
 use kata_intent::Intents;
 use kata_protocol::guest;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -71,8 +70,6 @@ pub struct NydusdPlan {
     pub debug: bool,
     /// More arguments, from the configuration's `virtio_fs_extra_args`. They replace ours of the same name.
     pub extra_args: Vec<String>,
-    /// Where it is counted.
-    pub cgroup: Cgroup,
 }
 
 /// Why nydusd does not serve.
@@ -234,7 +231,7 @@ async fn share(plan: &NydusdPlan, api: &Api, vmm: &Path) -> Result<OwnedFd, Nydu
 }
 
 fn command(plan: &NydusdPlan, requests: &Path, vmm: &Path) -> Command {
-    let mut command = daemon::command(&plan.binary, &plan.cgroup);
+    let mut command = daemon::command(&plan.binary);
     // Images and the shared directory, both.
     command.args(["virtiofs", "--hybrid-mode"]);
     let level = ["--log-level", if plan.debug { "debug" } else { "info" }];

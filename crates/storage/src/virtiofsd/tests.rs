@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{Resource, getrlimit};
 use tokio::time::timeout;
 
-use super::{DaemonError, DaemonPlan, arguments, socket, spawn};
+use super::{DaemonError, DaemonPlan, MOST_FILES, arguments, files_of_guest, most_files, socket, spawn};
 use crate::daemon::{DaemonExit, SpawnError};
 use crate::share::SharedDirectory;
 use crate::testing::{MemoryLog, in_private_mounts};
@@ -25,7 +26,6 @@ fn plan(binary: &Path, root: &Path) -> DaemonPlan {
         seccomp: true,
         debug: false,
         extra_args: Vec::new(),
-        cgroup: kata_cgroup::Cgroup::none(),
     }
 }
 
@@ -156,6 +156,24 @@ fn later_mounts_reach_the_running_daemon_and_it_ends_with_its_socket() {
 }
 
 #[test]
+fn the_daemon_may_have_as_many_files_open_as_is_said_of_it() {
+    let Some(binary) = binary() else { return };
+    in_private_mounts(move || {
+        on_a_runtime(async move {
+            let temp = tempfile::tempdir().unwrap();
+            let mut share = SharedDirectory::create(temp.path(), "sandbox", MemoryLog::new()).unwrap();
+            let (daemon, _socket) = spawn(&plan(&binary, share.root()), MemoryLog::new()).unwrap();
+            let sandboxed = child_in_sandbox(daemon.pid()).await;
+            let limits = fs::read_to_string(format!("/proc/{sandboxed}/limits")).unwrap();
+            let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+            assert_eq!(line.split_whitespace().next().unwrap(), most_files(&[]).to_string());
+            daemon.kill().await;
+            share.remove().unwrap();
+        });
+    });
+}
+
+#[test]
 fn killing_the_daemon_ends_its_sandboxed_child() {
     let Some(binary) = binary() else { return };
     in_private_mounts(move || {
@@ -171,6 +189,24 @@ fn killing_the_daemon_ends_its_sandboxed_child() {
             share.remove().unwrap();
         });
     });
+}
+
+#[test]
+fn as_many_files_may_be_open_as_the_last_argument_says_if_it_may() {
+    let most =
+        |arguments: &[&str]| most_files(&arguments.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+    assert_eq!(most(&["--rlimit-nofile=7000", "--xattr", "--rlimit-nofile=512"]), 512);
+    let unnamed = most(&[]);
+    assert!((512..=MOST_FILES).contains(&unnamed), "{unnamed}");
+    assert_eq!(most(&["--rlimit-nofile=0"]), getrlimit(Resource::Nofile).current.unwrap());
+    // Was taken for virtiofsd's own wish.
+    assert_eq!(most(&["--rlimit-nofile=7000", "--rlimit-nofile", "600", "--xattr"]), 600);
+}
+
+/// No files at all was what the guest's kernel takes for no bound.
+#[test]
+fn a_limit_that_virtiofsd_needs_itself_is_still_one() {
+    assert_eq!(files_of_guest(&["--rlimit-nofile=620".to_owned()]), 1);
 }
 
 /// Whether the other end of a socket is closed, waiting for it.

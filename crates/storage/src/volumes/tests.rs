@@ -250,6 +250,25 @@ fn an_empty_dir_of_memory_is_memory_of_the_guest_until_the_sandbox_ends() {
     });
 }
 
+/// It was the container's own shared memory, and ended with it.
+#[test]
+fn an_empty_dir_of_memory_is_the_pods_also_on_dev_shm() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let [volume, part] = empty_dir(&fixture, "size=8m,mode=2777,gid=5");
+        let mut elsewhere = oci("bind", &volume, "/cache", &["rbind"]);
+        let whole = fixture.share(&mut elsewhere).unwrap();
+        let mut mount = oci("bind", &volume, "/dev/shm", &["rbind"]);
+        assert_eq!(fixture.share(&mut mount).unwrap(), whole);
+        assert_eq!(mount.source(), elsewhere.source());
+        assert!(whole[0].stays);
+        for path in [part, volume] {
+            unmount(path, UnmountFlags::empty()).unwrap();
+        }
+        fixture.finish();
+    });
+}
+
 #[test]
 fn an_empty_dir_on_a_disk_stays_on_the_share() {
     in_private_mounts(|| {
@@ -289,7 +308,7 @@ fn an_empty_dir_with_a_limit_is_an_image_in_its_directory() {
         let mut mounts =
             [oci("bind", &volume, "/cache", &["rbind"]), oci("bind", &part, "/part", &["rbind", "ro"])];
         let found = fixture.files.share_volumes(&mut mounts, fixture.host.path(), &IdMap::default()).unwrap();
-        let image = DiskImage { path: volume.join("kata-emptydir.img"), read_only: false };
+        let image = DiskImage::at(volume.join("kata-emptydir.img"), false);
         let size = fs::metadata(&image.path).unwrap().len();
         assert!(size < 8 << 20 && size > 7 << 20, "{size}");
         let guest_path = Path::new("/run/kata-containers/sandbox/ephemeral/cache");

@@ -37,7 +37,7 @@ struct By {
 
 #[derive(Debug)]
 pub(super) struct Causes {
-    events: OwnedFd,
+    pub(super) events: OwnedFd,
     daemon: u32,
     /// What the last reading brought, and the one before: of one change the two kinds of events do not come at once.
     now: HashMap<Happened, By>,
@@ -56,6 +56,12 @@ impl Causes {
         let handle = sys::file_handle(file.as_fd())?;
         sys::fanotify_add(self.events.as_fd(), file.as_fd(), is_directory)?;
         Ok(FileKey(handle))
+    }
+
+    /// The kernel need not keep the file in memory any more, nor count it as root's.
+    pub(super) fn remove(&self, file: &OwnedFd) {
+        // It has let go of one that is deleted by itself.
+        sys::fanotify_remove(self.events.as_fd(), file.as_fd()).ok();
     }
 
     /// Takes all that has happened; to be called after the events were read that it is about.

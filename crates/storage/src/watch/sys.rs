@@ -43,29 +43,42 @@ pub(super) fn fanotify() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What a file tells of itself.
+const OWN: u64 =
+    libc::FAN_MODIFY | libc::FAN_ATTRIB | libc::FAN_CLOSE_WRITE | libc::FAN_MOVE_SELF | libc::FAN_DELETE_SELF;
+/// What a directory tells of its names as well.
+const NAMES: u64 = libc::FAN_CREATE
+    | libc::FAN_DELETE
+    | libc::FAN_MOVED_FROM
+    | libc::FAN_MOVED_TO
+    | libc::FAN_EVENT_ON_CHILD
+    | libc::FAN_ONDIR;
+
 /// Adds `file`, and if it is a directory what is in it, to those whose changes go to `queue`.
 pub(super) fn fanotify_add(
     queue: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     is_directory: bool,
 ) -> io::Result<()> {
-    let own = libc::FAN_MODIFY
-        | libc::FAN_ATTRIB
-        | libc::FAN_CLOSE_WRITE
-        | libc::FAN_MOVE_SELF
-        | libc::FAN_DELETE_SELF;
-    let names = libc::FAN_CREATE
-        | libc::FAN_DELETE
-        | libc::FAN_MOVED_FROM
-        | libc::FAN_MOVED_TO
-        | libc::FAN_EVENT_ON_CHILD
-        | libc::FAN_ONDIR;
-    let mask = if is_directory { own | names } else { own };
+    fanotify_mark(queue, libc::FAN_MARK_ADD, if is_directory { OWN | NAMES } else { OWN }, file)
+}
+
+/// Takes `file` from those whose changes go to `queue`.
+pub(super) fn fanotify_remove(queue: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<()> {
+    // What was not added may be named.
+    fanotify_mark(queue, libc::FAN_MARK_REMOVE, OWN | NAMES, file)
+}
+
+fn fanotify_mark(
+    queue: BorrowedFd<'_>,
+    change: libc::c_uint,
+    kinds: u64,
+    file: BorrowedFd<'_>,
+) -> io::Result<()> {
     let path = std::ffi::CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     // SAFETY: the path is a C string that lives beyond the call; the rest are numbers.
-    let result = unsafe {
-        libc::fanotify_mark(queue.as_raw_fd(), libc::FAN_MARK_ADD, mask, libc::AT_FDCWD, path.as_ptr())
-    };
+    let result =
+        unsafe { libc::fanotify_mark(queue.as_raw_fd(), change, kinds, libc::AT_FDCWD, path.as_ptr()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

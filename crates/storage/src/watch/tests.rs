@@ -1,6 +1,7 @@
 //! Watching, on real files.
 
 use std::fs::{self, File, Permissions};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -150,6 +151,85 @@ async fn what_the_guest_has_done_is_left_out() {
     let changes = watcher.changes().await.unwrap();
     let expected = [(1, IN_CREATE, "others"), (1, IN_MODIFY, "others"), (1, IN_CLOSE_WRITE, "others")];
     assert_eq!(told(&changes), expected);
+}
+
+/// Files that the kernel watches for this descriptor, of inotify or fanotify.
+fn kernel_watches(fd: &OwnedFd) -> usize {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
+    info.lines().filter(|line| line.contains(" ino:")).count()
+}
+
+/// A number that came again left its first file watched for good, uncounted: one number could use up what root may watch.
+#[tokio::test]
+async fn a_number_that_comes_again_means_the_new_file_only() {
+    let (temp, volume) = share();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    for name in ["a", "b", "b", "c"] {
+        fs::write(volume.join(name), "").unwrap();
+        add(&mut watcher, temp.path(), 1, &format!("{VOLUME}/{name}"));
+    }
+    // The file and its directory.
+    assert_eq!((watcher.places.len(), kernel_watches(watcher.events.get_ref())), (2, 2));
+    assert!(watcher.places.values().all(|place| place.watches.len() + place.children.len() == 1));
+    fs::write(volume.join("a"), "x").unwrap();
+    fs::write(volume.join("c"), "x").unwrap();
+    assert_eq!(told(&watcher.changes().await.unwrap()), [(1, IN_MODIFY, ""), (1, IN_CLOSE_WRITE, "")]);
+}
+
+/// A refusal left the number to its first file.
+#[tokio::test]
+async fn a_number_that_comes_again_and_is_refused_means_nothing() {
+    let (temp, _volume) = share();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 1, VOLUME);
+    watcher.add(1, Path::new("volumes"), 0).unwrap_err();
+    assert!(watcher.watches.is_empty() && watcher.places.is_empty());
+}
+
+/// Such a number was entered twice, and the kernel watched the first directory for good.
+#[tokio::test]
+async fn a_number_that_comes_again_does_not_follow_the_move_of_its_first_file() {
+    let (temp, volume) = share();
+    for dir in ["from", "to", "other"] {
+        fs::create_dir(volume.join(dir)).unwrap();
+    }
+    fs::write(volume.join("from/a"), "").unwrap();
+    fs::write(volume.join("other/b"), "").unwrap();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    add(&mut watcher, temp.path(), 1, &format!("{VOLUME}/from/a"));
+    add(&mut watcher, temp.path(), 2, &format!("{VOLUME}/to"));
+    fs::rename(volume.join("from/a"), volume.join("to/a")).unwrap();
+    let mut halves = super::read(watcher.events.get_ref()).unwrap();
+    let arrived = halves.split_off(halves.iter().position(|half| half.mask & IN_MOVED_TO != 0).unwrap());
+    watcher.changes_of(halves);
+    add(&mut watcher, temp.path(), 1, &format!("{VOLUME}/other/b"));
+    watcher.changes_of(arrived);
+    watcher.remove(1);
+    watcher.remove(2);
+    assert!(watcher.places.is_empty(), "{:?}", watcher.places);
+}
+
+/// The kernel kept each file that had ever been watched in memory, and counted it as root's, until the sandbox ended.
+#[tokio::test]
+async fn what_is_not_watched_any_more_is_not_looked_at_for_its_causes() {
+    let (temp, volume) = share();
+    fs::write(volume.join("a"), "").unwrap();
+    let mut watcher = Watcher::new(temp.path(), NOBODY).unwrap();
+    for (watch, path) in [(1, "volumes/0-vol/a"), (2, "volumes/0-vol/a"), (3, VOLUME)] {
+        add(&mut watcher, temp.path(), watch, path);
+    }
+    if watcher.causes.is_none() {
+        eprintln!("skipped: no fanotify with names here");
+        return;
+    }
+    let marks = |watcher: &Watcher| kernel_watches(&watcher.causes.as_ref().unwrap().events);
+    assert_eq!(marks(&watcher), 2);
+    watcher.remove(1);
+    assert_eq!(marks(&watcher), 2, "watched by another number");
+    watcher.remove(2);
+    assert_eq!(marks(&watcher), 1);
+    watcher.remove(3);
+    assert_eq!(marks(&watcher), 0);
 }
 
 #[tokio::test]

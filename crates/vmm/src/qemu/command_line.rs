@@ -7,11 +7,14 @@ use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use super::config::{self, Profile, profile, slot};
+use super::backend::{self, Taken};
+use super::config::{self, Profile, slot};
 use super::disk::{self, Drive, Place, Properties};
 use super::disks::Layout;
-use super::nic;
-use crate::plan::{AgentChannel, Nic, NicBackend, Share, ShareBackend, VmPlan};
+use super::{nic, numa};
+use crate::plan::{
+    AgentChannel, GUEST_BLOCK_MIB, MemoryHotplug, Nic, NicBackend, Share, ShareBackend, VmPlan,
+};
 
 /// What in a plan QEMU could not be given.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +52,14 @@ pub enum CommandLineError {
     Memory {
         /// What was asked for.
         mib: u32,
+    },
+    /// More memory at boot than ever.
+    #[error("The VM cannot have {mib} MiB of memory of at most {max}: check `default_memory`")]
+    MemoryLimit {
+        /// Memory at boot.
+        mib: u32,
+        /// The most ever.
+        max: u32,
     },
     /// A share's tag has a bad length.
     #[error("The share's tag {tag:?} must have 1 to {most} bytes: the device has no room for more")]
@@ -101,7 +112,7 @@ pub enum CommandLineError {
 pub(super) struct Endpoints {
     /// The control channel.
     pub(super) qmp: OwnedFd,
-    /// The console's log, opened for appending.
+    /// Where the guest's console is written: the end of a pipe.
     pub(super) console: OwnedFd,
     /// The agent's serial port, if the plan has one.
     pub(super) agent: Option<OwnedFd>,
@@ -122,11 +133,11 @@ pub(super) struct CommandLine {
 /// A value in the plan that QEMU or the guest's kernel has no room for.
 pub(super) fn build(
     plan: VmPlan,
+    profile: &Profile,
     layout: Layout,
     endpoints: Endpoints,
 ) -> Result<CommandLine, CommandLineError> {
     let mut line = CommandLine::default();
-    let profile = profile(plan.accelerator);
     line.identity(&plan);
     line.machine(&plan, profile);
     line.processors(&plan, profile)?;
@@ -135,7 +146,8 @@ pub(super) fn build(
     line.control(endpoints.qmp);
     line.serial_bus();
     line.console(endpoints.console);
-    line.entropy(&plan.entropy_source)?;
+    line.entropy(&plan.entropy_source, plan.free_page_reporting)?;
+    line.balloon(plan.free_page_reporting);
     line.agent(plan.agent, endpoints.agent);
     line.shares(plan.shares)?;
     line.ports(plan.hotplug_ports)?;
@@ -179,7 +191,11 @@ impl CommandLine {
 
     fn machine(&mut self, plan: &VmPlan, profile: &Profile) {
         let machine = escaped(&plan.machine_type);
-        self.option("-machine", format!("{machine},memory-backend=mem0,{}", profile.machine));
+        // QEMU's own choice is "on".
+        let merge = if plan.memory_backing.is_mergeable { "on" } else { "off" };
+        // With nodes, each names its own.
+        let memory = if plan.numa.is_none() { "memory-backend=mem0," } else { "" };
+        self.option("-machine", format!("{machine},{memory}mem-merge={merge},{}", profile.machine));
         self.option("-accel", profile.accel);
         self.option("-rtc", "base=utc,clock=host");
         self.arguments.extend(profile.extra.iter().map(Into::into));
@@ -192,27 +208,46 @@ impl CommandLine {
         }
         let comma = if plan.cpu_features.is_empty() { "" } else { "," };
         self.option("-cpu", format!("{}{comma}{}", profile.cpu, plan.cpu_features));
-        self.option("-smp", format!("{vcpus},sockets={max},cores=1,threads=1,maxcpus={max}"));
+        let present = config::vcpus_present(plan);
+        self.option("-smp", format!("{present},sockets={max},cores=1,threads=1,maxcpus={max}"));
         Ok(())
     }
 
-    /// Memory that vhost-user daemons can map, where there are some: a memfd, shared. Beside it address space for
-    /// persistent memory.
+    /// Memory, which vhost-user daemons can map where there are some. Beside it address space for
+    /// persistent memory, and for memory that comes later.
     fn memory(&mut self, plan: &VmPlan, pmem_size: u64) -> Result<(), CommandLineError> {
         let mib = plan.memory_mib;
         if mib < config::MIN_MEMORY_MIB {
             return Err(CommandLineError::Memory { mib });
         }
-        let room = match pmem_size {
-            0 => String::new(),
-            bytes => format!(",maxmem={}M", u64::from(mib) + bytes.div_ceil(1 << 20)),
-        };
-        self.option("-m", format!("{mib}M{room}"));
-        let backend = match plan.shares_memory() {
-            true => format!("memory-backend-memfd,id=mem0,size={mib}M,share=on"),
-            false => format!("memory-backend-ram,id=mem0,size={mib}M"),
-        };
-        self.option("-object", backend);
+        let (max, max_vcpus) = (plan.max_memory_mib, plan.max_vcpus);
+        if mib > max {
+            return Err(CommandLineError::MemoryLimit { mib, max });
+        }
+        // Memory that comes later begins with a memory block of the guest, and with a page of the host.
+        let page = plan.memory_backing.unit() >> 20;
+        let unit = if plan.has_memory_hotplug() { page.max(GUEST_BLOCK_MIB.into()) } else { 1 };
+        let most = u64::from(max) + pmem_size.div_ceil(1 << 20).next_multiple_of(unit);
+        let mut size = format!("{mib}M");
+        if most > mib.into() {
+            size = format!("{size},maxmem={most}M");
+        }
+        if let MemoryHotplug::Dimm { slots } = plan.memory_hotplug
+            && plan.has_memory_hotplug()
+        {
+            size = format!("{size},slots={slots}");
+        }
+        self.option("-m", size);
+        let (backing, shared) = (&plan.memory_backing, plan.shares_memory());
+        for node in plan.numa.numbers() {
+            let mib = plan.numa.0.get(node).map_or(mib, |node| node.memory_mib);
+            let (id, host_nodes) = (format!("mem{node}"), plan.numa.host_nodes(node));
+            let size = (id.as_str(), u64::from(mib) << 20);
+            self.json("-object", backend::object(backing, shared, size, Taken::AsPlanned, host_nodes));
+        }
+        for node in numa::options(&plan.numa, max_vcpus) {
+            self.option("-numa", node);
+        }
         Ok(())
     }
 
@@ -246,19 +281,29 @@ impl CommandLine {
         self.virtio_device("virtio-serial-pci", slot::SERIAL, "id=serial0,max_ports=2");
     }
 
-    /// The guest's `hvc0`, written to the console log.
-    fn console(&mut self, log: OwnedFd) {
-        let fd = self.inherit("console", log);
+    /// The guest's `hvc0`, written to a pipe.
+    fn console(&mut self, pipe: OwnedFd) {
+        let fd = self.inherit("console", pipe);
         self.option("-add-fd", format!("fd={fd},set=1,opaque=console"));
         self.option("-chardev", "file,id=console,path=/dev/fdset/1,append=on");
         self.option("-device", "virtconsole,id=console0,bus=serial0.0,nr=0,chardev=console");
     }
 
-    fn entropy(&mut self, source: &Path) -> Result<(), CommandLineError> {
+    /// `shares_slot`: the slot's second function is the balloon.
+    fn entropy(&mut self, source: &Path, shares_slot: bool) -> Result<(), CommandLineError> {
         let source = source.to_str().ok_or_else(|| CommandLineError::Path { path: source.to_owned() })?;
         self.option("-object", format!("rng-random,id=rng0,filename={}", escaped(source)));
-        self.virtio_device("virtio-rng-pci", slot::RNG, "rng=rng0");
+        let functions = if shares_slot { ",multifunction=on" } else { "" };
+        self.virtio_device("virtio-rng-pci", slot::RNG, &format!("rng=rng0{functions}"));
         Ok(())
+    }
+
+    /// The guest reports pages that it has freed, and the host takes them back. Nobody inflates the balloon.
+    fn balloon(&mut self, is_wanted: bool) {
+        if is_wanted {
+            let place = format!("bus=pcie.0,addr={:#x}.1,disable-legacy=on", slot::RNG);
+            self.option("-device", format!("virtio-balloon-pci,{place},id=balloon0,free-page-reporting=on"));
+        }
     }
 
     fn agent(&mut self, channel: AgentChannel, port: Option<OwnedFd>) {

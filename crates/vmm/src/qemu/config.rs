@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::qmp::Version;
 use crate::plan::{Accelerator, VmPlan};
 
 /// What depends on the accelerator.
@@ -49,6 +50,14 @@ const TCG: Profile = Profile {
     kernel_params: &["tsc=reliable", "no_timer_check", "mitigations=off", "noreplace-smp", "norandmaps"],
 };
 
+/// [`TCG`] with one host thread for all virtual CPUs.
+const TCG_IN_TURN: Profile = Profile { accel: "tcg,thread=single,tb-size=256", ..TCG };
+
+/// The first QEMU that translates no code while another virtual CPU changes it ("accel/tcg: Always lock pages before
+/// translation"). A kernel patches itself in its first second; with older ones, about one start in 500 with two CPUs
+/// ended in a panic.
+const TCG_IS_EXACT: Version = Version { major: 8, minor: 1, micro: 0 };
+
 /// Kernel parameters for every accelerator. The plan's own win over these by name.
 pub(super) const KERNEL_PARAMS: &[&str] = &[
     "console=hvc0",
@@ -64,18 +73,31 @@ pub(super) const KERNEL_PARAMS: &[&str] = &[
     "i8042.nopnp=1",
     "i8042.dumbkbd=1",
     "cryptomgr.notests",
+    // The agent asks for the disk it needs. The kernel asks for 256 targets first, which takes seconds on a busy host.
+    "scsi_mod.scan=manual",
     // Interfaces keep the names that the kernel gives.
     "net.ifnames=0",
     // Grace periods are short while there is little to wait for: starts are faster.
     "rcupdate.rcu_expedited=1",
     "random.trust_cpu=on",
+    // Where there is, or can come, memory above 4 GiB, the kernel would keep 64 MiB for devices that cannot reach it, of which
+    // there are none.
+    "swiotlb=noforce",
     // No interface that nobody has asked for.
     "dummy.numdummies=0",
 ];
 
 /// Under emulation, for a guest that never has a second CPU: the HPET is its clock, and 100 ms of calibrating the
-/// local APIC timer are saved.
+/// local APIC timer are saved. Without that timer a second CPU would make do with ticks of the first.
 const SINGLE_CPU_PARAMS: &[&str] = &["nolapic_timer"];
+
+/// For a guest that may get more memory. Most of what comes is only for what can be moved out of the way: it can be taken
+/// back.
+const MEMORY_HOTPLUG_PARAMS: &[&str] = &[
+    "memory_hotplug.online_policy=auto-movable",
+    // In percent of what there was at boot: up to four times that.
+    "memory_hotplug.auto_movable_ratio=401",
+];
 
 /// Kernel parameters that are left out when the plan asks for debugging.
 pub(super) const QUIET_PARAMS: &[&str] = &["quiet"];
@@ -148,11 +170,34 @@ pub(super) fn small_firmware(qemu: &Path) -> Option<PathBuf> {
 }
 
 /// The profile for an accelerator.
-pub(super) fn profile(accelerator: Accelerator) -> &'static Profile {
+fn profile(accelerator: Accelerator) -> &'static Profile {
     match accelerator {
         Accelerator::Kvm => &KVM,
         Accelerator::Tcg => &TCG,
     }
+}
+
+/// Whether a plan's profile depends on QEMU's version, which costs a start of QEMU to know.
+pub(super) fn depends_on_version(plan: &VmPlan) -> bool {
+    plan.accelerator == Accelerator::Tcg && plan.max_vcpus > 1
+}
+
+/// How many CPUs QEMU makes at the start.
+///
+/// Under emulation those that may come later are there from the start, and the guest's kernel leaves them off until it is
+/// asked: kernels take CPUs that are plugged in only from hypervisors that they know, and a QEMU that emulates does not
+/// survive taking one out (7.2: it waits for its own thread, or uses what it has freed).
+pub(super) fn vcpus_present(plan: &VmPlan) -> u32 {
+    match plan.accelerator {
+        Accelerator::Kvm => plan.vcpus,
+        Accelerator::Tcg => plan.max_vcpus,
+    }
+}
+
+/// The profile for a plan and a version of QEMU, if that is known and asked for by [`depends_on_version`].
+pub(super) fn profile_of(plan: &VmPlan, version: Option<Version>) -> &'static Profile {
+    let exact = version.is_some_and(|version| version >= TCG_IS_EXACT);
+    if depends_on_version(plan) && !exact { &TCG_IN_TURN } else { profile(plan.accelerator) }
 }
 
 /// The kernel's command line: the plan's parameters after those defaults that they do not replace.
@@ -161,8 +206,10 @@ pub(super) fn kernel_command_line(plan: &VmPlan) -> String {
     let quiet = if plan.debug { &[] } else { QUIET_PARAMS };
     let single = accelerator == Accelerator::Tcg && plan.max_vcpus == 1;
     let single = if single { SINGLE_CPU_PARAMS } else { &[] };
-    let defaults = profile(accelerator).kernel_params.iter().chain(single).chain(KERNEL_PARAMS).chain(quiet);
-    let defaults = defaults.copied();
+    let memory = if plan.has_memory_hotplug() { MEMORY_HOTPLUG_PARAMS } else { &[] };
+    let online = (vcpus_present(plan) > plan.vcpus).then(|| format!("maxcpus={}", plan.vcpus));
+    let defaults = profile(accelerator).kernel_params.iter().chain(single).chain(memory);
+    let defaults = defaults.chain(KERNEL_PARAMS).chain(quiet).copied().chain(online.as_deref());
     let kept = defaults.filter(|default| !own.iter().any(|param| name_of(param) == name_of(default)));
     kept.chain(own.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
 }

@@ -45,8 +45,13 @@ impl NicHotplug for Qemu {
             Err(VmmError::Control(error)) if error.is_device_not_found() && self.ports().holds(id) => {}
             Err(error) => return Err(error),
         }
+        // Until the back end is gone too, the port is held: then the removal can be asked for again.
+        match client.execute(NetdevDel { id: id.to_owned() }).await {
+            Err(error) if !error.is_device_not_found() => return Err(error.into()),
+            _ => {}
+        }
         self.ports().free(id);
-        Ok(client.execute(NetdevDel { id: id.to_owned() }).await.map(drop)?)
+        Ok(())
     }
 }
 

@@ -1,41 +1,46 @@
 //! The life of a QEMU process: start, events, end.
 //!
 //! One task owns the child and is the only one that kills or reaps it; one serves the control channel; one
-//! keeps the last lines of standard error. [`Qemu`] is a handle that talks to them.
+//! keeps the last lines of standard error; a thread keeps the guest's console. [`Qemu`] is a handle that talks to them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use command_fds::CommandFdExt;
 use kata_cgroup::Cgroup;
 use tokio::process::{Child, Command};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::command_line::{CommandLine, Endpoints, build};
+use super::config::Profile;
 use super::disks::{Disks, Layout};
+use super::pinning::Placed;
 use super::ports::Ports;
-use super::qmp::{self, Client, Connected, Cont, QmpError, QueryStatus, Quit, Stop};
-use super::{config, diagnosis, stderr, tsc};
+use super::qmp::{self, Client, Connected, Cont, QmpError, QueryCpusFast, QueryStatus, Quit, Stop};
+use super::resize::Limits;
+use super::{config, console, diagnosis, processors, stderr, tsc, version};
+use crate::backing;
 use crate::netns::{self, Failure};
 use crate::plan::{Accelerator, AgentChannel, NetworkNamespace, VmPlan};
 use crate::turns::Turns;
 use crate::vmm::{
-    Capabilities, DiskHotplug, NicHotplug, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError,
+    Capabilities, DiskHotplug, NicHotplug, Resize, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError,
 };
 
 /// How long QEMU may take to answer on its control channel. It answers in milliseconds, but a loaded host may
 /// keep it waiting.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
+/// How much longer until it is up, for each GiB that QEMU takes from the host before.
+const PREALLOC_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the last events and error lines are waited for once the process is gone.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Events kept for a consumer that is busy.
@@ -52,14 +57,18 @@ pub struct Qemu {
     kill: mpsc::Sender<()>,
     places: Places,
     deleted: broadcast::Sender<String>,
+    memory_changed: broadcast::Sender<()>,
     turns: Turns,
+    /// Where its threads run on the host.
+    placed: Mutex<Placed>,
 }
 
-/// Where devices are that come and go.
+/// Where devices are that come and go, and how many CPUs and how much memory there can be.
 #[derive(Debug)]
 struct Places {
     ports: Ports,
     disks: Disks,
+    limits: Limits,
 }
 
 /// How far the control channel is.
@@ -76,6 +85,11 @@ enum Control {
 /// A file is missing, the plan makes no command line, or the process cannot be started.
 pub async fn launch(mut plan: VmPlan) -> Result<Qemu, VmmError> {
     check_files(&plan)?;
+    plan.memory_backing.check(plan.memory_mib, plan.shares_memory(), Path::new(backing::MM))?;
+    // A host that does not tell how large it is refuses nothing.
+    let meminfo = std::fs::read_to_string(backing::MEMINFO).unwrap_or_default();
+    plan.memory_backing.check_host(plan.memory_mib, &meminfo)?;
+    plan.memory_backing.check_nodes(&plan.numa, Path::new(backing::MM), Path::new(backing::NODES))?;
     tell_tsc_frequency(&mut plan);
     plan.firmware = plan.firmware.or_else(|| config::small_firmware(&plan.binary));
     let (ours, qmp) = pair("control channel")?;
@@ -83,14 +97,29 @@ pub async fn launch(mut plan: VmPlan) -> Result<Qemu, VmmError> {
         AgentChannel::Serial => pair("agent port").map(|(ours, theirs)| (Some(ours), Some(theirs)))?,
         AgentChannel::Vsock { .. } => (None, None),
     };
-    let endpoints = Endpoints { qmp, console: open_console(&plan.console_log)?, agent };
+    let (console, kept) = console::keep(&plan.console_log)?;
+    let endpoints = Endpoints { qmp, console, agent };
     let (binary, place) = (plan.binary.clone(), (plan.netns.clone(), plan.cgroup.clone()));
     let layout = Layout::of(std::mem::take(&mut plan.disks), plan.scsi_controller)?;
-    let places = Places { ports: Ports::of(plan.hotplug_ports, &plan.nics), disks: Disks::of(&layout) };
-    let line = build(plan, layout, endpoints)?;
+    let places = Places {
+        ports: Ports::of(plan.hotplug_ports, &plan.nics),
+        disks: Disks::of(&layout),
+        limits: Limits::of(&plan),
+    };
+    let profile = profile(&plan).await;
+    let line = build(plan, profile, layout, endpoints)?;
     tracing::debug!(?binary, arguments = ?line.arguments, "starting QEMU");
-    let child = spawn(&binary, &place, line)?;
-    Ok(Qemu::watch(child, ours, agent_socket, places))
+    let child = start(binary, place, line).await?;
+    Ok(Qemu::watch(child, (ours, kept), agent_socket, places))
+}
+
+async fn profile(plan: &VmPlan) -> &'static Profile {
+    let version = match config::depends_on_version(plan) {
+        // What keeps it from telling its version keeps it from starting.
+        true => version::probe(&plan.binary).await.ok(),
+        false => None,
+    };
+    config::profile_of(plan, version)
 }
 
 /// Names a missing file now, instead of letting QEMU fail in its own words.
@@ -114,13 +143,14 @@ fn check_files(plan: &VmPlan) -> Result<(), VmmError> {
 
 /// Spares an emulated guest finding out its clock's frequency, unless the plan names one.
 fn tell_tsc_frequency(plan: &mut VmPlan) {
-    const NAME: &str = "tsc_early_khz=";
-    if plan.accelerator != Accelerator::Tcg || plan.kernel_params.iter().any(|param| param.starts_with(NAME))
-    {
+    let is_named = plan.kernel_params.iter().any(|param| param.starts_with(tsc::FREQUENCY));
+    if plan.accelerator != Accelerator::Tcg || is_named {
         return;
     }
-    let khz = tsc::frequency_khz(Path::new("/proc/cpuinfo"));
-    plan.kernel_params.extend(khz.map(|khz| format!("{NAME}{khz}")));
+    if let Some(khz) = tsc::frequency_khz(Path::new("/proc/cpuinfo")) {
+        let told = tsc::kernel_params(khz, plan.max_vcpus, &plan.kernel_params);
+        plan.kernel_params.extend(told);
+    }
 }
 
 fn pair(what: &'static str) -> Result<(OwnedFd, OwnedFd), VmmError> {
@@ -128,16 +158,19 @@ fn pair(what: &'static str) -> Result<(OwnedFd, OwnedFd), VmmError> {
     Ok((ours.into(), theirs.into()))
 }
 
-fn open_console(path: &Path) -> Result<OwnedFd, VmmError> {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    opened.map(Into::into).map_err(|source| VmmError::ConsoleLog { path: path.to_owned(), source })
+/// What the process begins in.
+type Surroundings = (NetworkNamespace, Cgroup);
+
+async fn start(binary: PathBuf, place: Surroundings, line: CommandLine) -> Result<Child, VmmError> {
+    if !place.1.awaits_vmm() {
+        return spawn(&binary, &place, line);
+    }
+    let path = binary.clone();
+    let spawned = tokio::task::spawn_blocking(move || spawn(&binary, &place, line)).await;
+    spawned.unwrap_or_else(|panic| Err(VmmError::Spawn { path, source: io::Error::other(panic) }))
 }
 
-fn spawn(
-    binary: &Path,
-    (netns, cgroup): &(NetworkNamespace, Cgroup),
-    line: CommandLine,
-) -> Result<Child, VmmError> {
+fn spawn(binary: &Path, (netns, cgroup): &Surroundings, line: CommandLine) -> Result<Child, VmmError> {
     let mut command = Command::new(binary);
     command.args(line.arguments).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -146,11 +179,14 @@ fn spawn(
     // The numbers stay as they are. Mapping to chosen ones could hit the pipe by which the standard library
     // learns that `exec` failed.
     command.preserved_fds(line.descriptors.into_iter().map(|(_, fd)| fd).collect());
-    cgroup.enter(&mut command);
-    let spawned = match netns {
+    let entered = cgroup.enter(&mut command).map_err(Failure::Spawn);
+    let spawned = entered.and_then(|()| match netns {
         NetworkNamespace::Callers => command.spawn().map_err(Failure::Spawn),
         other => netns::spawn_in(other, command),
-    };
+    });
+    if let Some(refusal) = cgroup.refusal() {
+        return Err(Box::new(refusal.clone()).into());
+    }
     spawned.map_err(|failure| match (failure, netns) {
         (Failure::Spawn(source), _) if source.kind() == io::ErrorKind::NotFound => {
             VmmError::BinaryMissing { path: binary.to_owned() }
@@ -166,7 +202,12 @@ fn spawn(
 
 impl Qemu {
     /// Starts the tasks that watch a started process.
-    fn watch(mut child: Child, qmp: OwnedFd, agent_socket: Option<OwnedFd>, places: Places) -> Self {
+    fn watch(
+        mut child: Child,
+        (qmp, console): (OwnedFd, oneshot::Receiver<()>),
+        agent_socket: Option<OwnedFd>,
+        places: Places,
+    ) -> Self {
         let pid = child.id().unwrap_or_default();
         let turns = Turns::long(pid);
         let (publisher, events) = mpsc::channel(EVENT_BACKLOG);
@@ -174,10 +215,16 @@ impl Qemu {
         let (exit_state, exit) = watch::channel(None);
         let (kill, kill_orders) = mpsc::channel(1);
         let deleted = broadcast::Sender::new(EVENT_BACKLOG);
-        let told = Told { publisher: publisher.clone(), deleted: deleted.clone() };
+        let memory_changed = broadcast::Sender::new(1);
+        let told = Told {
+            publisher: publisher.clone(),
+            deleted: deleted.clone(),
+            memory_changed: memory_changed.clone(),
+        };
         let last_words = LastWords {
             stderr: tokio::spawn(stderr::collect(child.stderr.take(), pid)),
-            control: tokio::spawn(serve_control(qmp, control_state, told)),
+            control: tokio::spawn(serve_control(qmp, patience(&places.limits), control_state, told)),
+            console,
         };
         tokio::spawn(supervise(child, kill_orders, last_words, publisher, exit_state));
         Self {
@@ -189,8 +236,15 @@ impl Qemu {
             kill,
             places,
             deleted,
+            memory_changed,
             turns,
+            placed: Mutex::default(),
         }
+    }
+
+    /// Whether virtual CPUs have CPUs of their own. Whoever changes where they run holds it.
+    pub(super) fn placed(&self) -> MutexGuard<'_, Placed> {
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where devices are plugged in.
@@ -203,6 +257,16 @@ impl Qemu {
         &self.places.disks
     }
 
+    /// What the VM was planned to have, at boot and at most.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.places.limits
+    }
+
+    /// That the guest has taken or given back memory, from now on.
+    pub(super) fn memory_changed(&self) -> broadcast::Receiver<()> {
+        self.memory_changed.subscribe()
+    }
+
     /// The ids of devices that are gone, from now on.
     pub(super) fn deleted(&self) -> broadcast::Receiver<String> {
         self.deleted.subscribe()
@@ -210,7 +274,8 @@ impl Qemu {
 
     /// The control channel, waited for if it is not up yet.
     pub(super) async fn client(&self) -> Result<Client, VmmError> {
-        timeout(CONTROL_DEADLINE, self.connected()).await.unwrap_or_else(|_| Err(QmpError::Greeting.into()))
+        let patience = patience(self.limits());
+        timeout(patience, self.connected()).await.unwrap_or_else(|_| Err(QmpError::Greeting.into()))
     }
 
     /// The control channel, waited for as long as there is a VMM.
@@ -246,11 +311,19 @@ impl Vmm for Qemu {
         self.turns.end();
     }
 
+    async fn vcpu_threads(&self) -> Result<Vec<u32>, VmmError> {
+        Ok(processors::threads(&self.client().await?.execute(QueryCpusFast {}).await?))
+    }
+
     fn nic_hotplug(&self) -> Option<&dyn NicHotplug> {
         Some(self)
     }
 
     fn disk_hotplug(&self) -> Option<&dyn DiskHotplug> {
+        Some(self)
+    }
+
+    fn resize(&self) -> Option<&dyn Resize> {
         Some(self)
     }
 
@@ -319,12 +392,14 @@ impl Vmm for Qemu {
 struct Told {
     publisher: mpsc::Sender<VmEvent>,
     deleted: broadcast::Sender<String>,
+    memory_changed: broadcast::Sender<()>,
 }
 
-/// The tasks that know what QEMU said before it ended.
+/// Who knows what QEMU and its guest said before they ended.
 struct LastWords {
     stderr: JoinHandle<String>,
     control: JoinHandle<()>,
+    console: oneshot::Receiver<()>,
 }
 
 /// Owns the child: kills it on order or when all handles are gone, reaps it, tells everybody.
@@ -345,8 +420,10 @@ async fn supervise(
     if let Err(error) = &status {
         tracing::error!(%error, "QEMU's process cannot be waited for");
     }
-    // Both end by themselves now that the process is gone. Events come before the exit that follows them.
+    // They end by themselves now that the process is gone. Events come before the exit that follows them.
     timeout(LAST_WORDS, last_words.control).await.ok();
+    // The exit is explained by what the guest said last.
+    timeout(LAST_WORDS, last_words.console).await.ok();
     let stderr = timeout(LAST_WORDS, last_words.stderr).await;
     let stderr = stderr.ok().and_then(Result::ok).unwrap_or_default();
     let (cause, advice) = (diagnosis::cause(&stderr), diagnosis::advice(&stderr));
@@ -356,9 +433,15 @@ async fn supervise(
     publisher.send(VmEvent::Exited(exit)).await.ok();
 }
 
+/// How long QEMU may take until its control channel is up.
+fn patience(limits: &Limits) -> Duration {
+    let gib = if limits.backing.prealloc_threads > 0 { limits.memory_mib.div_ceil(1024) } else { 0 };
+    CONTROL_DEADLINE + PREALLOC_PATIENCE * gib
+}
+
 /// Connects the control channel and passes on what it tells, until it closes.
-async fn serve_control(qmp: OwnedFd, state: watch::Sender<Control>, told: Told) {
-    match qmp::connect(qmp, CONTROL_DEADLINE).await {
+async fn serve_control(qmp: OwnedFd, patience: Duration, state: watch::Sender<Control>, told: Told) {
+    match qmp::connect(qmp, patience).await {
         Ok(Connected { client, mut events, version }) => {
             tracing::debug!(%version, "QEMU's control channel is up");
             state.send_replace(Control::Ready(client));
@@ -374,7 +457,7 @@ async fn serve_control(qmp: OwnedFd, state: watch::Sender<Control>, told: Told) 
 }
 
 /// Passes on an event of QEMU, if it is one that matters.
-async fn publish(event: &qmp::Event, Told { publisher, deleted }: &Told) {
+async fn publish(event: &qmp::Event, Told { publisher, deleted, memory_changed }: &Told) {
     tracing::debug!(event = event.name, data = %event.data, "QEMU event");
     if let Some(change) = event.decode::<qmp::VserportChange>() {
         if change.id == config::AGENT_PORT_ID {
@@ -386,6 +469,8 @@ async fn publish(event: &qmp::Event, Told { publisher, deleted }: &Told) {
     } else if let Some(gone) = event.decode::<qmp::DeviceDeleted>() {
         // Devices without an id are parts of others. Nobody may be waiting.
         gone.device.map(|id| deleted.send(id).ok());
+    } else if event.decode::<qmp::MemoryDeviceSizeChange>().is_some() {
+        memory_changed.send(()).ok();
     } else if event.decode::<qmp::GuestPanicked>().is_some() {
         publisher.send(VmEvent::Panicked).await.ok();
     }

@@ -1,7 +1,9 @@
 //! The QEMU driver: works with QEMU 7.2 and newer.
 
+mod backend;
 mod command_line;
 mod config;
+mod console;
 mod diagnosis;
 mod disk;
 mod disk_hotplug;
@@ -11,9 +13,14 @@ mod disks;
 pub mod fuzzing;
 mod hotplug;
 mod lifecycle;
+mod memory;
 mod nic;
+mod numa;
+mod pinning;
 mod ports;
+mod processors;
 pub mod qmp;
+mod resize;
 mod stderr;
 mod sys;
 #[cfg(test)]

@@ -45,6 +45,11 @@ impl Ports {
         self.lock().iter().flatten().any(|used| used == id)
     }
 
+    /// The port that the device is in.
+    pub(super) fn number(&self, id: &str) -> Option<usize> {
+        self.lock().iter().position(|used| used.as_deref() == Some(id))
+    }
+
     pub(super) fn free(&self, id: &str) {
         self.lock().iter_mut().filter(|used| used.as_deref() == Some(id)).for_each(|used| *used = None);
     }
@@ -65,6 +70,7 @@ mod tests {
         assert_eq!(ports.take("b", 1), Err(NoPort::Full(2)));
         assert_eq!(ports.take("b", 0), Ok(1));
         assert_eq!(ports.take("b", 0), Err(NoPort::Taken));
+        assert_eq!((ports.number("b"), ports.number("c")), (Some(1), None));
         ports.free("a");
         assert!(ports.holds("b") && !ports.holds("a"));
         assert_eq!(ports.take("c", 0), Ok(0));

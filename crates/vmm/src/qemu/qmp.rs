@@ -28,10 +28,15 @@ use tokio::time::timeout;
 
 pub use commands::{
     AddFd, BlockImage, BlockNode, BlockResize, BlockdevAdd, BlockdevDel, Closefd, Command, Cont, DeviceAdd,
-    DeviceDel, Getfd, NetdevAdd, NetdevDel, ObjectAdd, ObjectDel, QmpCapabilities, QueryNamedBlockNodes,
-    QueryStatus, Quit, RemoveFd, StatusInfo, Stop,
+    DeviceDel, Getfd, HotpluggableCpu, MemoryDevice, MemoryModule, NetdevAdd, NetdevDel, ObjectAdd,
+    ObjectDel, PersistentMemory, QmpCapabilities, QomSet, QueryCpusFast, QueryHotpluggableCpus,
+    QueryMemoryDevices, QueryNamedBlockNodes, QueryStatus, Quit, RemoveFd, StatusInfo, Stop, VcpuThread,
+    VirtioMem,
 };
-pub use events::{DeviceDeleted, Event, EventData, GuestPanicked, Shutdown, Timestamp, VserportChange};
+pub use events::{
+    DeviceDeleted, Event, EventData, GuestPanicked, MemoryDeviceSizeChange, Shutdown, Timestamp,
+    VserportChange,
+};
 
 /// The longest line accepted. The longest real ones, schema dumps, have about 200 KiB.
 const MAX_LINE: u64 = 16 * 1024 * 1024;

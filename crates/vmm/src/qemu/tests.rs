@@ -1,6 +1,10 @@
 //! Command lines as snapshots, and the life of real QEMU processes.
 
 mod disks;
+mod memory;
+mod numa;
+mod pinning;
+mod resize;
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -14,9 +18,11 @@ use tokio::time::timeout;
 
 use super::command_line::{CommandLine, CommandLineError, Endpoints, build};
 use super::disks::Layout;
-use super::{config, launch};
+use super::{Version, config, launch};
+use crate::backing::MemoryBacking;
+use crate::numa::Numa;
 use crate::plan::{
-    Accelerator, AgentChannel, NetworkNamespace, Nic, NicBackend, Share, ShareBackend, VmPlan,
+    Accelerator, AgentChannel, MemoryHotplug, NetworkNamespace, Nic, NicBackend, Share, ShareBackend, VmPlan,
 };
 use crate::vmm::{ShutdownReason, VmEvent, VmStatus, Vmm, VmmError};
 
@@ -36,6 +42,11 @@ fn plan(accelerator: Accelerator) -> VmPlan {
         vcpus: 1,
         max_vcpus: 2,
         memory_mib: 256,
+        max_memory_mib: 256,
+        memory_hotplug: MemoryHotplug::VirtioMem,
+        memory_backing: MemoryBacking::default(),
+        numa: Numa::default(),
+        free_page_reporting: false,
         kernel: "/usr/share/kata-containers/vmlinux.container".into(),
         initrd: "/usr/share/kata-containers/initrd.img".into(),
         kernel_params: Vec::new(),
@@ -58,7 +69,8 @@ fn plan(accelerator: Accelerator) -> VmPlan {
 fn command_line(mut plan: VmPlan) -> Result<CommandLine, CommandLineError> {
     let agent = matches!(plan.agent, AgentChannel::Serial).then(any_fd);
     let layout = Layout::of(std::mem::take(&mut plan.disks), plan.scsi_controller).unwrap();
-    build(plan, layout, Endpoints { qmp: any_fd(), console: any_fd(), agent })
+    let profile = config::profile_of(&plan, None);
+    build(plan, profile, layout, Endpoints { qmp: any_fd(), console: any_fd(), agent })
 }
 
 /// One option a line, descriptors by purpose instead of by number.
@@ -115,9 +127,24 @@ fn a_directory_that_qemu_shows_itself_needs_no_shared_memory() {
     let found = lines.lines().filter(|line| line.contains("9p") || line.contains("mem0"));
     assert_eq!(
         found.skip(1).collect::<Vec<_>>().join("\n"),
-        "-object memory-backend-ram,id=mem0,size=256M\n\
+        "-object {\"id\":\"mem0\",\"qom-type\":\"memory-backend-ram\",\"size\":268435456}\n\
          -fsdev local,id=extra-9p-4,path=/run/a,,b/ro,security_model=passthrough,multidevs=remap\n\
          -device virtio-9p-pci,bus=pcie.0,addr=0x4,disable-legacy=on,fsdev=extra-9p-4,mount_tag=kataShared"
+    );
+}
+
+#[test]
+fn a_guest_reports_free_pages_by_a_second_function_of_an_occupied_slot() {
+    assert!(!rendered(plan(Accelerator::Tcg)).contains("balloon"));
+    let lines = rendered(VmPlan { free_page_reporting: true, ..plan(Accelerator::Tcg) });
+    let found: Vec<_> =
+        lines.lines().filter(|line| line.contains("rng-pci") || line.contains("balloon")).collect();
+    assert_eq!(
+        found,
+        [
+            "-device virtio-rng-pci,bus=pcie.0,addr=0x2,disable-legacy=on,rng=rng0,multifunction=on",
+            "-device virtio-balloon-pci,bus=pcie.0,addr=0x2.1,disable-legacy=on,id=balloon0,free-page-reporting=on",
+        ]
     );
 }
 
@@ -146,6 +173,21 @@ fn only_an_emulated_guest_with_one_cpu_goes_without_the_local_apic_timer() {
     assert!(has_it(Accelerator::Tcg, 1));
     assert!(!has_it(Accelerator::Tcg, 2));
     assert!(!has_it(Accelerator::Kvm, 1));
+}
+
+/// A guest's kernel that patched itself under QEMU 7.2 was translated meanwhile, and died.
+#[test]
+fn only_a_qemu_that_can_runs_several_emulated_cpus_at_once() {
+    let threads = |accelerator, vcpus, minor| {
+        let mut plan = plan(accelerator);
+        (plan.vcpus, plan.max_vcpus) = (1, vcpus);
+        let version = Version { major: 8, minor, micro: 0 };
+        config::profile_of(&plan, Some(version)).accel.split(',').nth(1)
+    };
+    assert_eq!(threads(Accelerator::Tcg, 2, 0), Some("thread=single"));
+    assert_eq!(threads(Accelerator::Tcg, 2, 1), Some("thread=multi"));
+    assert_eq!(threads(Accelerator::Tcg, 1, 0), Some("thread=multi"));
+    assert_eq!(threads(Accelerator::Kvm, 2, 0), None);
 }
 
 fn card(last: u8, backend: NicBackend) -> Nic {

@@ -7,22 +7,27 @@
 //! | `parallel N` | seconds until N pods run, each with a container, all asked for at once |
 //! | `throughput` | bits per second that iperf3 sends from a pod to the host: through its `network`, over its `tap` alone |
 //! | `memory` | bytes that a second idle pod takes: `shim`, `virtiofsd`, `vmm` (proportional set sizes without the guest's memory), `guest` |
+//! | `idle` | `cpu_ms`, the CPU time that all host processes of an idle pod take in each second, in milliseconds; `wakeups`, how often each second the thread wakes that wakes most |
+//! | `hotplug` | seconds until a container that may use one CPU and 1 GiB more has them: the VM, which boots with 1 CPU and 256 MiB, grows |
 //!
 //! The runtime is that of `KATA_E2E_RUNTIME`, as in the tests.
 
 use std::fs;
-use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use kata_e2e::proto::Mount;
-use kata_e2e::{BRIDGE, Cri, Footprint, Network, Pod, PodContainer, cri_test, fail, ip};
+use kata_e2e::proto::{LinuxContainerResources, Mount};
+use kata_e2e::{
+    BRIDGE, Cri, Footprint, Idleness, Network, Pod, PodContainer, answer_lines, cri_test, fail, ip,
+};
 use serde_json::{Value, json};
 
 /// The host's address in the pods' network.
 const HOST: &str = "10.88.0.1";
 const SECONDS: u32 = 4;
+/// How long an idle pod is left alone, and then watched.
+const IDLE: Duration = Duration::from_secs(30);
 /// The TAP device of a pod's first interface, and the namespace that it is put into.
 const TAP: &str = "tap0_kata";
 const ALONE: &str = "alone";
@@ -31,11 +36,7 @@ fn main() -> ExitCode {
     let mut served = false;
     cri_test(|cri| {
         served = true;
-        for line in std::io::stdin().lines() {
-            let line = line.expect("the benchmark writes lines of text");
-            println!("{}", answer(cri, &line));
-            std::io::stdout().flush().expect("the benchmark reads the answers");
-        }
+        answer_lines(|request| answer(cri, request));
     });
     if served { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -46,7 +47,9 @@ fn answer(cri: &Cri<'_>, request: &str) -> Value {
         ["second"] => json!(second(cri)),
         ["parallel", count] => json!(parallel(cri, count.parse().expect("a number of pods"))),
         ["memory"] => memory(cri),
+        ["idle"] => idle(cri),
         ["throughput"] => throughput(cri),
+        ["hotplug"] => json!(hotplug(cri)),
         _ => fail(format_args!(
             "Unknown request {request:?}; the first lines of this program's source tell them"
         )),
@@ -89,6 +92,34 @@ fn parallel(cri: &Cri<'_>, count: u32) -> f64 {
             scope.spawn(|| pod.remove());
         }
     });
+    seconds
+}
+
+/// The request is answered when the guest has what it asks for, which is looked at afterwards.
+fn hotplug(cri: &Cri<'_>) -> f64 {
+    cri.reconfigure(|text| {
+        text.replace("\ndefault_memory = 2048", "\ndefault_memory = 256")
+            .replace("\ndefault_maxvcpus = 0", "\ndefault_maxvcpus = 2")
+    });
+    let pod = cri.pod().run();
+    let container = container(&pod, "main");
+    let seen = "nproc; sed -n 's/^MemTotal: *//p' /proc/meminfo | cut -d ' ' -f 1";
+    let before = container.shell(seen);
+    let begun = Instant::now();
+    container.update(LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: 200_000,
+        memory_limit_in_bytes: (256 + 1024) << 20,
+        ..Default::default()
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    let after = container.shell(seen);
+    let kib = |seen: &str| seen.lines().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default();
+    // Less than 1 GiB: the kernel describes each page of it.
+    if !after.starts_with("2\n") || kib(&after) < kib(&before) + (900 << 10) {
+        fail(format_args!("The container had {before:?} (CPUs, KiB) and has {after:?}"));
+    }
+    pod.remove();
     seconds
 }
 
@@ -154,4 +185,14 @@ fn memory(cri: &Cri<'_>) -> Value {
         pod.remove();
     }
     json!({ "shim": shim, "virtiofsd": virtiofsd, "vmm": vmm, "guest": guest })
+}
+
+/// Without what a guest does in its first half minute.
+fn idle(cri: &Cri<'_>) -> Value {
+    let pod = cri.pod().run();
+    let _container = container(&pod, "main");
+    Idleness::of(&[&pod], IDLE);
+    let watched = Idleness::of(&[&pod], IDLE).remove(0);
+    pod.remove();
+    json!({ "cpu_ms": watched.cpu_ms(), "wakeups": watched.most_wakes() })
 }

@@ -12,12 +12,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use kata_e2e::{Container, Containerd, Recipe, RootMount, eventually, fail, test, with_probe};
+use kata_e2e::{Container, Containerd, Recipe, RootMount, answer_lines, eventually, fail, test, with_probe};
 use rustix::fs::{Advice, fadvise};
 use serde_json::{Value, json};
 
@@ -30,11 +29,7 @@ fn main() -> ExitCode {
     let mut served = false;
     test(|containerd| {
         served = true;
-        for line in std::io::stdin().lines() {
-            let line = line.expect("the benchmark writes lines of text");
-            println!("{}", answer(containerd, &line));
-            std::io::stdout().flush().expect("the benchmark reads the answers");
-        }
+        answer_lines(|request| answer(containerd, request));
     });
     if served { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

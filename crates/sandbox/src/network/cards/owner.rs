@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use kata_network::{GuestNetwork, Request, Watch};
+use kata_network::{GuestNetwork, Request, View, Watch};
 use kata_protocol::types::Interface;
 use tokio::sync::mpsc;
 
@@ -21,11 +21,13 @@ pub(super) struct Owner {
     told: Option<GuestNetwork>,
     /// The machine has the task's sender: with a share in it this task would never end.
     followed: Option<(Weak<Machine>, Agent)>,
+    /// What could not be followed. Trying changes links of the namespace, which must not be a reason to try again.
+    failed: Option<View>,
 }
 
 impl Owner {
     pub(super) fn new(request: Request, cards: Vec<Card>) -> Self {
-        Self { request, cards, changes: Changes::default(), told: None, followed: None }
+        Self { request, cards, changes: Changes::default(), told: None, followed: None, failed: None }
     }
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>, watch: Watch) {
@@ -69,6 +71,11 @@ impl Owner {
 
     /// Something has changed.
     async fn follow(&mut self) {
+        let view = kata_network::look(&self.request.netns).await.ok();
+        if view.is_some() && view == self.failed {
+            return;
+        }
+        self.failed = None;
         match self.update().await {
             Ok(true) => tracing::info!(
                 interfaces = self.cards.len(),
@@ -76,6 +83,7 @@ impl Owner {
             ),
             Ok(false) | Err(Error::Gone { .. } | Error::Closed) => {}
             Err(error) => {
+                self.failed = view;
                 let error = chain(&error);
                 tracing::warn!(error, "The guest does not follow a change of the pod's network");
             }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{BlockRootfs, BlockRootfsError, GuestMount, What, root_disks};
+use super::{BlockRootfs, BlockRootfsError, GuestMount, What};
 use crate::block::DiskImage;
 use crate::rootfs::RootfsMount;
 use crate::virtual_volume::{GuestPull, VirtualVolume, VolumeDisk};
@@ -39,18 +39,6 @@ fn told(rootfs: &BlockRootfs) -> Vec<String> {
         text.replace(GUEST, "~")
     };
     rootfs.mounts.iter().map(line).collect()
-}
-
-#[test]
-fn the_disks_of_a_root_are_known_before_it_is_attached() {
-    let list = [
-        mount("ext4", "/upper", &["loop"]),
-        mount("erofs", "/layer", &["ro", "loop"]),
-        mount("format/mkdir/overlay", "overlay", &["lowerdir={{ mount 1 }}", "upperdir={{ mount 0 }}/upper"]),
-    ];
-    let disks: Vec<_> = root_disks(&list).map(|disk| (disk.path, disk.read_only)).collect();
-    assert_eq!(disks, [("/upper".into(), false), ("/layer".into(), true)]);
-    assert_eq!(root_disks(&[mount("erofs", "/layer", &["loop"]), mount("tar", "/t", &["loop"])]).count(), 0);
 }
 
 #[test]
@@ -205,7 +193,7 @@ fn without_disks_only_what_the_host_mounts_by_itself_is_taken() {
 
 /// What is written to an image of eight megabytes.
 fn limited(rootfs: BlockRootfs) -> BlockRootfs {
-    rootfs.written_to(DiskImage { path: "/l/i".into(), read_only: false }, Path::new(GUEST))
+    rootfs.written_to(DiskImage::at("/l/i".into(), false), Path::new(GUEST))
 }
 
 #[test]
@@ -234,7 +222,7 @@ fn a_disk_or_a_shared_root_with_a_limit_is_only_read() {
     };
     assert_eq!(told(&disk), ["ext4 rw /s/1.img [] on ~/rootfs", image, &overlay("~/rootfs")]);
     assert_eq!(disk.root, Path::new(GUEST).join("limited"));
-    let image_of = DiskImage { path: "/l/i".into(), read_only: false };
+    let image_of = DiskImage::at("/l/i".into(), false);
     let shared = BlockRootfs::over("/share/c/rootfs".into(), image_of, Path::new(GUEST));
     assert_eq!(told(&shared), [image, &overlay("/share/c/rootfs")]);
 }

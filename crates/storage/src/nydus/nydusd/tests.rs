@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use kata_cgroup::Cgroup;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,7 +24,6 @@ fn plan(dir: &TempDir, script: &str) -> NydusdPlan {
         socket_dir: dir.path().to_owned(),
         debug: false,
         extra_args: vec!["--thread-num".to_owned(), "2".to_owned()],
-        cgroup: Cgroup::none(),
     }
 }
 

@@ -251,3 +251,124 @@ impl Command for RemoveFd {
     const NAME: &'static str = "remove-fd";
     type Reply = IgnoredAny;
 }
+
+/// The CPUs that there are, and those that can be added.
+#[derive(Debug, Serialize)]
+pub struct QueryHotpluggableCpus {}
+
+/// One of the reply to [`QueryHotpluggableCpus`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HotpluggableCpu {
+    /// The driver to add it with.
+    pub r#type: String,
+    /// Where it is, in the properties to add it with.
+    pub props: Map<String, Value>,
+    /// Its path; none while it can be added.
+    pub qom_path: Option<String>,
+}
+
+impl Command for QueryHotpluggableCpus {
+    const NAME: &'static str = "query-hotpluggable-cpus";
+    type Reply = Vec<HotpluggableCpu>;
+}
+
+/// The virtual CPUs that there are, without asking them anything.
+#[derive(Debug, Serialize)]
+pub struct QueryCpusFast {}
+
+/// One of the reply to [`QueryCpusFast`].
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VcpuThread {
+    /// Its number, from 0.
+    pub cpu_index: u64,
+    /// Its thread on the host; several may take turns on one.
+    pub thread_id: i32,
+}
+
+impl Command for QueryCpusFast {
+    const NAME: &'static str = "query-cpus-fast";
+    type Reply = Vec<VcpuThread>;
+}
+
+/// Memory that is not the machine's own.
+#[derive(Debug, Serialize)]
+pub struct QueryMemoryDevices {}
+
+/// One of the reply to [`QueryMemoryDevices`]: its kind, and what QEMU says of it.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", content = "data", rename_all = "kebab-case")]
+pub enum MemoryDevice {
+    /// A memory module.
+    Dimm(MemoryModule),
+    /// A virtio-mem device.
+    VirtioMem(VirtioMem),
+    /// A virtio-pmem device.
+    VirtioPmem(PersistentMemory),
+    /// Anything else.
+    #[serde(other, deserialize_with = "ignored")]
+    Other,
+}
+
+/// A memory module.
+#[derive(Debug, Deserialize)]
+pub struct MemoryModule {
+    /// The device's id, if it has one.
+    pub id: Option<String>,
+    /// Where it begins in the guest's memory.
+    pub addr: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The guest's NUMA node that has it.
+    pub node: u64,
+}
+
+/// A virtio-mem device.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct VirtioMem {
+    /// The device's id, if it has one.
+    pub id: Option<String>,
+    /// What the guest uses of it, in bytes.
+    pub size: u64,
+    /// What the guest shall use of it.
+    pub requested_size: u64,
+    /// What both are multiples of.
+    pub block_size: u64,
+}
+
+/// A virtio-pmem device.
+#[derive(Debug, Deserialize)]
+pub struct PersistentMemory {
+    /// Where it begins in the guest's memory.
+    pub memaddr: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Leaves what is said of a device that nobody asks about.
+fn ignored<'de, D: serde::Deserializer<'de>>(data: D) -> Result<(), D::Error> {
+    IgnoredAny::deserialize(data).map(drop)
+}
+
+impl Command for QueryMemoryDevices {
+    const NAME: &'static str = "query-memory-devices";
+    type Reply = Vec<MemoryDevice>;
+}
+
+/// Sets a property of an object.
+#[derive(Debug, Serialize)]
+pub struct QomSet {
+    /// The object's path.
+    pub path: String,
+    /// The property's name.
+    pub property: &'static str,
+    /// Its new value.
+    pub value: Value,
+}
+
+impl Command for QomSet {
+    const NAME: &'static str = "qom-set";
+    type Reply = IgnoredAny;
+}

@@ -90,3 +90,17 @@ pub struct DeviceDeleted {
 impl EventData for DeviceDeleted {
     const NAME: &'static str = "DEVICE_DELETED";
 }
+
+/// The size of a memory device has changed. QEMU tells the first change at once, and what came of more of them a second
+/// later.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct MemoryDeviceSizeChange {
+    /// The device's id, if it has one.
+    pub id: Option<String>,
+    /// What the guest uses of it now, in bytes.
+    pub size: u64,
+}
+
+impl EventData for MemoryDeviceSizeChange {
+    const NAME: &'static str = "MEMORY_DEVICE_SIZE_CHANGE";
+}

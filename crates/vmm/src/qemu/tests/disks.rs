@@ -68,7 +68,10 @@ fn of_disks(disks: Vec<Disk>) -> String {
     let text = rendered(plan);
     let lines =
         text.lines().filter(|line| line.contains('{') || line.contains("set=") || line.contains("-m "));
-    lines.filter(|line| !line.contains("console")).collect::<Vec<_>>().join("\n")
+    lines
+        .filter(|line| !line.contains("console") && !line.contains("\"mem0\""))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
