@@ -394,8 +394,8 @@ fn volumes_of_containers_that_are_gone_are_not_kept_open() {
         (0..3).for_each(run);
         let before = open();
         (3..11).for_each(run);
-        let after = open();
-        assert!(after <= before + 4, "{before}, then {after}");
+        // The guest looks for what the container before had when one is removed, and nobody waits for it.
+        eventually("the daemon closes them", SEEN_WITHIN, || open() <= before + 4);
     });
 }
 
