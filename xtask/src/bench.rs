@@ -245,7 +245,8 @@ impl Bench<'_> {
         let memory = self.wants(&["idle_pod"]);
         let idle = self.wants(&["idle_cpu", "idle_wakeups"]);
         let hotplug = self.wants(&["hotplug"]);
-        if !(starts || second || network || memory || idle || hotplug) {
+        let update = self.wants(&["update"]);
+        if !(starts || second || network || memory || idle || hotplug || update) {
             return Ok(());
         }
         images::pause(self.workspace)?;
@@ -267,10 +268,20 @@ impl Bench<'_> {
         if idle {
             self.idleness(&mut ours, figures)?;
         }
+        if update {
+            self.update(&mut ours, figures)?;
+        }
         if hotplug {
             self.hotplug(&mut ours, figures)?;
         }
         ours.stop()
+    }
+
+    fn update(&self, ours: &mut Pods, figures: &mut Figures) -> Result<()> {
+        self.say("updates of a container's limits");
+        let [seconds] = self.in_turn(|| Ok([ours.update()?]))?;
+        figures.add("update", seconds * 1000.0, "ms", Bar::AtMost(20.0));
+        Ok(())
     }
 
     /// The last one with its containerd, whose VMs it makes smaller.

@@ -87,7 +87,7 @@ impl Files {
         self.step(wanted).await.map(drop)
     }
 
-    /// Takes into use what is there, and what comes within `limit`, until it is enough.
+    /// Takes into use what is there, and what comes, until it is enough or nothing has come for as long as `limit`.
     pub(crate) async fn reach(self, mut wanted: Wanted, limit: Duration) -> Result<()> {
         if let Cpus::More(more) = wanted.cpus {
             let used = self.cpus().iter().filter(|cpu| cpu.is_used).count();
@@ -97,22 +97,20 @@ impl Files {
         let events =
             announcements::of_devices().and_then(|socket| crate::sys::watch(socket, Interest::READABLE));
         let events = events.map_err(ResourceError::Watch)?;
-        let waiting = async {
-            while !wanted.is_met_by(self.clone().step(wanted).await?) {
-                announcements::next(&events).await.map_err(ResourceError::Watch)?;
-            }
-            Ok(())
-        };
-        match tokio::time::timeout(limit, waiting).await {
-            Ok(reached) => reached,
-            // It may have come while nobody looked, on a busy host.
-            Err(_) if wanted.is_met_by(self.has()) => Ok(()),
-            Err(_) => {
-                let Wanted { memory, .. } = wanted;
-                let cpus = if let Cpus::Exactly(cpus) = wanted.cpus { cpus } else { 0 };
-                Err(ResourceError::Missing { found: self.has(), wanted: Has { cpus, memory }, limit })
+        while !wanted.is_met_by(self.clone().step(wanted).await?) {
+            match tokio::time::timeout(limit, announcements::next(&events)).await {
+                Ok(announced) => announced.map_err(ResourceError::Watch)?,
+                // It may have come while nobody looked, on a busy host.
+                Err(_) if wanted.is_met_by(self.has()) => return Ok(()),
+                Err(_) => {
+                    let Wanted { memory, .. } = wanted;
+                    let cpus = if let Cpus::Exactly(cpus) = wanted.cpus { cpus } else { 0 };
+                    let wanted = Has { cpus, memory };
+                    return Err(ResourceError::Missing { found: self.has(), wanted, limit });
+                }
             }
         }
+        Ok(())
     }
 
     /// The kernel takes its time for each CPU.

@@ -135,7 +135,7 @@ impl Site {
 async fn watch_daemon(daemon: Arc<dyn Daemon>, machine: Arc<Machine>, queue: Queue) {
     let end = daemon.wait().await;
     // It ends after its VM, too; then the VM's end tells more.
-    if end.clean && timeout(NEWS_PATIENCE, machine.vmm.wait()).await.is_ok() {
+    if end.clean && timeout(NEWS_PATIENCE, machine.vmm.ended()).await.is_ok() {
         return;
     }
     let reason = daemon_death(&machine, &*daemon, &end.how);
@@ -159,6 +159,7 @@ fn describe(reason: &ShutdownReason) -> String {
         ShutdownReason::GuestPanic => "the guest's kernel panicked".to_owned(),
         ShutdownReason::HostQuit => "the VM was shut down".to_owned(),
         ShutdownReason::HostSignal => "the VMM was ended by a signal".to_owned(),
+        ShutdownReason::Failure(state) => format!("the VMM could not go on with the guest ({state})"),
         ShutdownReason::Other(words) => format!("the VM stopped ({words})"),
     }
 }

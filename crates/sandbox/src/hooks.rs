@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn shell(line: &str) -> Value {
-        json!({ "path": "/bin/sh", "args": ["hook", "-c", line], "env": ["GREETING=hello"], "timeout": 1 })
+        json!({ "path": "/bin/sh", "args": ["hook", "-c", line], "env": ["GREETING=hello"] })
     }
 
     #[tokio::test]
@@ -248,7 +248,9 @@ mod tests {
     #[tokio::test]
     async fn a_hook_that_takes_too_long_is_killed() {
         let dir = tempfile::tempdir().unwrap();
-        let error = run(dir.path(), json!({ "poststart": [shell("exec sleep 1000")] })).await.unwrap_err();
+        let mut hook = shell("exec sleep 1000");
+        hook["timeout"] = json!(1);
+        let error = run(dir.path(), json!({ "poststart": [hook] })).await.unwrap_err();
         assert!(error.contains("did not end within 1 s"), "{error}");
     }
 }

@@ -11,7 +11,7 @@ use kata_trace::Open;
 use kata_transport::Dialer;
 use protobuf::MessageField;
 use tokio::sync::{OnceCell, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::agent::{Agent, Deadlines, Requests, Started};
 use crate::boot::SPAWN_PATIENCE;
@@ -40,6 +40,10 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the guest's random number generator is seeded with, in bytes.
 const ENTROPY: usize = 64;
+
+/// A correction of the guest's clock that took longer is made again, so many times at most.
+const CLOCK_ERROR: Duration = Duration::from_millis(20);
+const CLOCK_CORRECTIONS: usize = 10;
 
 /// How far the VM has got.
 #[derive(Clone)]
@@ -342,13 +346,23 @@ impl Site {
         Ok(())
     }
 
-    /// The guest has booted while the request waited for it, and its clock is late by that.
+    /// The guest has booted while the request waited for it, and its clock is late by that. By the way of the correction it
+    /// is late again, and the first one that a guest takes is slow.
     fn correct_clock(&self, agent: Agent) {
         let gone = self.gone.clone();
         tokio::spawn(async move {
-            let (seconds, nanoseconds) = now();
-            if let Ok(Err(error)) = gone.unless(agent.set_clock(seconds, nanoseconds)).await {
-                tracing::warn!(error = chain(&error), "The guest's clock is late by the time of its boot");
+            for _ in 0..CLOCK_CORRECTIONS {
+                let (told, (seconds, nanoseconds)) = (Instant::now(), now());
+                match gone.unless(agent.set_clock(seconds, nanoseconds)).await {
+                    Ok(Ok(())) if told.elapsed() > CLOCK_ERROR => {}
+                    Ok(Err(error)) => {
+                        return tracing::warn!(
+                            error = chain(&error),
+                            "The guest's clock is late by the time of its boot"
+                        );
+                    }
+                    Ok(Ok(())) | Err(_) => return,
+                }
             }
         });
     }
@@ -478,6 +492,12 @@ impl Site {
     /// The connection to the agent broke, and the VM lives: nobody can reach what is in it any more.
     async fn lost(&self, error: &Error, queue: &Queue) {
         let machine = self.boot.borrow().machine();
+        // Most often it is the VM's end, which is told with its cause.
+        if let Some(machine) = &machine
+            && timeout(NEWS_PATIENCE, machine.vmm.ended()).await.is_ok()
+        {
+            return;
+        }
         let reason = format!("its agent cannot be reached any more: {}", chain(error)).into();
         queue.report(Happening::Died { machine, reason }).await;
     }

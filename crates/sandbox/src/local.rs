@@ -59,6 +59,9 @@ const OVERHEAD_MIB: u64 = 160;
 /// How long the VM waits for the request for its first container. containerd sends it at once: it is there before
 /// virtiofsd runs.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+/// The same where the VM may turn out to need no shared directory: it has nothing else to do. Before the VM must be there
+/// (`SPAWN_PATIENCE`).
+const ONLY_ROOT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container that needs files of the host is in a VM that was made for one that does not.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +179,8 @@ impl LocalHost {
         if self.spec.first == FirstContainer::Later || !may_be {
             return &[];
         }
-        timeout(ROOT_PATIENCE, self.first_root.wait()).await.map_or(&[], Vec::as_slice)
+        let patience = if self.may_share_nothing() { ONLY_ROOT_PATIENCE } else { ROOT_PATIENCE };
+        timeout(patience, self.first_root.wait()).await.map_or(&[], Vec::as_slice)
     }
 
     /// What of a container is on disks, or made by the guest alone.

@@ -50,8 +50,10 @@ impl Scene {
     }
 
     fn with(flaws: &[Flaw]) -> Self {
-        let deadline = if flaws.is_empty() { PATIENCE } else { Duration::from_millis(500) };
-        Self::with_deadlines(flaws, Deadlines { dial: deadline, request: deadline, create: deadline })
+        // Only what the flaw keeps from being answered is given up soon.
+        let until = |flaw| if flaws.contains(&flaw) { Duration::from_millis(500) } else { PATIENCE };
+        let (dial, request, create) = (until(Flaw::Silent), until(Flaw::Deaf), until(Flaw::Hanging));
+        Self::with_deadlines(flaws, Deadlines { dial, request, create })
     }
 
     fn with_deadlines(flaws: &[Flaw], deadlines: Deadlines) -> Self {

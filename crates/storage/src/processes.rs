@@ -166,6 +166,8 @@ pub fn lives_on(pid: u32, start: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
     use std::path::Path;
     use std::process::Command;
 
@@ -193,18 +195,22 @@ mod tests {
     fn only_the_process_with_both_the_token_and_the_executable_ends() {
         let token = format!("sandbox-test-{}", std::process::id());
         let start = |token: &str| {
-            Command::new("/bin/sh")
-                .args(["-c", "read line", token])
+            let mut shell = Command::new("/bin/sh")
+                .args(["-c", "echo; read line", token])
                 .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
                 .spawn()
-                .unwrap()
+                .unwrap();
+            // It has its command line when it says something.
+            shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            shell
         };
         let mut victim = start(&token);
         let mut longer = start(&format!("{token}0"));
         kill_all(&token, Path::new("/bin/false")).unwrap();
         assert!(victim.try_wait().unwrap().is_none(), "another executable");
         kill_all(&token, Path::new("/usr/bin/../bin/sh")).unwrap();
-        assert!(!victim.wait().unwrap().success());
+        assert_eq!(victim.wait().unwrap().signal(), Some(9));
         assert!(longer.try_wait().unwrap().is_none(), "another sandbox");
         longer.kill().unwrap();
         longer.wait().unwrap();

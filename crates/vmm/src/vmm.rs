@@ -51,6 +51,8 @@ pub enum ShutdownReason {
     HostQuit,
     /// The VMM was told to end by a signal.
     HostSignal,
+    /// The VMM met what it cannot go on from, and is ended for that; its own word for it, `internal-error` for one.
+    Failure(String),
     /// Anything else, in the VMM's own words.
     Other(String),
 }
@@ -191,7 +193,10 @@ pub trait Vmm: Send + Sync {
     /// Kills the VMM at once and waits until it is gone.
     async fn kill(&self) -> VmExit;
 
-    /// Waits for the end of the VMM's process.
+    /// Waits until the VMM's process is gone. What it and its guest said last may still be on its way.
+    async fn ended(&self);
+
+    /// Waits for the end of the VMM's process, and for its last words.
     async fn wait(&self) -> VmExit;
 }
 

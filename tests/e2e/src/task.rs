@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::command::{Finished, Live, run};
 use crate::containerd::Containerd;
 use crate::failure::{eventually, fail};
+use crate::processes::Process;
 use crate::terminal::Terminal;
 
 /// A container made by [`crate::Recipe::start`].
@@ -86,11 +87,19 @@ impl<'c> Container<'c> {
         code.map_or(0, |code| code.parse().expect("ctr tells the code as a number"))
     }
 
-    /// Kills and deletes it.
+    /// Kills and deletes it; returns when its processes on the host are gone, which `ctr` waits for at most 3 s.
     #[track_caller]
     pub fn remove(&self) {
         self.task("delete", &["--force"]).done();
         run(self.containerd.command().args(["containers", "rm", &self.id])).ok().done();
+        eventually("its processes are gone", Duration::from_secs(20), || self.processes().is_empty());
+    }
+
+    /// Those that its runtime has on the host.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Process> {
+        let all = self.containerd.processes().into_iter();
+        all.filter(|process| process.command.contains(&self.id)).collect()
     }
 
     /// The directory on the host in which its changes to the root file system are.

@@ -56,7 +56,8 @@ impl Transcript {
         let configuration = configuration.to_str().expect("the harness has chosen it");
         for Step { command, answer } in &self.steps {
             let mut shell = Command::new("sh");
-            shell.args(["-c", &format!("exec 2>&1\n{command}")]);
+            // Not among its arguments, where `pgrep -f` in a command would find it.
+            shell.args(["-c", "exec 2>&1; eval \"$COMMAND\""]).env("COMMAND", command);
             shell.env("PATH", containerd.stage.path()).env("KATA_CONF_FILE", configuration);
             shell.env("CONTAINERD_NAMESPACE", &containerd.host.mark);
             shell.env("CONTAINERD_ADDRESS", socket()).env("IMAGE", image.name());

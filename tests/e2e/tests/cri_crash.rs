@@ -65,9 +65,10 @@ const NOBODY_CALLED: &str = "start failed: dial unix";
 /// What containerd says when two of its requests take the same pod's network away: the bridge plugin deletes an interface that
 /// it has just found, and that the other has deleted; or it enters a namespace that the other has unmounted, so that a file of
 /// tmpfs is left. So it is with any runtime.
-const NETWORK_GONE: [&str; 2] = [
+const NETWORK_GONE: [&str; 3] = [
     "plugin type=\"bridge\" failed (delete): failed to delete \"eth0\": no such device",
     "plugin type=\"bridge\" failed (delete): unknown FS magic on \"/var/run/netns/",
+    "plugin type=\"loopback\" failed (delete): unknown FS magic on \"/var/run/netns/",
 ];
 
 /// The pod's first task is made.
@@ -154,8 +155,8 @@ fn shims(cri: &Cri<'_>) -> Vec<Process> {
 }
 
 impl Victim {
-    /// Kills it, as soon as it is there if it is about to come. False: there is none any more.
-    fn kill(self, cri: &Cri<'_>) -> bool {
+    /// Kills it, as soon as it is there if it is about to come: until the call is over. False: there is none any more.
+    fn kill(self, cri: &Cri<'_>, is_over: IsOver<'_>) -> bool {
         let find = || match self {
             Self::Shim => shims(cri),
             Self::Qemu => cri.containerd.processes_of("qemu-system-x86_64"),
@@ -167,18 +168,22 @@ impl Victim {
             return true;
         }
         let mut found = Vec::new();
-        as_soon_as(Duration::from_secs(1), || {
+        as_soon_as(LIMIT, || {
+            let no_more_will_come = is_over();
             found = find();
-            !found.is_empty()
+            no_more_will_come || !found.is_empty()
         });
         found.iter().for_each(Process::kill);
         !found.is_empty()
     }
 }
 
+/// Whether the call has been answered.
+type IsOver<'a> = &'a dyn Fn() -> bool;
+
 /// Makes a pod and all that comes before `call`, then does `meanwhile` while containerd carries out the call. How that
 /// ends does not matter, but it must end. Returns why the pod could not be run, if it could not.
-fn live(cri: &Cri<'_>, call: Call, meanwhile: impl FnOnce() + Send) -> String {
+fn live(cri: &Cri<'_>, call: Call, meanwhile: impl FnOnce(IsOver<'_>) + Send) -> String {
     let mut failure = String::new();
     if call == Call::Run {
         during(|| failure = cri.pod().try_run().err().unwrap_or_default(), meanwhile);
@@ -189,7 +194,7 @@ fn live(cri: &Cri<'_>, call: Call, meanwhile: impl FnOnce() + Send) -> String {
 }
 
 /// As [`live`], for the calls after the first.
-fn live_on(cri: &Cri<'_>, call: Call, meanwhile: impl FnOnce() + Send) {
+fn live_on(cri: &Cri<'_>, call: Call, meanwhile: impl FnOnce(IsOver<'_>) + Send) {
     let pod = cri.pod().run();
     let recipe = pod.container("main").shell(WORKLOAD);
     if call == Call::Create {
@@ -204,9 +209,9 @@ fn live_on(cri: &Cri<'_>, call: Call, meanwhile: impl FnOnce() + Send) {
         Call::Exec => {
             let line = ["/bin/sh", "-c", "touch /up; exec sleep 1000"];
             let exec = || drop(container.exec_within(Duration::from_secs(30), line));
-            during(exec, || {
+            during(exec, |is_over| {
                 container.wait_for_line("up");
-                meanwhile();
+                meanwhile(is_over);
             });
         }
         Call::Stop => during(|| drop(pod.try_stop()), meanwhile),
@@ -214,14 +219,14 @@ fn live_on(cri: &Cri<'_>, call: Call, meanwhile: impl FnOnce() + Send) {
             pod.stop();
             during(|| drop(pod.try_remove_only()), meanwhile);
         }
-        _ => meanwhile(),
+        _ => meanwhile(&|| true),
     }
 }
 
-fn during(call: impl FnOnce() + Send, meanwhile: impl FnOnce()) {
+fn during(call: impl FnOnce() + Send, meanwhile: impl FnOnce(IsOver<'_>)) {
     thread::scope(|scope| {
         let call = scope.spawn(call);
-        meanwhile();
+        meanwhile(&|| call.is_finished());
         call.join().expect("the call is answered");
     });
 }
@@ -230,9 +235,9 @@ fn during(call: impl FnOnce() + Send, meanwhile: impl FnOnce()) {
 fn crash(cri: &Cri<'_>, steady: &Steady, victim: Victim, step: &Step) {
     let name = step.name;
     let mut killed = Instant::now();
-    let failure = live(cri, step.call, || {
+    let failure = live(cri, step.call, |is_over| {
         assert!(as_soon_as(LIMIT, || (step.reached)(cri)), "never: {name}");
-        let there = victim.kill(cri);
+        let there = victim.kill(cri, is_over);
         assert!(there || matches!(step.call, Call::Stop), "no {victim:?} when {name}");
         killed = Instant::now();
         if victim == Victim::Containerd {

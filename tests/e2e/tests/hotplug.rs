@@ -8,7 +8,8 @@ use serde_json::json;
 const MIB: u64 = 1 << 20;
 /// What the VM has at boot, in MiB.
 const BOOT: u64 = 256;
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Nobody waits for a VM to give back, and no time is promised.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A configuration whose VMs are small and may have a second CPU.
 fn small(containerd: &Containerd, more: (&str, &str)) {

@@ -106,6 +106,7 @@ fn a_container_can_be_started_again() {
         for start in 1..=3 {
             container.task("start", &[]).with_code(start).done();
             assert_eq!(container.status(), "", "`ctr tasks start` in the foreground deletes the task");
+            eventually("its VM is gone", Duration::from_secs(20), || container.processes().is_empty());
         }
     });
 }

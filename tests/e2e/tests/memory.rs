@@ -21,9 +21,15 @@ fn set_pages(count: u64) {
     fs::write(Path::new(POOL).join("nr_hugepages"), count.to_string()).expect("the test is root");
 }
 
-/// Pages that nobody has or was promised.
+/// Pages that nobody has or was promised. A guest that runs takes what it was promised: both numbers are of one moment if
+/// the first is still the same after the second.
 fn free() -> u64 {
-    pages("free_hugepages") - pages("resv_hugepages")
+    loop {
+        let (free, promised) = (pages("free_hugepages"), pages("resv_hugepages"));
+        if pages("free_hugepages") == free {
+            return free - promised;
+        }
+    }
 }
 
 /// So many pages more in the host's pool, until it is dropped.

@@ -7,7 +7,8 @@ use kata_e2e::{Container, Containerd, Recipe, eventually, kata_test};
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Nobody waits for a VM to give back, and no time is promised.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// MiB that a guest may keep of what was added: a few pages of each node that it could not move.
 const LEFT: u64 = 64;
 const NODES: &str = "/sys/devices/system/node";

@@ -89,7 +89,7 @@ fn it_dies_with_the_vm() {
         let pod = pause(containerd, |_| {}).start();
         let events = containerd.events();
         containerd.processes_of("qemu-system-x86_64")[0].kill();
-        assert_eq!(events.expect("/tasks/exit", pod.id(), Duration::from_secs(1)).exit_status(), 137);
+        assert_eq!(events.expect("/tasks/exit", pod.id(), PATIENCE).exit_status(), 137);
         assert_eq!(pod.delete(), 137);
     });
 }

@@ -76,7 +76,7 @@ fn a_container_that_takes_too_much_memory_dies_and_the_next_runs() {
         // `tail` keeps all that it may have to print.
         let hog = container.exec_shell("head -c 100000000 /dev/zero | tail -c 100000000 > /dev/null").run();
         assert_eq!(hog.code, 137, "{}", hog.complaint());
-        events.expect("/tasks/oom", container.id(), Duration::from_secs(1));
+        events.expect("/tasks/oom", container.id(), Duration::from_secs(20));
         assert_eq!(container.shell("grep -w oom_kill /sys/fs/cgroup/memory.events"), "oom_kill 1");
     });
 }

@@ -1,8 +1,9 @@
 //! Volumes of pods, on the host as a kubelet prepares them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -135,7 +136,10 @@ fn sub_paths_are_the_directory_or_file_below_the_volume() {
         assert_eq!(main.shell("cat /etc/app.conf; echo line > /logs/main; ls /logs"), "from the volumemain");
         assert_eq!(fs::read_to_string(logs.join("main")).unwrap(), "line\n");
         // One file system in the guest, whatever the kubelet's mounts.
-        main.shell("flock /logs/lock sleep 1000 > /dev/null 2>&1 & sleep 1");
+        main.shell(
+            "flock /logs/lock sh -c 'echo > /logs/held; exec sleep 1000' > /dev/null 2>&1 & \
+             until [ -e /logs/held ]; do sleep 0.1; done",
+        );
         assert_eq!(other.exec_shell("flock -n /logs/lock true || echo locked").text(), "locked");
         pod.remove();
     });
@@ -373,12 +377,6 @@ fn volumes_of_containers_that_are_gone_are_not_kept_open() {
     kata_cri_test(|cri| {
         let dir = cri.containerd.directory();
         let pod = cri.pod().run();
-        let open = || -> usize {
-            let daemons = cri.containerd.processes_of("virtiofsd");
-            let folders =
-                daemons.iter().filter_map(|daemon| fs::read_dir(format!("/proc/{}/fd", daemon.pid)).ok());
-            folders.map(Iterator::count).sum()
-        };
         let run = |number: usize| {
             let (folder, file) = (dir.join(format!("folder-{number}")), dir.join(format!("file-{number}")));
             fs::create_dir(&folder).unwrap();
@@ -389,14 +387,31 @@ fn volumes_of_containers_that_are_gone_are_not_kept_open() {
             let container = pod.container(&format!("c{number}")).with(with);
             let container = container.shell("cat /folder/x /file; sleep 1.5").start();
             container.wait();
+            let both = [memory.0.join("x"), file].map(|file| identity(&file).unwrap());
+            assert!(both.iter().all(|volume| open_by_daemons(cri.containerd).contains(volume)));
             container.remove();
+            // Mounted until the test's end: no other file system gets its number.
+            (memory, both)
         };
-        (0..3).for_each(run);
-        let before = open();
-        (3..11).for_each(run);
-        // The guest looks for what the container before had when one is removed, and nobody waits for it.
-        eventually("the daemon closes them", SEEN_WITHIN, || open() <= before + 4);
+        let ran: Vec<_> = (0..6).map(run).collect();
+        // The guest looks for what earlier containers had when one is removed, and nobody waits for it.
+        eventually("the daemon closes them", SEEN_WITHIN, || {
+            let open = open_by_daemons(cri.containerd);
+            ran[..5].iter().all(|(_, both)| both.iter().all(|volume| !open.contains(volume)))
+        });
     });
+}
+
+/// Device and inode.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    fs::metadata(file).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// The files that virtiofsd has open.
+fn open_by_daemons(containerd: &Containerd) -> HashSet<(u64, u64)> {
+    let daemons = containerd.processes_of("virtiofsd");
+    let folders = daemons.iter().filter_map(|daemon| fs::read_dir(format!("/proc/{}/fd", daemon.pid)).ok());
+    folders.flatten().flatten().filter_map(|descriptor| identity(&descriptor.path())).collect()
 }
 
 #[test]

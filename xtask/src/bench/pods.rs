@@ -75,6 +75,11 @@ impl Pods {
         self.0.ask("hotplug")
     }
 
+    /// Seconds that an update of a container's limits takes which needs nothing of its VM.
+    pub(crate) fn update(&mut self) -> Result<f64> {
+        self.0.ask("update")
+    }
+
     /// What one more idle pod takes.
     pub(crate) fn footprint(&mut self) -> Result<Footprint> {
         self.0.ask("memory")

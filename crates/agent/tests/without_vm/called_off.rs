@@ -15,7 +15,7 @@ use ttrpc::context::{Context, with_duration};
 use super::guest::{Guest, as_message, limit, message, process, skips};
 
 /// Longer than what comes before the hook takes, shorter than anybody waits.
-const SHORT: Duration = Duration::from_secs(1);
+const SHORT: Duration = Duration::from_secs(3);
 
 /// A container with memory of its own, whose hook waits for a line of a FIFO that nobody writes.
 struct Stuck {

@@ -7,7 +7,7 @@ use kata_protocol::forward::{Answer, destination, read_answer};
 use kata_protocol::ports;
 use kata_transport::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::guest::{Guest, read_to_end, skips};
 
@@ -63,11 +63,16 @@ agent_test!(a_host_that_drops_a_stream_resets_the_connection, |guest| {
     assert_eq!(server.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
 });
 
+/// A port of IPv4 that nobody listens on, and that nobody else can have.
+fn taken() -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    socket
+}
+
 agent_test!(a_port_that_nobody_listens_on_is_refused, |guest| {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let free = listener.local_addr().expect("is bound");
-    drop(listener);
-    let (mut stream, answer) = ask(&guest, free).await;
+    let taken = taken();
+    let (mut stream, answer) = ask(&guest, taken.local_addr().expect("is bound")).await;
     assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionRefused);
     assert_eq!(read_to_end(&mut stream).await, b"");
 });
@@ -76,8 +81,9 @@ agent_test!(
     /// Who connects to `localhost` would try IPv6 after a refusal, but on the host IPv4 is never refused.
     a_server_on_ipv6_only_is_found,
     |guest| {
-        let listener = TcpListener::bind("[::1]:0").await.expect("a free port");
-        let port = listener.local_addr().expect("is bound").port();
+        let taken = taken();
+        let port = taken.local_addr().expect("is bound").port();
+        let listener = TcpListener::bind(("::1", port)).await.expect("a free port");
         for ip in ["127.0.0.1", "::1"] {
             let (_stream, answer) = ask(&guest, SocketAddr::new(ip.parse().expect("is one"), port)).await;
             answer.expect("connected");

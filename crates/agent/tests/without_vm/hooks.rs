@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::guest::{Guest, limit, message, skips};
 
 fn shell(line: &str) -> Value {
-    json!([{ "path": "/bin/sh", "args": ["sh", "-c", line], "env": ["GREETING=hello"], "timeout": 1 }])
+    json!([{ "path": "/bin/sh", "args": ["sh", "-c", line], "env": ["GREETING=hello"] }])
 }
 
 /// A container that has `hooks` and runs `script`.
@@ -65,7 +65,8 @@ agent_test!(a_hook_that_is_not_there_or_takes_too_long_is_named, |guest| {
         refusal.contains("\"/no/such\" cannot be run in the guest; is it in the guest's image?"),
         "{refusal}"
     );
-    let slow = json!({ "createContainer": shell("exec sleep 1000") });
+    let mut slow = json!({ "createContainer": shell("exec sleep 1000") });
+    slow["createContainer"][0]["timeout"] = json!(1);
     let refusal = message(guest.create_with("c", &with_hooks(&guest, slow, "true"), false).await);
     assert!(refusal.contains("did not end within 1 s"), "{refusal}");
 });

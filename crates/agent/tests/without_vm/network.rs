@@ -103,6 +103,24 @@ impl Guest {
         interfaces.swap_remove(place.expect("there is one of that name"))
     }
 
+    /// The kernel makes the address of the link and its route by itself, a moment after the interface is up.
+    async fn await_link(&self, name: &str) {
+        let of_link = |text: &str| text.starts_with("fe80:");
+        let mut pause = tokio::time::interval(Duration::from_millis(5));
+        let waiting = async {
+            loop {
+                pause.tick().await;
+                let listed = self.agent.list_routes(limit(), &ListRoutesRequest::default()).await;
+                let is_routed = listed.expect("listed").Routes.iter().any(|route| of_link(&route.dest));
+                let found = self.interface(name).await.IPAddresses;
+                if is_routed && found.iter().any(|found| of_link(&found.address)) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the link gets its address");
+    }
+
     async fn add_neighbors(&self, neighbors: Vec<ARPNeighbor>) -> ttrpc::Result<()> {
         let neighbors = ARPNeighbors { ARPNeighbors: neighbors, ..Default::default() };
         let request =
@@ -198,7 +216,8 @@ network_test! {
     async fn the_address_of_the_link_stays(guest, slots) {
         slots.plug("eth0", 1);
         let of_link = |told: &Interface| told.IPAddresses.iter().any(|found| found.address.starts_with("fe80:"));
-        assert!(of_link(&guest.update_interface(card(1, "eth0", &[])).await.expect("configured")));
+        guest.update_interface(card(1, "eth0", &[])).await.expect("configured");
+        guest.await_link("eth0").await;
         assert!(of_link(&guest.update_interface(card(1, "eth0", &["10.0.0.2/24"])).await.expect("configured")));
     }
 }
@@ -326,6 +345,7 @@ network_test! {
     async fn the_routes_are_exactly_those_asked_for_and_the_kernels(guest, slots) {
         slots.plug("eth0", 1);
         guest.update_interface(card(1, "eth0", &["10.0.0.2/24", "fd00::2/64"])).await.expect("configured");
+        guest.await_link("eth0").await;
         let first = vec![route("", "10.0.0.1", "eth0"), route("10.9.0.0/16", "10.0.0.7", "eth0"), route("", "fd00::1", "eth0")];
         guest.update_routes(first).await.expect("routed");
         let second = vec![route("", "10.0.0.3", "eth0"), route("10.9.0.0/16", "10.0.0.7", "eth0"), route("fd01::/64", "fd00::1", "")];
@@ -346,6 +366,7 @@ network_test! {
     async fn a_route_that_is_asked_for_again_is_left_alone(guest, slots) {
         slots.plug("eth0", 1);
         guest.update_interface(card(1, "eth0", &["10.0.0.2/24", "fd00::2/64"])).await.expect("configured");
+        guest.await_link("eth0").await;
         let asked = || {
             let full = Route { mtu: 1300, metric: 7, source: "10.0.0.2".into(), ..route("10.9.0.0/16", "10.0.0.7", "eth0") };
             vec![full, route("10.0.0.0/24", "", "eth0"), route("", "fd00::1", "eth0"), route("", "fd00::9", "eth0")]

@@ -64,8 +64,9 @@ agent_test!(a_watched_volume_follows_its_source, |guest| {
     request.stdio = MessageField::some(stdio);
     guest.sandbox.create_container(limit(), &request).await.expect("created");
     guest.start_container("c").await.expect("started");
+    streams.expect("first").await;
     update(&source, "second");
-    assert_eq!(streams.output().await, b"first..data/key\nkept\n");
+    assert_eq!(streams.output().await, b"..data/key\nkept\n");
     guest.wait("c", "").await.expect("ended");
     assert_eq!(copies(&guest).len(), 1);
     guest.remove("c").await.expect("removed");

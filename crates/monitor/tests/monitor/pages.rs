@@ -93,7 +93,9 @@ fn the_page_shows_pods_with_phases_memory_and_network() {
     drop(monitor);
     let monitor = scene.monitor(&["-shim-timeout", "0.2"]);
     monitor.awaits("both", |monitor| monitor.ids().contains("evil"));
-    assert!(monitor.get("/", &[HTML]).1.contains("1 without figures"));
+    monitor.awaits("only the hung one has none", |monitor| {
+        monitor.get("/", &[HTML]).1.contains("1 without figures")
+    });
     let list = monitor.get("/sandboxes", &[HTML]).1;
     assert!(list.contains("<a href=\"/metrics?sandbox=evil\">"), "{list}");
 }

@@ -121,7 +121,7 @@ impl Monitor {
         let end = Instant::now() + PATIENCE;
         while !holds(self) {
             assert!(Instant::now() < end, "never: {what}\n{}", self.metrics());
-            thread::yield_now();
+            thread::park_timeout(Duration::from_millis(5));
         }
     }
 

@@ -12,8 +12,9 @@ const CONSOLE: &str = "[    0.000000] Linux version 6.12\r\n[    0.500000] Run /
 /// A sandbox whose guest started so many microseconds after the host.
 fn tree() -> Tree {
     let tree = Tree::complete();
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let started = (now.tv_sec - 100) * 1_000_000 + now.tv_nsec / 1000;
+    let boot_clock = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = std::time::SystemTime::now();
+    let started = (boot_clock.tv_sec - 3) * 1_000_000 + boot_clock.tv_nsec / 1000;
     tree.file("state/abc123/console.log", CONSOLE);
     tree.file(
         "state/abc123/timeline.json",
@@ -22,9 +23,9 @@ fn tree() -> Tree {
                 {{"name":"kernel","side":"guest","start_us":2000000,"end_us":2500000}}]}}"#
         ),
     );
-    // The guest began 98 s ago.
+    // The guest began 1 s ago.
     let at = |ago_ms: u64| {
-        let time = std::time::SystemTime::now() - std::time::Duration::from_millis(ago_ms);
+        let time = now - std::time::Duration::from_millis(ago_ms);
         let since = time.duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         kata_time(since.as_secs(), since.subsec_nanos())
     };
@@ -32,8 +33,8 @@ fn tree() -> Tree {
         "state/abc123/shim.log",
         &format!(
             "time=\"{}\" level=info msg=Launching sandbox=abc123\ntime=\"{}\" level=info msg=\"container created\"\n",
-            at(99_900),
-            at(97_700)
+            at(2_900),
+            at(700)
         ),
     );
     tree

@@ -431,6 +431,10 @@ impl Vmm for FakeVmm {
         self.levers.dead().await
     }
 
+    async fn ended(&self) {
+        self.levers.dead().await;
+    }
+
     async fn wait(&self) -> VmExit {
         self.levers.dead().await
     }

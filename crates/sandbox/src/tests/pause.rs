@@ -85,7 +85,7 @@ async fn it_dies_with_the_vm() {
 }
 
 /// containerd removed the pod's pause container before it had noted the other one's end, which then was "still running".
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn it_outlives_the_vm_until_the_others_are_removed() {
     let mut scene = died_beside_another().await;
     assert_eq!(status(&scene).await, ProcessStatus::Running);
@@ -93,13 +93,13 @@ async fn it_outlives_the_vm_until_the_others_are_removed() {
     assert_eq!(scene.exit_of("pod", None).await, 137);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn it_does_not_outlive_the_vm_for_ever() {
     let mut scene = died_beside_another().await;
     assert_eq!(scene.exit_of("pod", None).await, 137);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_ends_it_with_the_others() {
     let scene = died_beside_another().await;
     assert_eq!(status(&scene).await, ProcessStatus::Running);

@@ -115,7 +115,7 @@ async fn the_request_is_sent_before_the_guest_is_up() {
 }
 
 /// Thirty pods that booted at once on two processors failed: the boot counted as the making of a container.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_deadline_of_the_first_container_counts_from_when_the_guest_is_up() {
     let create = Duration::from_millis(100);
     let deadlines = Deadlines { dial: PATIENCE, request: PATIENCE, create };

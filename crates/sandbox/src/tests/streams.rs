@@ -1,9 +1,9 @@
 //! Processes' streams end to end through the real transport.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Flaw, PATIENCE, Scene, cid, eid, exec, with_stdio};
 use crate::command::Stdio;
@@ -99,7 +99,7 @@ async fn the_end_is_told_after_a_slow_reader_has_all_output() {
     writer.await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_output_that_a_descendant_holds_does_not_hold_the_end() {
     let mut scene = Scene::running().await;
     let (stdio, mut ends) = stdio(false);

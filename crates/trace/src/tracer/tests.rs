@@ -126,9 +126,10 @@ async fn the_guests_spans_lie_within_those_they_answer() {
 
 #[tokio::test]
 async fn without_a_collector_spans_are_lost_and_nobody_waits() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = Endpoint { port: listener.local_addr().unwrap().port(), ..Endpoint::default() };
-    drop(listener);
+    // Bound, so that nobody else has the port, and not listening.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = Endpoint { port: nobody.local_addr().unwrap().port(), ..Endpoint::default() };
     let tracer = Tracer::new(endpoint, "s");
     for _ in 0..3000 {
         tracer.open("task.Stats", None).end(None);

@@ -2,6 +2,9 @@
 
 const NO_9P: &str = "This QEMU was built without 9p: set `shared_fs = \"virtio-fs\"`, which needs virtiofsd";
 
+const KVM_FAILED: &str = "KVM could not go on with the guest: see the host's kernel log. Below another hypervisor \
+                          `accelerator = \"tcg\"` may be the way";
+
 /// A part of a message, and what to do when it is there. The first that fits counts.
 const ADVICE: &[(&str, &str)] = &[
     (
@@ -29,6 +32,12 @@ const ADVICE: &[(&str, &str)] = &[
         "failed to initialize kvm",
         "KVM cannot be used: see `kata-runtime check`, or set `accelerator = \"tcg\"`",
     ),
+    (
+        "kvm run failed Bad address",
+        "The host has no page for memory of the guest's: is it out of huge pages?",
+    ),
+    ("KVM internal error", KVM_FAILED),
+    ("KVM: entry failed", KVM_FAILED),
     (
         "Failed to get \"write\" lock",
         "Another VM or program has the image of a disk open for writing: end it, or mount the volume read-only",
@@ -71,10 +80,14 @@ pub(super) fn advice(stderr: &str) -> Option<String> {
     found.map(|(_, advice)| (*advice).to_owned())
 }
 
-/// The line that says what went wrong: the last that QEMU began with its own name and that is no warning, else
+/// What lines on a failure of KVM begin with; the CPU's registers come behind them.
+const KVM: &[&str] = &["KVM internal error", "KVM: entry failed", "error: kvm run failed"];
+
+/// The line that says what went wrong: the last that QEMU began with its own name, or KVM's, and that is no warning, else
 /// the last of all. Lines without the name are hints to the line before.
 pub(super) fn cause(stderr: &str) -> Option<String> {
-    let named = |line: &&str| line.starts_with("qemu") && !line.contains(": warning: ");
+    let of_kvm = |line: &str| KVM.iter().any(|start| line.starts_with(start));
+    let named = |line: &&str| (line.starts_with("qemu") || of_kvm(line)) && !line.contains(": warning: ");
     let line = stderr.lines().rfind(named).or_else(|| stderr.lines().next_back());
     line.map(str::to_owned)
 }
@@ -88,6 +101,9 @@ mod tests {
         let stderr = "qemu: warning: a\nqemu: unsupported machine type\nUse -machine help\nqemu: warning: b";
         assert_eq!(cause(stderr).unwrap(), "qemu: unsupported machine type");
         assert_eq!(cause("x\nSegmentation fault").unwrap(), "Segmentation fault");
+        let kvm =
+            "KVM internal error. Suberror: 1\nextra data[0]: 1\nRAX=0000000000000000 RBX=0000000000000000";
+        assert_eq!(cause(kvm).unwrap(), "KVM internal error. Suberror: 1");
         assert_eq!(cause(""), None);
     }
 
@@ -97,6 +113,8 @@ mod tests {
             ("qemu: Error loading uncompressed kernel without PVH ELF Note", "CONFIG_PVH"),
             ("Could not access KVM kernel module: No such file or directory", "accelerator"),
             ("-device vhost-user-fs-pci: Failed to read msg header. Read 0 instead of 12.", "virtiofsd"),
+            ("KVM internal error. Suberror: 1\nRAX=0", "kernel log"),
+            ("error: kvm run failed Bad address\nRAX=0", "huge pages"),
             ("qemu: -device foo: 'foo' is not a valid device model name", "7.2"),
             (
                 "qemu: -device virtio-9p-pci,bus=x: 'virtio-9p-pci' is not a valid device model name",

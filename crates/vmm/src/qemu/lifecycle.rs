@@ -22,19 +22,18 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::command_line::{CommandLine, Endpoints, build};
 use super::config::Profile;
+use super::control::{self, Control, FAILED, Told};
 use super::disks::{Disks, Layout};
 use super::pinning::Placed;
 use super::ports::Ports;
-use super::qmp::{self, Client, Connected, Cont, QmpError, QueryCpusFast, QueryStatus, Quit, Stop};
+use super::qmp::{Client, Cont, QmpError, QueryCpusFast, QueryStatus, Quit, Stop};
 use super::resize::Limits;
 use super::{config, console, diagnosis, processors, stderr, tsc, version};
 use crate::backing;
 use crate::netns::{self, Failure};
 use crate::plan::{Accelerator, AgentChannel, NetworkNamespace, VmPlan};
 use crate::turns::Turns;
-use crate::vmm::{
-    Capabilities, DiskHotplug, NicHotplug, Resize, ShutdownReason, VmEvent, VmExit, VmStatus, Vmm, VmmError,
-};
+use crate::vmm::{Capabilities, DiskHotplug, NicHotplug, Resize, VmEvent, VmExit, VmStatus, Vmm, VmmError};
 
 /// How long QEMU may take to answer on its control channel. It answers in milliseconds, but a loaded host may
 /// keep it waiting.
@@ -53,6 +52,7 @@ pub struct Qemu {
     agent_socket: Mutex<Option<OwnedFd>>,
     events: Mutex<Option<mpsc::Receiver<VmEvent>>>,
     control: watch::Receiver<Control>,
+    ended: watch::Receiver<bool>,
     exit: watch::Receiver<Option<VmExit>>,
     kill: mpsc::Sender<()>,
     places: Places,
@@ -69,14 +69,6 @@ struct Places {
     ports: Ports,
     disks: Disks,
     limits: Limits,
-}
-
-/// How far the control channel is.
-#[derive(Debug, Clone)]
-enum Control {
-    Connecting,
-    Ready(Client),
-    Lost,
 }
 
 /// Starts QEMU for `plan` and returns as soon as the process exists. Must be called inside a tokio runtime.
@@ -212,6 +204,7 @@ impl Qemu {
         let turns = Turns::long(pid);
         let (publisher, events) = mpsc::channel(EVENT_BACKLOG);
         let (control_state, control) = watch::channel(Control::Connecting);
+        let (ended_state, ended) = watch::channel(false);
         let (exit_state, exit) = watch::channel(None);
         let (kill, kill_orders) = mpsc::channel(1);
         let deleted = broadcast::Sender::new(EVENT_BACKLOG);
@@ -220,18 +213,21 @@ impl Qemu {
             publisher: publisher.clone(),
             deleted: deleted.clone(),
             memory_changed: memory_changed.clone(),
+            kill: kill.downgrade(),
         };
         let last_words = LastWords {
             stderr: tokio::spawn(stderr::collect(child.stderr.take(), pid)),
-            control: tokio::spawn(serve_control(qmp, patience(&places.limits), control_state, told)),
+            control: tokio::spawn(control::serve(qmp, patience(&places.limits), control_state, told)),
             console,
         };
-        tokio::spawn(supervise(child, kill_orders, last_words, publisher, exit_state));
+        let end = End { ended: ended_state, exit: exit_state, publisher };
+        tokio::spawn(supervise(child, kill_orders, last_words, end));
         Self {
             pid,
             agent_socket: Mutex::new(agent_socket),
             events: Mutex::new(Some(events)),
             control,
+            ended,
             exit,
             kill,
             places,
@@ -344,7 +340,8 @@ impl Vmm for Qemu {
         let info = self.client().await?.execute(QueryStatus {}).await?;
         Ok(match info.status.as_str() {
             _ if info.running => VmStatus::Running,
-            "shutdown" | "internal-error" | "io-error" | "guest-panicked" => VmStatus::Stopped,
+            "shutdown" | "guest-panicked" => VmStatus::Stopped,
+            failed if FAILED.contains(&failed) => VmStatus::Stopped,
             _ => VmStatus::Paused,
         })
     }
@@ -381,18 +378,16 @@ impl Vmm for Qemu {
         self.wait().await
     }
 
+    async fn ended(&self) {
+        // Who would tell is gone when all is over.
+        self.ended.clone().wait_for(|ended| *ended).await.ok();
+    }
+
     async fn wait(&self) -> VmExit {
         let mut exit = self.exit.clone();
         let exited = exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone());
         exited.unwrap_or(VmExit { status: None, stderr: String::new(), cause: None, advice: None })
     }
-}
-
-/// Who hears of QEMU's events.
-struct Told {
-    publisher: mpsc::Sender<VmEvent>,
-    deleted: broadcast::Sender<String>,
-    memory_changed: broadcast::Sender<()>,
 }
 
 /// Who knows what QEMU and its guest said before they ended.
@@ -402,14 +397,15 @@ struct LastWords {
     console: oneshot::Receiver<()>,
 }
 
-/// Owns the child: kills it on order or when all handles are gone, reaps it, tells everybody.
-async fn supervise(
-    mut child: Child,
-    mut kill_orders: mpsc::Receiver<()>,
-    last_words: LastWords,
+/// Who hears of the end of QEMU's process.
+struct End {
+    ended: watch::Sender<bool>,
+    exit: watch::Sender<Option<VmExit>>,
     publisher: mpsc::Sender<VmEvent>,
-    exit_state: watch::Sender<Option<VmExit>>,
-) {
+}
+
+/// Owns the child: kills it on order or when all handles are gone, reaps it, tells everybody.
+async fn supervise(mut child: Child, mut kill_orders: mpsc::Receiver<()>, last_words: LastWords, end: End) {
     let status = tokio::select! {
         status = child.wait() => status,
         _ = kill_orders.recv() => match child.start_kill() {
@@ -420,70 +416,22 @@ async fn supervise(
     if let Err(error) = &status {
         tracing::error!(%error, "QEMU's process cannot be waited for");
     }
-    // They end by themselves now that the process is gone. Events come before the exit that follows them.
-    timeout(LAST_WORDS, last_words.control).await.ok();
-    // The exit is explained by what the guest said last.
-    timeout(LAST_WORDS, last_words.console).await.ok();
-    let stderr = timeout(LAST_WORDS, last_words.stderr).await;
+    end.ended.send_replace(true);
+    // They end by themselves now that the process is gone. Events come before the exit that follows them, and the exit is
+    // explained by what the guest said last.
+    let LastWords { stderr, control, console } = last_words;
+    let (stderr, ..) =
+        tokio::join!(timeout(LAST_WORDS, stderr), timeout(LAST_WORDS, control), timeout(LAST_WORDS, console));
     let stderr = stderr.ok().and_then(Result::ok).unwrap_or_default();
     let (cause, advice) = (diagnosis::cause(&stderr), diagnosis::advice(&stderr));
     let exit = VmExit { status: status.ok(), stderr, cause, advice };
-    exit_state.send_replace(Some(exit.clone()));
+    end.exit.send_replace(Some(exit.clone()));
     // Nobody may be listening.
-    publisher.send(VmEvent::Exited(exit)).await.ok();
+    end.publisher.send(VmEvent::Exited(exit)).await.ok();
 }
 
 /// How long QEMU may take until its control channel is up.
 fn patience(limits: &Limits) -> Duration {
     let gib = if limits.backing.prealloc_threads > 0 { limits.memory_mib.div_ceil(1024) } else { 0 };
     CONTROL_DEADLINE + PREALLOC_PATIENCE * gib
-}
-
-/// Connects the control channel and passes on what it tells, until it closes.
-async fn serve_control(qmp: OwnedFd, patience: Duration, state: watch::Sender<Control>, told: Told) {
-    match qmp::connect(qmp, patience).await {
-        Ok(Connected { client, mut events, version }) => {
-            tracing::debug!(%version, "QEMU's control channel is up");
-            state.send_replace(Control::Ready(client));
-            told.publisher.send(VmEvent::ControlReady).await.ok();
-            while let Some(event) = events.recv().await {
-                publish(&event, &told).await;
-            }
-        }
-        // QEMU ended at once, which its exit explains, or it hangs, which whoever waits for it notices.
-        Err(error) => tracing::debug!(%error, "QEMU's control channel did not come up"),
-    }
-    state.send_replace(Control::Lost);
-}
-
-/// Passes on an event of QEMU, if it is one that matters.
-async fn publish(event: &qmp::Event, Told { publisher, deleted, memory_changed }: &Told) {
-    tracing::debug!(event = event.name, data = %event.data, "QEMU event");
-    if let Some(change) = event.decode::<qmp::VserportChange>() {
-        if change.id == config::AGENT_PORT_ID {
-            let port = if change.open { VmEvent::AgentPortOpened } else { VmEvent::AgentPortClosed };
-            publisher.send(port).await.ok();
-        }
-    } else if let Some(shutdown) = event.decode::<qmp::Shutdown>() {
-        publisher.send(VmEvent::Shutdown { reason: reason(&shutdown.reason) }).await.ok();
-    } else if let Some(gone) = event.decode::<qmp::DeviceDeleted>() {
-        // Devices without an id are parts of others. Nobody may be waiting.
-        gone.device.map(|id| deleted.send(id).ok());
-    } else if event.decode::<qmp::MemoryDeviceSizeChange>().is_some() {
-        memory_changed.send(()).ok();
-    } else if event.decode::<qmp::GuestPanicked>().is_some() {
-        publisher.send(VmEvent::Panicked).await.ok();
-    }
-}
-
-/// Reads QEMU's `ShutdownCause`.
-fn reason(cause: &str) -> ShutdownReason {
-    match cause {
-        "guest-shutdown" => ShutdownReason::GuestShutdown,
-        "guest-reset" | "subsystem-reset" => ShutdownReason::GuestReset,
-        "guest-panic" => ShutdownReason::GuestPanic,
-        "host-qmp-quit" => ShutdownReason::HostQuit,
-        "host-signal" => ShutdownReason::HostSignal,
-        other => ShutdownReason::Other(other.to_owned()),
-    }
 }

@@ -4,6 +4,7 @@ mod backend;
 mod command_line;
 mod config;
 mod console;
+mod control;
 mod diagnosis;
 mod disk;
 mod disk_hotplug;

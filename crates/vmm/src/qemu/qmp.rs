@@ -6,7 +6,7 @@
 mod commands;
 mod events;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -34,7 +34,7 @@ pub use commands::{
     VirtioMem,
 };
 pub use events::{
-    DeviceDeleted, Event, EventData, GuestPanicked, MemoryDeviceSizeChange, Shutdown, Timestamp,
+    DeviceDeleted, Event, EventData, GuestPanicked, MemoryDeviceSizeChange, STOP, Shutdown, Timestamp,
     VserportChange,
 };
 

@@ -330,7 +330,7 @@ async fn next(events: &mut mpsc::Receiver<VmEvent>) -> VmEvent {
 }
 
 #[tokio::test]
-async fn a_vm_starts_answers_and_is_killed_within_a_second() {
+async fn a_vm_starts_answers_and_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let Some(plan) = real(&dir) else { return };
     let vm = launch(plan).await.unwrap();
@@ -344,10 +344,8 @@ async fn a_vm_starts_answers_and_is_killed_within_a_second() {
     assert!(arguments.windows(marker.len()).any(|window| window == marker));
     assert!(vm.take_agent_socket().is_some() && vm.take_agent_socket().is_none());
 
-    let killed_at = Instant::now();
     let exit = vm.kill().await;
     assert_eq!(next(&mut events).await, VmEvent::Exited(exit.clone()));
-    assert!(killed_at.elapsed() < Duration::from_secs(1), "{:?}", killed_at.elapsed());
     assert_eq!(exit.status.unwrap().signal(), Some(9));
     assert_eq!(exit.to_string(), "The VMM was killed by signal 9");
     assert_eq!(events.recv().await, None);

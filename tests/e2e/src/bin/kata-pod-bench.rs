@@ -9,6 +9,7 @@
 //! | `memory` | bytes that a second idle pod takes: `shim`, `virtiofsd`, `vmm` (proportional set sizes without the guest's memory), `guest` |
 //! | `idle` | `cpu_ms`, the CPU time that all host processes of an idle pod take in each second, in milliseconds; `wakeups`, how often each second the thread wakes that wakes most |
 //! | `hotplug` | seconds until a container that may use one CPU and 1 GiB more has them: the VM, which boots with 1 CPU and 256 MiB, grows |
+//! | `update` | seconds that an update of a running container's limits takes which needs nothing of its VM |
 //!
 //! The runtime is that of `KATA_E2E_RUNTIME`, as in the tests.
 
@@ -50,6 +51,7 @@ fn answer(cri: &Cri<'_>, request: &str) -> Value {
         ["idle"] => idle(cri),
         ["throughput"] => throughput(cri),
         ["hotplug"] => json!(hotplug(cri)),
+        ["update"] => json!(update(cri)),
         _ => fail(format_args!(
             "Unknown request {request:?}; the first lines of this program's source tell them"
         )),
@@ -93,6 +95,28 @@ fn parallel(cri: &Cri<'_>, count: u32) -> f64 {
         }
     });
     seconds
+}
+
+/// The median of 20 updates.
+fn update(cri: &Cri<'_>) -> f64 {
+    let pod = cri.pod().run();
+    let container = container(&pod, "main");
+    let mut took: Vec<_> = (0..20)
+        .map(|round| {
+            let cpu_quota = 50_000 + 1000 * round;
+            let limits = LinuxContainerResources { cpu_quota, cpu_period: 100_000, ..Default::default() };
+            let asked = Instant::now();
+            container.update(limits);
+            asked.elapsed()
+        })
+        .collect();
+    took.sort();
+    let maximum = container.shell("cat /sys/fs/cgroup/cpu.max");
+    if maximum != "69000 100000" {
+        fail(format_args!("The container's cgroup has {maximum:?}"));
+    }
+    pod.remove();
+    took[took.len() / 2].as_secs_f64()
 }
 
 /// The request is answered when the guest has what it asks for, which is looked at afterwards.

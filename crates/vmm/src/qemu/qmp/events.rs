@@ -69,6 +69,9 @@ impl EventData for Shutdown {
     const NAME: &'static str = "SHUTDOWN";
 }
 
+/// The name of the event that tells that the virtual CPUs are stopped, be it on request or for a failure. It has no data.
+pub const STOP: &str = "STOP";
+
 /// The guest's kernel reported a panic.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 pub struct GuestPanicked {

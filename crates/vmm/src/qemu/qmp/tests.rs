@@ -17,37 +17,37 @@ use super::*;
 const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, "capabilities": ["oob"]}}"#;
 
 /// The server's side.
-struct Server {
+pub(in crate::qemu) struct Server {
     socket: BufReader<UnixStream>,
 }
 
 impl Server {
-    fn pair() -> (OwnedFd, Self) {
+    pub(in crate::qemu) fn pair() -> (OwnedFd, Self) {
         let (client, server) = StdUnixStream::pair().unwrap();
         server.set_nonblocking(true).unwrap();
         let socket = BufReader::new(UnixStream::from_std(server).unwrap());
         (client.into(), Self { socket })
     }
 
-    async fn say(&mut self, line: &str) {
+    pub(in crate::qemu) async fn say(&mut self, line: &str) {
         self.socket.write_all(line.as_bytes()).await.unwrap();
         self.socket.write_all(b"\r\n").await.unwrap();
     }
 
     /// The next command: its name and id.
-    async fn hear(&mut self) -> (String, u64) {
+    pub(in crate::qemu) async fn hear(&mut self) -> (String, u64) {
         let mut line = String::new();
         self.socket.read_line(&mut line).await.unwrap();
         let command: Value = serde_json::from_str(&line).unwrap();
         (command["execute"].as_str().unwrap().to_owned(), command["id"].as_u64().unwrap())
     }
 
-    async fn answer(&mut self, id: u64, result: Value) {
+    pub(in crate::qemu) async fn answer(&mut self, id: u64, result: Value) {
         self.say(&json!({"return": result, "id": id}).to_string()).await;
     }
 
     /// Greets and accepts the negotiation.
-    async fn greet(&mut self) {
+    pub(in crate::qemu) async fn greet(&mut self) {
         self.say(GREETING).await;
         let (name, id) = self.hear().await;
         assert_eq!(name, "qmp_capabilities");
@@ -130,7 +130,7 @@ async fn nonsense_is_skipped() {
     assert_eq!(events.recv().await.unwrap().name, "STOP");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_hanging_server_is_given_up_and_later_answers_do_no_harm() {
     let (Connected { client, .. }, mut server) = connected(SHORT).await;
     let late = client.execute(Stop {}).await.unwrap_err();
