@@ -3,6 +3,7 @@
 mod making;
 mod oom;
 mod parts;
+mod stale;
 mod volumes;
 
 use std::collections::BTreeSet;
@@ -39,6 +40,7 @@ use crate::swap;
 use crate::watches::Watches;
 use making::Containers;
 use oom::OomEvents;
+use stale::Stale;
 
 pub(crate) use making::CallOff;
 
@@ -182,8 +184,7 @@ pub(crate) struct Agent {
     volumes: Volumes,
     /// Mount points of containers' storages that the sandbox holds, too.
     kept: Mutex<BTreeSet<String>>,
-    /// Folders of removed containers, and volumes.
-    stale: Arc<Mutex<BTreeSet<PathBuf>>>,
+    stale: Stale,
     /// Whose namespaces the others share.
     first: Mutex<Option<First>>,
     /// What the containers share of a sandbox that was started without one: none of them is the first then.
@@ -219,7 +220,7 @@ impl Agent {
             mounts: Mutex::default(),
             volumes: Volumes::default(),
             kept: Mutex::default(),
-            stale: Arc::default(),
+            stale: Stale::default(),
             first: Mutex::default(),
             pod: OnceLock::new(),
             holder: tokio::sync::Mutex::default(),
@@ -453,8 +454,8 @@ impl Agent {
         container.remove().await?;
         self.containers.forget(id);
         if self.owns_guest {
-            self.forget_folders();
-            locked(&self.stale).insert(hooks::bundle(container.spec()).to_owned());
+            self.stale.add([hooks::bundle(container.spec()).to_owned()]);
+            self.stale.look_later();
         }
         locked(&self.first).take_if(|first| first.id == *id);
         if let Some(hooks) = self.hooks.get()
@@ -490,18 +491,6 @@ impl Agent {
     /// Waits until the end of the guest is asked for.
     pub(crate) async fn power_off_requested(&self) {
         self.power_off.notified().await;
-    }
-
-    /// Looks for the folders of containers that were removed before, and for volumes. The kernel remembers what it has seen on the share,
-    /// and the daemon on the host keeps that open, until somebody looks again and it is not there any more.
-    /// Nobody waits for it: what they lie on may hang.
-    fn forget_folders(&self) {
-        let stale = Arc::clone(&self.stale);
-        tokio::task::spawn_blocking(move || {
-            let mut folders = std::mem::take(&mut *locked(&stale));
-            folders.retain(|folder| fs::symlink_metadata(folder).is_ok());
-            locked(&stale).append(&mut folders);
-        });
     }
 
     async fn prepare(&self, request: Request) -> Result<(Prepared, ChildEnds)> {
@@ -543,7 +532,7 @@ impl Agent {
     async fn make(&self, mut new: NewContainer, watch: &mut Stopwatch) -> Result<(Container, i32)> {
         let hierarchy = self.hierarchy.as_ref().ok_or(SandboxError::NoCgroups)?;
         if self.owns_guest {
-            locked(&self.stale).extend(spec::shared_layers(&new.storages));
+            self.stale.add(spec::shared_layers(&new.storages));
             if new.storages.iter().any(image::is_pulled) {
                 image::use_resolver(&new.spec);
             }
@@ -554,8 +543,7 @@ impl Agent {
         let cgroup = hierarchy.container(new.id.as_str());
         let device_rules = new.spec.Linux.Resources.Devices.as_slice().into();
         if self.owns_guest {
-            // Other containers may have the same volumes: they are looked for as long as they are there.
-            locked(&self.stale).extend(spec::shared_sources(&new.spec));
+            self.stale.add(spec::shared_sources(&new.spec));
         }
         let made = match self.give_devices(&mut new).await {
             Ok(()) => self.make_process(&mut new, hierarchy, &cgroup, watch).await,
