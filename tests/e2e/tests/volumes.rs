@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kata_e2e::proto::{ContainerConfig, Device, Mount, MountPropagation, PodSandboxConfig};
-use kata_e2e::{Bind, Containerd, LoopDevice, cri_test, eventually, kata_cri_test, kata_test, test};
+use kata_e2e::{Bind, Containerd, Image, LoopDevice, cri_test, eventually, kata_cri_test, kata_test, test};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -130,9 +130,10 @@ fn sub_paths_are_the_directory_or_file_below_the_volume() {
         ];
         let pod = cri.pod().run();
         let mine = vec![volume(&own.0, "/logs", false), volume(&file.0, "/etc/app.conf", true)];
-        let main = pod.container("main").with(mounts(mine)).idle().start();
-        let other =
-            pod.container("other").with(mounts(vec![volume(&other.0, "/logs", false)])).idle().start();
+        // Busybox has no `flock`.
+        let container = |name: &str| pod.container(name).image(Image::Debian);
+        let main = container("main").with(mounts(mine)).idle().start();
+        let other = container("other").with(mounts(vec![volume(&other.0, "/logs", false)])).idle().start();
         assert_eq!(main.shell("cat /etc/app.conf; echo line > /logs/main; ls /logs"), "from the volumemain");
         assert_eq!(fs::read_to_string(logs.join("main")).unwrap(), "line\n");
         // One file system in the guest, whatever the kubelet's mounts.
@@ -140,7 +141,8 @@ fn sub_paths_are_the_directory_or_file_below_the_volume() {
             "flock /logs/lock sh -c 'echo > /logs/held; exec sleep 1000' > /dev/null 2>&1 & \
              until [ -e /logs/held ]; do sleep 0.1; done",
         );
-        assert_eq!(other.exec_shell("flock -n /logs/lock true || echo locked").text(), "locked");
+        assert_eq!(other.exec_shell("flock -n /logs/lock true; echo $?").text(), "1");
+        assert_eq!(other.exec_shell("flock -n /logs/free true; echo $?").text(), "0");
         pod.remove();
     });
 }
