@@ -25,6 +25,10 @@ use crate::terminal::Terminal;
 const READY_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) const RUN: &str = "/run/containerd-e2e";
 
+/// What containerd says when the server died between the answer of its `start` and containerd's connection. It calls
+/// nobody then.
+pub const NOBODY_CALLED: &str = "start failed: dial unix";
+
 /// A running containerd and the test's corner of the host around it.
 pub struct Containerd {
     /// The runtime under test.

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kata_e2e::{Container, Containerd, Process, eventually, kata_test, test};
+use kata_e2e::{Container, Containerd, NOBODY_CALLED, Process, eventually, kata_test, test};
 
 const QEMU: &str = "qemu-system-x86_64";
 const VIRTIOFSD: &str = "virtiofsd";
@@ -18,10 +18,6 @@ fn only(containerd: &Containerd, program: &str) -> Process {
     );
     found[0].clone()
 }
-
-/// What containerd says when the server died between the answer of its `start` and containerd's connection. It calls
-/// nobody then.
-const NOBODY_CALLED: &str = "start failed: dial unix";
 
 /// As an operator cleans up after a crash.
 fn remove(containerd: &Containerd, container: &Container) {

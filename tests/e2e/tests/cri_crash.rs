@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kata_e2e::proto::{ContainerState, PodSandboxState};
-use kata_e2e::{Cri, Pod, PodContainer, Process, Steady, as_soon_as, cri_test, kata_cri_test};
+use kata_e2e::{Cri, NOBODY_CALLED, Pod, PodContainer, Process, Steady, as_soon_as, cri_test, kata_cri_test};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -57,10 +57,6 @@ const fn step(name: &'static str, call: Call, reached: fn(&Cri<'_>) -> bool) -> 
 /// containerd makes a pod, before it has a task.
 const BEFORE: [Step; 1] =
     [step("the network namespace is there", Call::Run, |_| !entries(Path::new(NAMESPACES)).is_empty())];
-
-/// What containerd says when the server died between the answer of its `start` and containerd's connection. It calls
-/// nobody then.
-const NOBODY_CALLED: &str = "start failed: dial unix";
 
 /// What containerd says when two of its requests take the same pod's network away: the bridge plugin deletes an interface that
 /// it has just found, and that the other has deleted; or it enters a namespace that the other has unmounted, so that a file of
