@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use super::backing;
 use super::containers::Containers;
 use super::payload;
 use crate::process;
@@ -56,6 +57,7 @@ impl BareGuest {
     pub(crate) fn boot(&self) -> Result<f64> {
         let directory = tempfile::tempdir()?;
         let initrd = initrd(&directory, &payload::power_off())?;
+        backing::obtain(1)?;
         let begun = Instant::now();
         process::output(&mut self.command(&initrd, "null,id=agent"))?;
         Ok(begun.elapsed().as_secs_f64())

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::backing;
 use super::bare::rate_of;
 use super::process_memory::{Usage, field, find};
 use super::scrape::Scrape;
@@ -83,6 +84,7 @@ impl<'c> Containers<'c> {
 
     fn run_by(&self, mut ctr: Command) -> Result<f64> {
         ctr.args(["--rm", self.image, &self.fresh_id(), "/bin/true"]);
+        backing::obtain(1)?;
         let begun = Instant::now();
         process::output(&mut ctr)?;
         Ok(begun.elapsed().as_secs_f64())
@@ -216,6 +218,7 @@ impl<'c> Containers<'c> {
         // A cgroup at the top: runc would leave one for the namespace behind.
         ctr.args(["--runtime", runtime, "--cgroup", &id, "--detach", "--null-io"]).args(options);
         ctr.args([self.image, &id, "sleep", "3600"]);
+        backing::obtain(1)?;
         process::output(&mut ctr)?;
         Ok(Idle { containerd: self.containerd, id })
     }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Deserialize;
 
+use super::backing;
 use super::containers::RUNC;
 use super::program::{Bench, Program};
 use crate::containerd::RUNTIME;
@@ -52,6 +53,7 @@ impl Pods {
 
     /// Seconds until a pod and a container in it run.
     pub(crate) fn start(&mut self) -> Result<f64> {
+        backing::obtain(1)?;
         self.0.ask("pod")
     }
 
@@ -62,6 +64,7 @@ impl Pods {
 
     /// Seconds until so many pods run that are asked for at once.
     pub(crate) fn start_at_once(&mut self, count: u32) -> Result<f64> {
+        backing::obtain(count)?;
         self.0.ask(&format!("parallel {count}"))
     }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use super::backing;
 use super::bare::BareGuest;
 use super::containers::{Containers, RUNC, busybox_tree};
 use super::payload;
@@ -106,13 +107,15 @@ impl Storage {
         self.0.ask(&format!("block {}", data.disk.display()))
     }
 
-    /// Seconds until a container runs whose root is a directory of the host.
+    /// Seconds until a container runs whose root is layers of the host's, through the share.
     pub(crate) fn start_on_share(&mut self) -> Result<f64> {
+        backing::obtain(1)?;
         self.0.ask("start share")
     }
 
     /// Seconds until a container runs whose root is made of layers of EROFS.
     pub(crate) fn start_on_erofs(&mut self) -> Result<f64> {
+        backing::obtain(1)?;
         self.0.ask("start erofs")
     }
 

@@ -4,15 +4,16 @@
 //! |---|---|
 //! | `share DIRECTORY` | seconds that a container takes for each kind of work in the directory, a volume of it: `write`, `read` (the file `read`), `small` |
 //! | `block IMAGE` | seconds for reads at random of the file `data` in a container whose root is this image of ext4 |
-//! | `start share`, `start erofs` | seconds until a container runs, from the beginning of its shim |
+//! | `start share`, `start erofs` | seconds until a container runs, from the beginning of its shim. Its image has two layers: directories, with the mount that containerd's overlayfs snapshotter passes for them; images of EROFS, with the mounts of its erofs snapshotter |
 //! | `cache` | pages of an image of EROFS: how many it has (`image`), how many are in the host's page cache after one pod has read all of it (`first`) and after a second one has (`second`) |
 //!
 //! The work is done by `kata-probe storage`, which says what it is. The runtime is that of `KATA_E2E_RUNTIME`, as in the
 //! tests.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -29,20 +30,19 @@ fn main() -> ExitCode {
     let mut served = false;
     test(|containerd| {
         served = true;
-        answer_lines(|request| answer(containerd, request));
+        let image = OnceCell::new();
+        answer_lines(|request| answer(containerd, &image, request));
     });
     if served { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn answer(containerd: &Containerd, request: &str) -> Value {
+fn answer(containerd: &Containerd, image: &OnceCell<Image>, request: &str) -> Value {
+    let image = || image.get_or_init(|| Image::new(containerd));
     match request.split(' ').collect::<Vec<_>>()[..] {
         ["share", directory] => json!(share(containerd, Path::new(directory))),
         ["block", image] => json!(block(containerd, Path::new(image))),
-        ["start", "share"] => json!(start(containerd, &[])),
-        ["start", "erofs"] => {
-            let (base, top) = (containerd.erofs_of_busybox(), containerd.erofs_of(&containerd.directory()));
-            json!(start(containerd, &layers(&[&top, &base])))
-        }
+        ["start", "share"] => json!(start(containerd, &[image().as_directories(containerd)])),
+        ["start", "erofs"] => json!(start(containerd, &image().as_disks())),
         ["cache"] => cache(containerd),
         _ => fail(format_args!(
             "Unknown request {request:?}; the first lines of this program's source tell them"
@@ -88,14 +88,43 @@ fn layers(images: &[&Path]) -> Vec<RootMount> {
     images.iter().map(layer).chain([RootMount::new("format/overlay", "overlay", options)]).collect()
 }
 
-/// As the sandbox itself has it in its timeline: `ctr` and the test's own work are not counted. Without mounts the root is a
-/// directory of the host.
+/// An image of two layers, unpacked as each of containerd's snapshotters does it.
+struct Image {
+    /// The top one first.
+    directories: [PathBuf; 2],
+    disks: [PathBuf; 2],
+}
+
+impl Image {
+    /// busybox, and a file above it.
+    fn new(containerd: &Containerd) -> Self {
+        let directories = [containerd.directory(), containerd.directory_of_busybox()];
+        fs::write(directories[0].join("file"), "of the top layer").expect("the test's directory is writable");
+        let disks = directories.each_ref().map(|directory| containerd.erofs_of(directory));
+        Self { directories, disks }
+    }
+
+    /// With a new upper layer.
+    fn as_directories(&self, containerd: &Containerd) -> RootMount {
+        let own = containerd.directory();
+        let [upper, work] = ["fs", "work"].map(|name| own.join(name));
+        for made in [&upper, &work] {
+            fs::create_dir(made).expect("the test's directory is writable");
+        }
+        let lower = self.directories.each_ref().map(|layer| layer.display().to_string()).join(":");
+        let [upper, work] = [upper, work].map(|path| path.display().to_string());
+        let options = [("lowerdir", lower), ("upperdir", upper), ("workdir", work)];
+        RootMount::new("overlay", "overlay", options.map(|(name, value)| format!("{name}={value}")))
+    }
+
+    fn as_disks(&self) -> Vec<RootMount> {
+        layers(&self.disks.each_ref().map(PathBuf::as_path))
+    }
+}
+
+/// As the sandbox itself has it in its timeline: `ctr` and the test's own work are not counted.
 fn start(containerd: &Containerd, mounts: &[RootMount]) -> f64 {
-    let container = match mounts {
-        [] => containerd.container().spec(|spec| spec["process"]["args"] = json!(["/bin/sleep", "3600"])),
-        _ => idle(containerd),
-    };
-    let container = container.start_on(mounts);
+    let container = idle(containerd).start_on(mounts);
     let file = Path::new("/run/kata").join(container.id()).join("timeline.json");
     let mut end = None;
     eventually("the timeline is complete", Duration::from_secs(10), || {
