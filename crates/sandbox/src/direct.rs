@@ -11,7 +11,7 @@ use kata_vmm::VmmError;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorKind, Result, SandboxError as Error};
-use crate::intent_log::{INTENTS_FILE, owners};
+use crate::intent_log::{INTENTS_FILE, owners, text};
 use crate::jobs::{Reach, Site};
 
 pub(crate) use assigning::{Assigning, Claimed};
@@ -78,9 +78,9 @@ pub fn direct_volumes_below(run_dir: &Path, state_root: &Path) -> DirectVolumes 
 
 /// Whether the sandbox has an owner who lives. What cannot be read may be anybody's, and counts as alive.
 fn is_alive(state_root: &Path, id: &str) -> bool {
-    match fs::read(state_root.join(id).join(INTENTS_FILE)) {
+    match fs::File::open(state_root.join(id).join(INTENTS_FILE)).and_then(|file| text(&file)) {
         // Whoever is just ending still counts: nobody waits here for that.
-        Ok(log) => owners(&String::from_utf8_lossy(&log)).any(|(pid, start)| start_ticks(pid) == Some(start)),
+        Ok(log) => owners(&log).any(|(pid, start)| start_ticks(pid) == Some(start)),
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
 }

@@ -8,6 +8,10 @@
 //! `{"poststop": {"id", "hooks"}}` stands for hooks that must run once, after everything else is undone. They are
 //! struck out before they run: after a crash between the two nobody runs them again.
 //!
+//! A log that has grown begins anew: what is pending is written once more, and what stood before is given back to the file
+//! system, so that the file begins with a hole. Somebody who dies between the two leaves lines that are there twice, which
+//! count once. Inode, lock and time of birth stay.
+//!
 //! Whoever writes or replays the file has it locked (`flock`), and a line says who owns the sandbox. A locked file
 //! of a living owner is a sandbox in use. With a dead owner the lock will soon be free: another clean-up has it, or
 //! a child that the owner was just starting (a lock passes on to children until they `exec`).
@@ -16,10 +20,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use kata_intent::{Intent, IntentId, Intents};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock, seek};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +34,9 @@ use crate::hooks::Poststop;
 
 /// The name of the intent log in the state directory.
 pub const INTENTS_FILE: &str = "intents";
+
+/// After so many bytes a log begins anew.
+const RENEWED_AFTER: usize = 256 << 10;
 
 /// Far more intents than a log ever gets.
 const MAX_ID: u64 = u64::MAX / 2;
@@ -57,8 +65,16 @@ enum Line {
 pub(crate) struct IntentLog {
     file: File,
     next: AtomicU64,
+    end: Mutex<End>,
+}
+
+/// The end of the file. Whoever writes holds it: what a renewal has read must be all there is until it has written.
+#[derive(Debug, Default)]
+struct End {
     /// Whether the last line was written in part only.
-    is_torn: AtomicBool,
+    is_torn: bool,
+    /// Bytes since the log began anew.
+    written: usize,
 }
 
 /// The log of a sandbox whose owner has died, locked.
@@ -79,11 +95,7 @@ impl IntentLog {
     /// Opens the log of a state directory, making it if there is none, and locks it.
     pub(crate) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let file = options().create(true).mode(0o600).open(state_dir.join(INTENTS_FILE));
-        let log = Self {
-            file: file.map_err(OpenError::Io)?,
-            next: AtomicU64::new(0),
-            is_torn: AtomicBool::new(false),
-        };
+        let log = Self::on(file.map_err(OpenError::Io)?);
         log.lock()?;
         log.begin().map_err(OpenError::Io)?;
         Ok(log)
@@ -102,13 +114,17 @@ impl IntentLog {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        let log = Self { file, next: AtomicU64::new(0), is_torn: AtomicBool::new(false) };
+        let log = Self::on(file);
         // An owner keeps its lock as long as it lives.
         let owner = lines(&log.begin()?).find_map(|line| match line {
             Line::Owner { socket, .. } => Some(socket),
             _ => None,
         });
         Ok(owner.filter(|_| !log.is_removed()).map(|socket| Abandoned { log, socket }))
+    }
+
+    fn on(file: File) -> Self {
+        Self { file, next: AtomicU64::new(0), end: Mutex::default() }
     }
 
     /// Prepares for appending. Returns what stands in it.
@@ -174,9 +190,7 @@ impl IntentLog {
     }
 
     fn text(&self) -> io::Result<String> {
-        let mut bytes = vec![0; usize::try_from(self.file.metadata()?.len()).unwrap_or(0)];
-        std::os::unix::fs::FileExt::read_exact_at(&self.file, &mut bytes, 0)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        text(&self.file)
     }
 
     fn write(&self, line: &Line) -> io::Result<()> {
@@ -185,14 +199,28 @@ impl IntentLog {
         self.append(&bytes)
     }
 
-    /// One `write` at the end of the file: lines of several threads do not mix.
+    /// One `write` at the end of the file, on tmpfs.
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        self.append_at(&mut end, bytes)?;
+        if end.written >= RENEWED_AFTER {
+            end.written = 0;
+            if let Err(error) = self.renew(&mut end) {
+                // It is as good as before, and longer.
+                tracing::debug!(%error, "The intent log does not begin anew");
+            }
+        }
+        Ok(())
+    }
+
+    fn append_at(&self, end: &mut End, bytes: &[u8]) -> io::Result<()> {
         // A torn line ends here, and is no line.
-        let end: &[u8] = if self.is_torn.load(Ordering::Relaxed) { b"\n" } else { b"" };
-        let line = [end, bytes].concat();
+        let separator: &[u8] = if end.is_torn { b"\n" } else { b"" };
+        let line = [separator, bytes].concat();
         let written = (&self.file).write(&line)?;
+        end.written += written;
         if written > 0 {
-            self.is_torn.store(written < line.len(), Ordering::Relaxed);
+            end.is_torn = written < line.len();
         }
         match written == line.len() {
             true => Ok(()),
@@ -200,6 +228,41 @@ impl IntentLog {
                 io::ErrorKind::WriteZero,
                 "The intent log is full; is there space on /run?",
             )),
+        }
+    }
+
+    /// Writes once more what is pending, and gives back what stood before.
+    fn renew(&self, end: &mut End) -> io::Result<()> {
+        let before = self.file.metadata()?.len();
+        // Whoever reads meanwhile may see a line that the hole cuts off: it ends here.
+        let mut bytes = b"\n".to_vec();
+        for line in still_true(&self.text()?) {
+            serde_json::to_writer(&mut bytes, &line)?;
+            bytes.push(b'\n');
+        }
+        self.append_at(end, &bytes)?;
+        end.written = 0;
+        Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, before)?)
+    }
+}
+
+/// What stands in a log, behind the hole that it may begin with.
+pub(crate) fn text(file: &File) -> io::Result<String> {
+    loop {
+        let length = file.metadata()?.len();
+        let start = match seek(file, SeekFrom::Data(0)) {
+            Ok(start) => start.min(length),
+            // There is nothing but a hole.
+            Err(Errno::NXIO) => length,
+            // This file system knows no holes.
+            Err(_) => 0,
+        };
+        let mut bytes = vec![0; usize::try_from(length - start).unwrap_or(0)];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, start)?;
+        // It may have begun anew meanwhile, with all that counts behind what was read.
+        if file.metadata()?.len() == length {
+            // The hole ends within a page.
+            return Ok(String::from_utf8_lossy(&bytes).trim_start_matches('\0').to_owned());
         }
     }
 }
@@ -232,7 +295,8 @@ fn lines(text: &str) -> impl Iterator<Item = Line> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok())
 }
 
-/// What stands in a log and is not struck out. Of two with one number, which only a damaged log has, both count.
+/// What stands in a log and is not struck out. Of two with one number, which only a damaged log has, both count, unless they
+/// are the same.
 #[derive(Default)]
 struct Pending {
     intents: Vec<(IntentId, Intent)>,
@@ -243,8 +307,8 @@ fn parse(text: &str) -> Pending {
     let mut pending = Pending::default();
     for line in lines(text) {
         match line {
-            Line::Will { id, intent } => pending.intents.push((id, intent)),
-            Line::Poststop { id, hooks } => pending.hooks.push((id, hooks)),
+            Line::Will { id, intent } => add(&mut pending.intents, (id, intent)),
+            Line::Poststop { id, hooks } => add(&mut pending.hooks, (id, hooks)),
             Line::Done(done) => {
                 pending.intents.retain(|(id, _)| *id != done);
                 pending.hooks.retain(|(id, _)| *id != done);
@@ -253,6 +317,28 @@ fn parse(text: &str) -> Pending {
         }
     }
     pending
+}
+
+fn add<T: PartialEq>(all: &mut Vec<T>, one: T) {
+    if !all.contains(&one) {
+        all.push(one);
+    }
+}
+
+/// The lines of a log that still say something, each once: owners first, as everybody looks for them.
+fn still_true(text: &str) -> Vec<Line> {
+    let mut owners = Vec::new();
+    for line in lines(text) {
+        if let Line::Owner { pid, start_ticks, socket } = line {
+            add(&mut owners, (pid, start_ticks, socket));
+        }
+    }
+    let Pending { intents, hooks } = parse(text);
+    let owners =
+        owners.into_iter().map(|(pid, start_ticks, socket)| Line::Owner { pid, start_ticks, socket });
+    let intents = intents.into_iter().map(|(id, intent)| Line::Will { id, intent });
+    let hooks = hooks.into_iter().map(|(id, hooks)| Line::Poststop { id, hooks });
+    owners.chain(intents).chain(hooks).collect()
 }
 
 fn has_living_owner(text: &str) -> bool {
@@ -274,7 +360,7 @@ impl Announced {
     /// # Errors
     /// It is not there, or cannot be read.
     pub fn read(state_dir: &Path) -> io::Result<Self> {
-        let text = String::from_utf8_lossy(&std::fs::read(state_dir.join(INTENTS_FILE))?).into_owned();
+        let text = text(&File::open(state_dir.join(INTENTS_FILE))?)?;
         let alive = |(pid, start): &(u32, u64)| processes::start_ticks(*pid) == Some(*start);
         let owner = owners(&text).find(alive).map(|(pid, _)| pid);
         let intents = parse(&text).intents.into_iter().map(|(_, intent)| intent).collect();
@@ -302,13 +388,13 @@ fn next_id(text: &str) -> u64 {
 #[cfg(test)]
 pub(crate) mod tests {
     use std::io::Write;
-    use std::sync::atomic::Ordering;
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use kata_intent::{Intent, Intents};
     use proptest::prelude::*;
 
-    use super::{Announced, INTENTS_FILE, IntentLog, OpenError};
+    use super::{Announced, INTENTS_FILE, IntentLog, OpenError, RENEWED_AFTER, text};
+    use crate::hooks::{Hooks, Poststop};
 
     /// While a test starts a process, the child has the locks of all other tests for a moment.
     pub(crate) fn without_forks() -> MutexGuard<'static, ()> {
@@ -353,9 +439,59 @@ pub(crate) mod tests {
         let state = tempfile::tempdir().unwrap();
         let log = IntentLog::open(state.path()).unwrap();
         (&log.file).write_all(br#"{"will":{"id":7"#).unwrap();
-        log.is_torn.store(true, Ordering::Relaxed);
+        log.end.lock().unwrap().is_torn = true;
         let [first, second] = ["a", "b"].map(|name| log.will(dir(name)).unwrap());
         assert_eq!(log.pending().unwrap(), [(first, dir("a")), (second, dir("b"))]);
+    }
+
+    fn some_hooks() -> Poststop {
+        let hooks = serde_json::json!({ "poststop": [{ "path": "/bin/true" }] });
+        let spec = serde_json::json!({ "ociVersion": "1.2.0", "hooks": hooks });
+        let spec = serde_json::from_value(spec).unwrap();
+        let id = "c".parse().unwrap();
+        Hooks::of(&id, std::path::Path::new("/run"), &spec).poststop(&id).unwrap()
+    }
+
+    /// It grew by a few kilobytes with each restart of a container, as long as the pod was there.
+    #[test]
+    fn a_log_that_has_grown_begins_anew_with_what_counts() {
+        let _alone = without_forks();
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        log.own(Some("/run/socket".into())).unwrap();
+        let stays = log.will(dir("stays")).unwrap();
+        let hooks = log.will_run(some_hooks()).unwrap();
+        for number in 0..20_000 {
+            log.done(log.will(dir(&format!("comes-and-goes-{number}"))).unwrap());
+        }
+        assert!(text(&log.file).unwrap().len() <= 2 * RENEWED_AFTER, "of more than a megabyte");
+        let last = log.will(dir("last")).unwrap();
+        let expected = [(stays, dir("stays")), (last, dir("last"))];
+        assert_eq!(log.pending().unwrap(), expected);
+        let announced = Announced::read(state.path()).unwrap();
+        assert_eq!(announced.owner, Some(std::process::id()));
+        assert!(matches!(IntentLog::open(state.path()), Err(OpenError::Locked)));
+        drop(log);
+        let log = IntentLog::open(state.path()).unwrap();
+        assert_eq!(log.pending().unwrap(), expected);
+        assert_eq!(log.pending_hooks().unwrap(), [(hooks, some_hooks())]);
+        assert!(log.will(dir("new")).unwrap() > last);
+    }
+
+    /// Hooks would run twice.
+    #[test]
+    fn what_a_death_while_it_begins_anew_leaves_twice_counts_once() {
+        let state = tempfile::tempdir().unwrap();
+        let log = IntentLog::open(state.path()).unwrap();
+        let stays = log.will(dir("stays")).unwrap();
+        let hooks = log.will_run(some_hooks()).unwrap();
+        let again = std::fs::read(state.path().join(INTENTS_FILE)).unwrap();
+        (&log.file).write_all(&again).unwrap();
+        assert_eq!(log.pending().unwrap(), [(stays, dir("stays"))]);
+        assert_eq!(log.pending_hooks().unwrap(), [(hooks, some_hooks())]);
+        log.done(stays);
+        log.runs(hooks).unwrap();
+        assert!(log.pending().unwrap().is_empty() && log.pending_hooks().unwrap().is_empty());
     }
 
     #[test]
