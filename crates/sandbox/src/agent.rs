@@ -19,7 +19,7 @@ use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kata_protocol::agent as grpc;
 use kata_protocol::agent_ttrpc::AgentServiceClient;
@@ -51,6 +51,12 @@ const AGENT_EXTRA: Duration = Duration::from_secs(1);
 
 /// When a request fails because its connection broke, how long the news of the VM's end may take.
 const NEWS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a container's removal may take, with what it has written to disks.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long the guest may take to let go of all its disks when its sandbox ends.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long requests may take.
 #[derive(Debug, Clone, Copy)]
@@ -223,16 +229,42 @@ impl Agent {
         self.call(Action::Signal, deadline, rpc).await.map(drop)
     }
 
-    /// Removes a container whose processes have ended.
+    /// Removes a container whose processes have ended. What it has written to disks gets there before, which may take its
+    /// time: a guest that answers is waited for.
     pub(crate) async fn remove(&self, container: &str) -> Result<()> {
-        let deadline = self.deadlines.request;
-        let request = grpc::RemoveContainerRequest {
-            container_id: container.to_owned(),
-            timeout: u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX),
-            ..Default::default()
-        };
-        let rpc = self.grpc.remove_container(within(deadline), &request);
-        self.call(Action::Remove, deadline, rpc).await.map(drop)
+        let request =
+            grpc::RemoveContainerRequest { container_id: container.to_owned(), ..Default::default() };
+        let rpc = self.grpc.remove_container(within(REMOVAL_PATIENCE), &request);
+        let _timed = self.requests.begin(Action::Remove);
+        let words = Action::Remove.words();
+        let mut outcome = pin!(self.outcome(words, rpc));
+        let begun = Instant::now();
+        loop {
+            let result = self.bounded(words, self.deadlines.request, outcome.as_mut()).await;
+            let is_late = matches!(result, Err(Error::Deadline { .. }));
+            if !is_late || begun.elapsed() > REMOVAL_PATIENCE || !self.is_well().await {
+                return result.map(drop);
+            }
+        }
+    }
+
+    /// Whether it answers a request for which it has nothing to do.
+    async fn is_well(&self) -> bool {
+        timeout(NEWS_PATIENCE * 5, self.log_level(None)).await.is_ok_and(|answer| answer.is_ok())
+    }
+
+    /// Lets the guest write to its disks what its containers have written, when the sandbox is about to end or just has.
+    pub(crate) async fn flush(&self) {
+        let request = grpc::DestroySandboxRequest::default();
+        let rpc = self.grpc.destroy_sandbox(within(FLUSH_PATIENCE), &request);
+        match timeout(FLUSH_PATIENCE, rpc).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "The guest did not let go of its disks"),
+            Err(_) => tracing::warn!(
+                seconds = FLUSH_PATIENCE.as_secs(),
+                "The guest does not let go of its disks; what it has not written yet is lost"
+            ),
+        }
     }
 
     /// Freezes a container.

@@ -4,6 +4,7 @@
 //! What stands for a disk on the host is a descriptor that the VMM has. So there is nothing to undo when the VMM has gone,
 //! and nothing is announced.
 
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -24,6 +25,7 @@ use kata_vmm::{
 use crate::ContainerId;
 use crate::error::chain;
 
+pub(crate) use sizes::Growth;
 pub(crate) use wanted::{Roots, Wanted, driver, storage};
 
 /// A disk could not be given to the VM.
@@ -129,6 +131,8 @@ struct Slot {
     attached: Option<Attached>,
     /// The VM may lose it at any moment: the guest has been asked for it and has not answered.
     is_leaving: bool,
+    /// It is resized by requests only, as direct-assigned volumes are, which were looked at before.
+    is_assigned: bool,
     holders: HashSet<ContainerId>,
 }
 
@@ -193,6 +197,7 @@ impl Disks {
             Some(address) => address,
             None => self.plug(&mut slot, image, vm).await?,
         };
+        slot.is_assigned |= image.found.is_some();
         slot.holders.insert(container.clone());
         Ok(address)
     }
@@ -253,10 +258,31 @@ impl Disks {
             {
                 tracing::warn!(error = chain(&error), "A disk stays in its VM");
             }
-            let is_empty = locked.attached.is_none() && locked.holders.is_empty();
             drop(locked);
-            self.table().forget(key, &slot, is_empty);
+            self.table().forget(key, &slot);
         }
+    }
+
+    /// Whether the guest may have something that is not on a disk yet.
+    pub(crate) async fn are_written(&self) -> bool {
+        let slots: Vec<_> = self.table().slots.values().cloned().collect();
+        for slot in slots {
+            let slot = slot.lock().await;
+            if !slot.holders.is_empty() && slot.attached.as_ref().is_some_and(|disk| !disk.read_only) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Those that are block devices of the host, with their numbers.
+    fn devices(&self) -> Vec<(u64, Arc<tokio::sync::Mutex<Slot>>)> {
+        let device = |key: &DiskKey| match key {
+            DiskKey::Device(number) => Some(*number),
+            DiskKey::File { .. } => None,
+        };
+        let table = self.table();
+        table.slots.iter().filter_map(|(key, slot)| Some((device(key)?, Arc::clone(slot)))).collect()
     }
 
     fn disk(&self, id: String, file: OwnedFd, read_only: bool) -> Disk {
@@ -311,9 +337,10 @@ impl Table {
         Arc::clone(self.slots.entry(key).or_default())
     }
 
-    /// Removes a slot that nobody else is about to use.
-    fn forget(&mut self, key: DiskKey, slot: &Arc<tokio::sync::Mutex<Slot>>, is_empty: bool) {
-        // The table's own, and this one.
+    /// Removes a slot with nothing in it that nobody else is about to use.
+    fn forget(&mut self, key: DiskKey, slot: &Arc<tokio::sync::Mutex<Slot>>) {
+        let is_empty = slot.try_lock().is_ok_and(|slot| slot.attached.is_none() && slot.holders.is_empty());
+        // The table's own, and this one: nobody can take another while the table is held.
         if is_empty && Arc::strong_count(slot) == 2 {
             self.slots.remove(&key);
         }
@@ -321,6 +348,15 @@ impl Table {
 }
 
 impl Slot {
+    /// Tells the VM that the disk has so many bytes, if it is to hear of it.
+    async fn grow(&self, bytes: u64, vm: &dyn DiskHotplug) -> Result<(), VmmError> {
+        let attached = self.attached.as_ref().filter(|_| !self.is_leaving && !self.is_assigned);
+        match attached.map(|attached| vm.resize_disk(&attached.id, bytes)) {
+            Some(told) => told.await,
+            None => Ok(()),
+        }
+    }
+
     /// Takes the disk out. One that was there at the VM's start stays, for whoever wants it next; after any other failure it
     /// is leaving.
     async fn unplug(&mut self, vm: Option<&dyn DiskHotplug>) -> Result<(), VmmError> {

@@ -157,6 +157,9 @@ pub(crate) trait Host: Send + Sync {
     /// Takes from an added process those security labels that are not for the guest.
     fn confine(&self, process: &mut Process);
 
+    /// Whether the guest may have something that is not on one of the host's disks yet.
+    async fn writes_to_disks(&self) -> bool;
+
     /// Removes a container's files; success if there are none.
     async fn detach(&self, container: &ContainerId) -> Result<()>;
 

@@ -536,6 +536,15 @@ impl Site {
         // A start that is under way has to get to a point where it can be undone. If it takes longer than it may, the
         // processes are found by what the intent log says.
         timeout(SPAWN_PATIENCE, boot.wait_for(|boot| !matches!(boot, Boot::Pending))).await.ok();
+        let reach = match &*boot.borrow() {
+            Boot::Reachable(reach) => Some(reach.agent.clone()),
+            Boot::Pending | Boot::Spawned(_) | Boot::Failed(_) => None,
+        };
+        if let Some(agent) = reach
+            && self.host.writes_to_disks().await
+        {
+            agent.flush().await;
+        }
         let machine = boot.borrow().machine();
         if let Some(machine) = machine
             && timeout(QUIT_PATIENCE + KILL_PATIENCE, machine.vmm.shutdown(QUIT_PATIENCE)).await.is_err()

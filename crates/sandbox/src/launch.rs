@@ -105,7 +105,7 @@ pub async fn launch(spec: LaunchSpec) -> Result<(Sandbox, EventReceiver)> {
     let (dir, log) = blocking(move || prepare(&root, &id, socket)).await?;
     let log = Arc::new(log);
     let prepared = link(&spec.state_root, &dir, &spec.id, &log).and_then(|()| match &spec.pod {
-        Some(pod) => pod.write(&dir).map_err(|source| Error::State { path: dir.clone(), source }),
+        Some(pod) => pod.write(&dir, &*log).map_err(|source| Error::State { path: dir.clone(), source }),
         None => Ok(()),
     });
     let recorder = Recorder::new(spec.id.as_str(), &dir, traced(&spec));

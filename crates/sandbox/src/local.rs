@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use crate::cleanup::{blocking, replay};
 use crate::cpuset::Cpus;
 use crate::direct::{Assigned, Assigning, Claimed, direct_volumes};
-use crate::disks::{Disks, Manner, Roots, Wanted};
+use crate::disks::{Disks, Growth, Manner, Roots, Wanted};
 use crate::error::{Result, SandboxError as Error};
 use crate::foreseen::{Foreseen, is_on_disks};
 use crate::gone::NEWS_PATIENCE;
@@ -86,6 +86,7 @@ pub(crate) struct LocalHost {
     hooks: OwedHooks,
     volumes: Arc<Assigning>,
     disks: Arc<Disks>,
+    growth: Growth,
     preparation: Arc<Preparation>,
     swap: Swap,
     /// Whether the VM was started with a shared directory.
@@ -118,6 +119,7 @@ impl LocalHost {
             hooks,
             volumes: Arc::new(volumes),
             disks: Arc::new(disks),
+            growth: Growth::default(),
             preparation: Arc::new(preparation),
             swap: Swap::default(),
             shares: SetOnce::new(),
@@ -504,6 +506,7 @@ impl Host for LocalHost {
         .await?;
         let told = wanted.attach(container, &self.disks, machine.vmm.disk_hotplug()).await;
         let told = told.map_err(|error| failed(error.into()))?;
+        self.growth.follow(&self.disks, machine);
         prepared.storages.extend(told.storages);
         if wanted.is_limited() {
             forget_layer(container, files).await?;
@@ -575,6 +578,10 @@ impl Host for LocalHost {
 
     async fn run_owed_hooks(&self, container: &ContainerId) {
         self.hooks.run(container).await;
+    }
+
+    async fn writes_to_disks(&self) -> bool {
+        self.disks.are_written().await
     }
 
     async fn undo(&self) -> Result<()> {

@@ -3,18 +3,22 @@
 //! They become what containerd itself makes of them where it runs a pause container.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kata_intent::{Intent, Intents};
 use kata_protocol::guest;
 use kata_storage::memory::Memory;
 use nix::unistd::gethostname;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, MountBuilder, Spec};
+use rustix::mount::{MountFlags, mount};
 
-/// The folder of the pod's files, in the sandbox's state directory.
+/// The folder of the pod's files, in the sandbox's state directory: memory of its own.
 const FOLDER: &str = "pod";
+const FOLDER_OPTIONS: &CStr = c"size=1m,nr_inodes=16,mode=0755";
 
 /// The pod's files, in `/etc` of its containers and in their folder.
 const HOSTNAME: &str = "hostname";
@@ -61,10 +65,18 @@ impl Dns {
 }
 
 impl Pod {
-    /// Writes the pod's files below the sandbox's state directory, with which they go.
-    pub(crate) fn write(&self, state: &Path) -> io::Result<()> {
+    /// Writes the pod's files below the sandbox's state directory, with which they go. Containers may write to them, and must not
+    /// be able to fill the host's memory by that.
+    pub(crate) fn write(&self, state: &Path, log: &dyn Intents) -> io::Result<()> {
         let folder = state.join(FOLDER);
         fs::create_dir(&folder)?;
+        log.will(Intent::Mount { target: folder.clone() })?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("kata-pod", &folder, "tmpfs", flags, FOLDER_OPTIONS)?;
+        self.fill(&folder)
+    }
+
+    fn fill(&self, folder: &Path) -> io::Result<()> {
         let hostname = match self.hostname.as_str() {
             "" => gethostname()?.to_string_lossy().into_owned(),
             hostname => hostname.to_owned(),
@@ -181,9 +193,9 @@ mod tests {
 
     #[test]
     fn a_pod_without_a_resolver_has_the_hosts() {
-        let state = tempfile::tempdir().unwrap();
-        Pod { hostname: "web".into(), ..Pod::default() }.write(state.path()).unwrap();
-        let file = |name: &str| fs::read(state.path().join(FOLDER).join(name)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        Pod { hostname: "web".into(), ..Pod::default() }.fill(folder.path()).unwrap();
+        let file = |name: &str| fs::read(folder.path().join(name)).unwrap();
         assert_eq!(file(HOSTNAME), b"web\n");
         assert_eq!(file(RESOLV_CONF), of_host(RESOLV_CONF).unwrap());
         assert_eq!(file(HOSTS), of_host(HOSTS).unwrap());

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -77,6 +78,7 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
         Some(bundle) => bundle.clone(),
         None => env::current_dir().map_err(ServerError::Bundle)?,
     };
+    permit_open_files();
     let source = Source::of(identity, environment);
     let plan = Plan::read(&source, &bundle);
     let log = logging::start(&bundle, &identity.id, kata::log_manner(identity, &plan));
@@ -101,6 +103,13 @@ pub(crate) fn run(identity: &Identity, environment: &Environment) -> Result<(), 
     // A thread that waits for a FIFO's reader would wait on.
     runtime.shutdown_background();
     result
+}
+
+/// Each file of a volume that a workload watches is one that the shim has open, and service managers give 1024 by default.
+fn permit_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // It is then as before: some thousand watches fewer.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Takes the socket out of standard input, and leaves nothing there.

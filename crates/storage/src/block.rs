@@ -16,9 +16,11 @@
 mod device;
 mod disk;
 mod rootfs;
+mod sizes;
 mod template;
 
 pub use device::{BlockDevice, DeviceError, take_devices};
 pub use disk::{DiskError, DiskImage, DiskKey, Found};
 pub(crate) use rootfs::is_for_containerd;
 pub use rootfs::{BlockRootfs, BlockRootfsError, GuestMount, What};
+pub use sizes::{DeviceChanges, device_size};

@@ -4,7 +4,7 @@
 //! ```text
 //! kata-containers/shared/direct-volumes/        0700
 //!     <base64url(path of the volume)>/          0700; the path is the source of the containers' bind mounts
-//!         mountInfo.json                        0600, see [`MountInfo`]
+//!         mountInfo.json                        0600, see [`MountInfo`]; `mount-info.json` is read where that is not
 //!         <sandbox>                             the sandbox that has the device
 //! ```
 //!
@@ -40,6 +40,8 @@ mod tests;
 /// The directories on the way, below the runtime directory (`/run`), with their modes.
 const WAY: [(&str, u32); 3] = [("kata-containers", 0o755), ("shared", 0o755), ("direct-volumes", 0o700)];
 const MOUNT_INFO: &str = "mountInfo.json";
+/// As upstream's documents have it, and tools that were written after them.
+const MOUNT_INFO_OF_OTHERS: &str = "mount-info.json";
 /// The longest name of a file.
 const MAX_NAME: usize = 255;
 /// How often directories are made anew that the end of another sandbox or volume removes at the same time.
@@ -290,14 +292,18 @@ struct Place {
 impl Place {
     /// What the volume is; `None` if that was not written yet, or is being removed.
     fn info(&self, volume: &Path) -> Result<Option<MountInfo>> {
-        let path = self.path.join(MOUNT_INFO);
-        let Some(fd) = open_trusted(self.fd.as_fd(), MOUNT_INFO, &path, FileType::RegularFile)? else {
-            return Ok(None);
+        let open = |name| open_trusted(self.fd.as_fd(), name, &self.path.join(name), FileType::RegularFile);
+        let (name, fd) = match open(MOUNT_INFO)? {
+            Some(fd) => (MOUNT_INFO, fd),
+            None => match open(MOUNT_INFO_OF_OTHERS)? {
+                Some(fd) => (MOUNT_INFO_OF_OTHERS, fd),
+                None => return Ok(None),
+            },
         };
         let mut json = Vec::new();
         // One byte more than there may be tells that there are too many.
         let read = File::from(fd).take(MAX_MOUNT_INFO as u64 + 1).read_to_end(&mut json);
-        read.map_err(|error| failed(&path, error))?;
+        read.map_err(|error| failed(&self.path.join(name), error))?;
         let info = MountInfo::parse(&json);
         info.map(Some).map_err(|source| DirectVolumeError::Info { volume: volume.to_owned(), source })
     }
@@ -321,7 +327,7 @@ impl Place {
     fn users(&self) -> Result<Vec<String>> {
         let mut users = Vec::new();
         for name in self.names()? {
-            if name == MOUNT_INFO || name.starts_with('.') {
+            if name == MOUNT_INFO || name == MOUNT_INFO_OF_OTHERS || name.starts_with('.') {
                 continue;
             }
             if !is_id(&name) {

@@ -68,6 +68,16 @@ struct Found {
     part: Option<PathBuf>,
 }
 
+/// Where something that is bound lies.
+enum Place {
+    /// It is the directory of an `emptyDir` on a disk of the host's, or a directory in it.
+    Within(Box<Found>),
+    /// It is something else in one, whose volume has this name.
+    Other { name: String },
+    /// It is in none.
+    Elsewhere,
+}
+
 impl ContainerFiles {
     /// Which `emptyDir` volumes of this container are images; none are unless this is called.
     pub fn set_empty_dirs(&mut self, empty_dirs: EmptyDirs) {
@@ -90,11 +100,22 @@ impl ContainerFiles {
             destination: mount.destination().clone(),
             source: error,
         };
-        let Some(found) = find(source, fd).map_err(failed)? else { return Ok(None) };
+        let is_image = |name: &str| *are_images || limit.is_some() || limits.contains_key(name);
+        let found = match find(source, fd).map_err(failed)? {
+            Place::Within(found) if is_image(&found.name) => found,
+            // The image itself, for one: who could write to it would pass the limit by.
+            Place::Other { name } if is_image(&name) => {
+                return Err(VolumeError::Kind {
+                    from: source.to_owned(),
+                    destination: mount.destination().clone(),
+                    kind: "part of an emptyDir on an image, and no directory",
+                });
+            }
+            _ => return Ok(None),
+        };
         let size = match limits.get(&found.name).copied().or(*limit) {
             Some(limit) => within(limit),
-            None if *are_images => capacity(&found.dir).map_err(failed)?,
-            None => return Ok(None),
+            None => capacity(&found.dir).map_err(failed)?,
         };
         // The clean-up follows no links.
         let dir = fs::canonicalize(&found.dir).map_err(failed)?;
@@ -131,15 +152,18 @@ fn capacity(dir: &Path) -> io::Result<u64> {
     Ok(space.f_blocks.saturating_mul(space.f_frsize) / PAGE * PAGE)
 }
 
-fn find(source: &Path, fd: &OwnedFd) -> io::Result<Option<Found>> {
+fn find(source: &Path, fd: &OwnedFd) -> io::Result<Place> {
     if let Some(name) = volume_of(source) {
         return found(source, name, fd, None);
     }
-    let Some(dir) = empty_dir_of(source) else { return Ok(None) };
-    let (Some(name), Ok(whole)) = (volume_of(&dir), open_path(&dir)) else { return Ok(None) };
+    let Some(dir) = empty_dir_of(source) else { return Ok(Place::Elsewhere) };
+    let (Some(name), Ok(whole)) = (volume_of(&dir), open_path(&dir)) else { return Ok(Place::Elsewhere) };
     let (inner, outer) = (metadata(fd)?, metadata(&whole)?);
-    if inner.dev() != outer.dev() || !inner.is_dir() {
-        return Ok(None);
+    if inner.dev() != outer.dev() || is_memory(&whole) {
+        return Ok(Place::Elsewhere);
+    }
+    if !inner.is_dir() {
+        return Ok(Place::Other { name: name.to_owned() });
     }
     let table = MountTable::read()?;
     let real = fs::canonicalize(&dir)?;
@@ -148,16 +172,16 @@ fn find(source: &Path, fd: &OwnedFd) -> io::Result<Option<Found>> {
     let part = inner.zip(outer).and_then(|(inner, outer)| inner.strip_prefix(outer).ok().map(Path::to_owned));
     match part {
         Some(part) => found(&dir, name, &whole, Some(part)),
-        None => Ok(None),
+        None => Ok(Place::Other { name: name.to_owned() }),
     }
 }
 
-fn found(dir: &Path, name: &str, fd: &OwnedFd, part: Option<PathBuf>) -> io::Result<Option<Found>> {
+fn found(dir: &Path, name: &str, fd: &OwnedFd, part: Option<PathBuf>) -> io::Result<Place> {
     let metadata = metadata(fd)?;
     if is_memory(fd) || !metadata.is_dir() {
-        return Ok(None);
+        return Ok(Place::Elsewhere);
     }
-    Ok(Some(Found { dir: dir.to_owned(), name: name.to_owned(), metadata, part }))
+    Ok(Place::Within(Box::new(Found { dir: dir.to_owned(), name: name.to_owned(), metadata, part })))
 }
 
 #[cfg(test)]

@@ -85,13 +85,15 @@ fn parse_start(stat: &str) -> Option<u64> {
     (!matches!(state, "Z" | "X")).then_some(start)
 }
 
-/// Whether `token` is in `argument` and does not go on beyond its end as part of a longer name: the token of
-/// sandbox `a` is not in an argument of sandbox `ab`.
+/// Whether `token` is in `argument`, and not as part of a longer name: the token of sandbox `a` is not in an argument of
+/// sandbox `ab`, and that of `db` not in one of `sandbox-db`. A path, which begins with `/`, may be part of a longer path.
 fn has(argument: &[u8], token: &[u8]) -> bool {
+    let part_of_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let is_name = token.first().is_some_and(part_of_name);
     argument.windows(token.len()).enumerate().any(|(at, window)| {
+        let before = argument[..at].last().filter(|_| is_name);
         let next = argument.get(at + token.len());
-        let part_of_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        window == token && !next.is_some_and(part_of_name)
+        window == token && !before.into_iter().chain(next).any(part_of_name)
     })
 }
 
@@ -188,6 +190,8 @@ mod tests {
         assert!(has(b"sandbox-ab,sandbox-a", b"sandbox-a"));
         assert!(!has(b"sandbox-ab", b"sandbox-a"));
         assert!(!has(b"sandbox-a-b", b"sandbox-a"));
+        assert!(!has(b"sandbox-sandbox-a,debug-threads=on", b"sandbox-a"), "the VM of a sandbox `sandbox-a`");
+        assert!(!has(b"x.sandbox-a", b"sandbox-a"));
         assert!(!has(b"", b"sandbox-a"));
     }
 

@@ -11,6 +11,7 @@ use crate::command::Finished;
 use crate::containerd::Containerd;
 use crate::recipe::Recipe;
 use crate::task::Container;
+use crate::tasks::RootMount;
 
 /// The runtime that others are compared with.
 pub const RUNC: &str = "io.containerd.runc.v2";
@@ -75,6 +76,34 @@ pub fn both_refuse(containerd: &Containerd, bundles: &[Bundle]) {
 pub fn compare(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected<'_>]) {
     let refused = compare_facts(bundles, expected, |bundle, runtime| {
         facts(containerd, bundle, runtime.unwrap_or(containerd.stage.runtime.as_str()))
+    });
+    assert_eq!(refused, [""; 0], "under runc");
+}
+
+/// As [`compare`], for sections of the probe in a container whose root file system is mounted for it: of `right` for runc,
+/// of `ours` for the runtime under test. The probe is in both.
+#[track_caller]
+pub fn compare_roots(
+    containerd: &Containerd,
+    sections: &'static [&'static str],
+    [right, ours]: [&[RootMount]; 2],
+    expected: &[Expected<'_>],
+) {
+    let bundles = [Bundle::new("a mounted root", |_, _| {}).sections(sections)];
+    let refused = compare_facts(&bundles, expected, |bundle, runtime| {
+        let (runtime, mounts) = match runtime {
+            Some(runtime) => (runtime, right),
+            None => (containerd.stage.runtime.as_str(), ours),
+        };
+        let recipe = containerd.container().runtime(runtime).spec(|spec| {
+            spec["root"]["path"] = json!("rootfs");
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+            spec["process"]["noNewPrivileges"] = json!(false);
+        });
+        let container = recipe.start_on(mounts);
+        let finished = container.exec(probe(bundle)).run_logged();
+        container.remove();
+        told_by(&finished)
     });
     assert_eq!(refused, [""; 0], "under runc");
 }

@@ -105,6 +105,14 @@ impl LoopDevice {
         let number = fs::metadata(&self.node).expect("it has a node").rdev();
         (libc::major(number), libc::minor(number))
     }
+
+    /// Lets it have so many bytes, more than it has.
+    #[track_caller]
+    pub fn grow(&self, bytes: u64) {
+        let file = File::options().write(true).open(&self.file);
+        file.and_then(|file| file.set_len(bytes)).expect("the test's directory is writable");
+        run(Command::new("losetup").arg("--set-capacity").arg(&self.node)).ok().done();
+    }
 }
 
 impl Drop for LoopDevice {

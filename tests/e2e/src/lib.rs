@@ -47,7 +47,9 @@ pub use action::UnknownBundle;
 pub use bench::answer_lines;
 pub use cni::{Attachment, host_local};
 pub use command::{Finished, Live};
-pub use compare::{Bundle, Expected, RUNC, both_refuse, compare, compare_execs, compare_made_up, with_probe};
+pub use compare::{
+    Bundle, Expected, RUNC, both_refuse, compare, compare_execs, compare_made_up, compare_roots, with_probe,
+};
 pub use containerd::{Containerd, NOBODY_CALLED};
 pub use cri::{
     BRIDGE, ContainerRecipe, Cri, Ended, Forward, LogLine, Pod, PodContainer, PodRecipe, Steady, Stream,

@@ -99,7 +99,7 @@ impl<'c> Container<'c> {
     #[must_use]
     pub fn processes(&self) -> Vec<Process> {
         let all = self.containerd.processes().into_iter();
-        all.filter(|process| process.command.contains(&self.id)).collect()
+        all.filter(|process| names(&process.command, &self.id)).collect()
     }
 
     /// The directory on the host in which its changes to the root file system are.
@@ -162,5 +162,26 @@ impl ExecRecipe<'_> {
         command.args(["tasks", "exec", "--exec-id", &self.id]).args(manner).args(&self.options);
         command.arg(&self.container.id).args(&self.words);
         command
+    }
+}
+
+/// Whether `id` is in it as a whole: directories of a test begin with what its ids begin with, and 12 begins with 1.
+fn names(command: &str, id: &str) -> bool {
+    command.match_indices(id).any(|(at, _)| {
+        let next = command[at + id.len()..].chars().next();
+        !next.is_some_and(|next| next.is_ascii_alphanumeric())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    #[test]
+    fn an_id_is_found_as_a_whole() {
+        assert!(names("shim -id e2e-1-0-7 -address x", "e2e-1-0-7"));
+        assert!(names("--sock /run/kata/e2e-1-0-7/fs.sock", "e2e-1-0-7"));
+        assert!(!names("nydusd --record /var/tmp/e2e-1-0-7wwIyJ/record", "e2e-1-0-7"));
+        assert!(!names("shim -id e2e-1-0-71", "e2e-1-0-7"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -58,6 +59,12 @@ fn open_files(containerd: &Containerd) -> [usize; 2] {
     })
 }
 
+/// The numbers in a text of two lines.
+fn amounts(told: &str) -> [f64; 2] {
+    let numbers: Vec<_> = told.lines().map(|line| line.parse().expect("a number")).collect();
+    numbers.try_into().expect("two numbers")
+}
+
 fn image(path: &Path) -> RootMount {
     RootMount::new("ext4", path, ["loop"])
 }
@@ -112,6 +119,32 @@ fn layers_of_erofs_are_written_over_in_memory() {
         );
         container.remove();
         assert!(fs::read(&base).unwrap() == before, "a layer is never written to");
+    });
+}
+
+#[test]
+fn a_root_on_disks_holds_no_more_than_its_limit_beside_what_it_began_with() {
+    kata_test(|containerd| {
+        let dir = format!("{:?}", containerd.directory());
+        containerd.configure(&[("writable_layer_size_limit", "[\"16Mi\"]"), ("writable_layer_dir", &dir)]);
+        let (ext4, top, base) = (
+            containerd.ext4_of_busybox(),
+            containerd.erofs_of(&containerd.directory()),
+            containerd.erofs_of_busybox(),
+        );
+        let above = RootMount::new("format/overlay", "overlay", ["lowerdir={{ overlay 0 1 }}"]);
+        for root in [vec![image(&ext4)], vec![layer(&top), layer(&base), above]] {
+            let container = idle(containerd).start_on(&root);
+            let fills = "dd if=/dev/zero of=/full bs=1M count=64 2>&1 | grep -o 'No space left on device'";
+            assert_eq!(container.shell(fills), "No space left on device");
+            let told =
+                container.shell("du -m /full | cut -f1; rm /full; echo more > /etc/more; cat /etc/more");
+            let (megabytes, more) = told.split_once('\n').unwrap();
+            assert!((8..=16).contains(&megabytes.parse::<u64>().unwrap()), "{megabytes}");
+            assert_eq!(more, "more");
+            container.remove();
+        }
+        assert_eq!(read_ext4(&ext4, "/etc/more"), "", "what is limited goes elsewhere");
     });
 }
 
@@ -216,6 +249,77 @@ fn a_block_device_is_read_and_written_by_its_container() {
         let mut bytes = [0; 8];
         file.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"writtenx");
+    });
+}
+
+/// A claim of `volumeMode: Block` that was expanded kept its size until its pod was made anew.
+#[test]
+fn a_block_device_that_grows_on_the_host_grows_in_its_container() {
+    kata_test(|containerd| {
+        for (driver, name) in [("virtio-blk-pci", "vd"), ("virtio-scsi", "sd")] {
+            containerd.configure(&[("block_device_driver", &format!("{driver:?}"))]);
+            let device = containerd.loop_device(8 << 20);
+            let container = containerd.container().spec(|spec| {
+                give_device(spec, &device, "/dev/data", "rwm");
+                spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+            });
+            let container = container.start();
+            assert_eq!(container.shell("ls /sys/block | grep -o '^[sv]d'"), name, "the driver's name for it");
+            assert_eq!(container.shell("blockdev --getsize64 /dev/data"), "8388608");
+            device.grow(24 << 20);
+            eventually("the guest hears of it", Duration::from_secs(30), || {
+                container.shell("blockdev --getsize64 /dev/data") == "25165824"
+            });
+            container.shell("printf far | dd of=/dev/data bs=1M seek=20 conv=fsync 2>/dev/null");
+            assert_eq!(
+                container.shell("dd if=/dev/data bs=1M skip=20 count=1 2>/dev/null | head -c 3"),
+                "far"
+            );
+            container.remove();
+        }
+    });
+}
+
+#[test]
+fn what_a_container_discards_is_given_back_to_the_host() {
+    kata_test(|containerd| {
+        let device = containerd.loop_device(16 << 20);
+        let container = containerd.container().spec(|spec| {
+            give_device(spec, &device, "/dev/data", "rwm");
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let container = container.start();
+        let taken = || fs::metadata(&device.file).unwrap().blocks() * 512;
+        container.shell("dd if=/dev/urandom of=/dev/data bs=1M count=16 conv=fsync 2>/dev/null");
+        assert!(taken() >= 16 << 20);
+        container.shell("blkdiscard -o 4194304 -l 8388608 /dev/data");
+        assert_eq!(taken(), 8 << 20);
+        assert_eq!(
+            container.shell("dd if=/dev/data bs=1M skip=4 count=8 2>/dev/null | tr -d '\\0' | wc -c"),
+            "0"
+        );
+        container.remove();
+    });
+}
+
+#[test]
+fn a_disk_is_not_read_faster_than_its_limit() {
+    kata_test(|containerd| {
+        // 32 MiB a second, of which QEMU lets a tenth of a second's worth through at once.
+        containerd.configure(&[("disk_rate_limiter_bw_max_rate", &(32_u64 << 23).to_string())]);
+        let device = containerd.loop_device(96 << 20);
+        let container = containerd.container().spec(|spec| {
+            give_device(spec, &device, "/dev/data", "r");
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let container = container.start();
+        let seconds = "cut -d' ' -f1 /proc/uptime";
+        let told =
+            container.shell(&format!("{seconds}; dd if=/dev/data of=/dev/null bs=1M 2>/dev/null; {seconds}"));
+        let [begun, ended]: [f64; 2] = amounts(&told);
+        // It takes 0.1 s without a limit, and 3 s by it.
+        assert!(ended - begun > 2.0, "{told}");
+        container.remove();
     });
 }
 

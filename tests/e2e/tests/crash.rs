@@ -126,9 +126,7 @@ fn the_other_sandbox_survives_a_crash() {
     kata_test(|containerd| {
         let survivor = containerd.container().command(["/bin/sleep", "1000"]).start();
         let victim = containerd.container().command(["/bin/sleep", "1000"]).start();
-        let mine = |p: &&Process| p.command.contains(victim.id());
-        let victims = containerd.processes_of(QEMU);
-        victims.iter().find(mine).unwrap().kill();
+        victim.processes().iter().find(|process| process.is(QEMU)).unwrap().kill();
         victim.wait_until_stopped();
         assert_eq!(victim.delete(), 137);
         assert_eq!(survivor.shell("echo alive"), "alive");

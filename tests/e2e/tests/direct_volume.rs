@@ -92,6 +92,39 @@ fn an_assigned_volume_is_mounted_in_the_guest_measured_and_grows() {
 }
 
 #[test]
+fn an_assigned_block_device_with_xfs_grows_while_it_is_used() {
+    kata_test(|containerd| {
+        let device = containerd.loop_device(512 * MIB);
+        let made = Command::new("mkfs.xfs").arg("-q").arg(&device.node).status();
+        assert!(made.expect("mkfs.xfs is there").success());
+        let path = containerd.directory();
+        let run = |command: &str, more: &[&str]| {
+            let path = path.display().to_string();
+            let words = ["direct-volume", command, "--volume-path", &path];
+            containerd.kata_runtime(words.iter().chain(more)).ok().done();
+        };
+        let info = json!({ "volume-type": "block", "device": device.node, "fstype": "xfs" });
+        run("add", &["--mount-info", &info.to_string()]);
+        let container = containerd.container().spec(|spec| {
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+            mount(spec, &path);
+        });
+        let container = container.start();
+        let megabytes = || -> u64 {
+            let told =
+                container.shell("grep -q ' /data xfs ' /proc/mounts && df -m /data | awk 'END { print $2 }'");
+            told.parse().expect("a number")
+        };
+        assert!((400..512).contains(&megabytes()), "{}", megabytes());
+        device.grow(768 * MIB);
+        run("resize", &["--size", "768Mi"]);
+        assert!((656..768).contains(&megabytes()), "{}", megabytes());
+        container.remove();
+        run("remove", &[]);
+    });
+}
+
+#[test]
 fn an_assigned_volume_is_for_one_sandbox() {
     kata_test(|containerd| {
         let volume = Volume::new(containerd);

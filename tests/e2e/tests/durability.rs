@@ -7,6 +7,8 @@ use std::time::Duration;
 use kata_e2e::{
     Container, Containerd, Created, Process, RootMount, check_ext4, eventually, fail, kata_test, read_ext4,
 };
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const SHIM: &str = "containerd-shim-kata-v2";
@@ -80,6 +82,26 @@ fn killed_while_a_container_writes(program: &str) {
                 told(&created),
             );
         }
+    });
+}
+
+/// It was in the memory of a guest that was ended.
+#[test]
+fn what_was_written_to_a_disk_is_there_when_its_sandbox_is_ended_around_it() {
+    kata_test(|containerd| {
+        let ext4 = containerd.ext4_of_busybox();
+        let recipe = containerd.container().spec(|spec| {
+            spec["root"]["path"] = json!("rootfs");
+            spec["process"]["args"] = json!(["/bin/sleep", "1000"]);
+        });
+        let container = recipe.start_on(&[RootMount::new("ext4", &ext4, ["loop"])]);
+        container.shell("echo kept > /written");
+        for shim in containerd.processes_of(SHIM) {
+            signal::kill(Pid::from_raw(shim.pid), Signal::SIGTERM).expect("it lives");
+        }
+        remove(containerd, &container);
+        assert_eq!(read_ext4(&ext4, "/written"), "kept");
+        check_ext4(&ext4);
     });
 }
 

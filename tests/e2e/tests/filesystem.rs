@@ -1,11 +1,14 @@
 //! What a file system does, on a container's root and on a volume: the same as under runc, but for the listed differences.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kata_e2e::proto::{ContainerConfig, Mount};
-use kata_e2e::{Bind, Bundle, Cri, Expected, compare, cri_test, eventually, test};
+use kata_e2e::{
+    Bind, Bundle, Containerd, Cri, Expected, RootMount, compare, compare_roots, cri_test, eventually,
+    kata_test, test,
+};
 use serde_json::{Value, json};
 
 /// Linux 6.12 marks the root of a virtio-fs for POSIX access lists, and not the mounts below it, where all files are.
@@ -27,6 +30,12 @@ const DIFFERENCES: &[Expected<'_>] = &[
     Expected { fact: "volume: * go when another allocates", reason: ALLOCATE },
     Expected { fact: "root: trusted attributes", reason: TRUSTED },
     Expected { fact: "volume: trusted attributes", reason: TRUSTED },
+];
+
+/// The upper layer is memory of the guest.
+const MEMORY_ABOVE_LAYERS: &[Expected<'_>] = &[
+    Expected { fact: "root: a file beyond the largest size", reason: "a tmpfs takes larger ones than ext4" },
+    Expected { fact: "root: fallocate with zeros", reason: "a tmpfs cannot; programs write zeros" },
 ];
 
 fn add_volume(spec: &mut Value, source: &Path) {
@@ -53,6 +62,43 @@ fn root_and_volumes_do_what_a_file_system_does() {
             more_rights(spec);
         });
         compare(containerd, &[bundle.sections(&["files"])], DIFFERENCES);
+    });
+}
+
+/// busybox and the probe.
+fn root(containerd: &Containerd) -> PathBuf {
+    let root = containerd.directory_of_busybox();
+    fs::copy(containerd.stage.probe(), root.join("bin/kata-probe")).expect("the directory is the test's own");
+    root
+}
+
+#[test]
+fn a_root_on_a_disk_does_what_a_file_system_does() {
+    test(|containerd| {
+        let root = root(containerd);
+        let [right, ours] = [(); 2].map(|()| [RootMount::new("ext4", containerd.ext4_of(&root), ["loop"])]);
+        compare_roots(containerd, &["files"], [&right, &ours], &[]);
+    });
+}
+
+/// runc's lies above the same directories, on the host's file system.
+#[test]
+fn a_root_above_layers_of_erofs_does_what_an_overlay_does() {
+    kata_test(|containerd| {
+        let (base, top, own) = (root(containerd), containerd.directory(), containerd.directory());
+        fs::write(top.join("file"), "of the top layer").expect("the directory is the test's own");
+        let ours = ["ro", "loop"];
+        let ours = [&top, &base].map(|layer| RootMount::new("erofs", containerd.erofs_of(layer), ours));
+        let above = RootMount::new("format/overlay", "overlay", ["lowerdir={{ overlay 0 1 }}"]);
+        let ours: Vec<_> = ours.into_iter().chain([above]).collect();
+        let [upper, work] = ["fs", "work"].map(|name| own.join(name));
+        for made in [&upper, &work] {
+            fs::create_dir(made).expect("the directory is the test's own");
+        }
+        let lower = format!("lowerdir={}:{}", top.display(), base.display());
+        let options = [lower, format!("upperdir={}", upper.display()), format!("workdir={}", work.display())];
+        let right = [RootMount::new("overlay", "overlay", options)];
+        compare_roots(containerd, &["files"], [&right, &ours], MEMORY_ABOVE_LAYERS);
     });
 }
 

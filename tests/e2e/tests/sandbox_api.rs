@@ -116,6 +116,10 @@ fn a_pods_containers_have_its_name_its_resolver_and_its_settings() {
             assert_eq!(sandbox.run("cat /etc/hosts").unwrap(), fs::read_to_string("/etc/hosts").unwrap());
             let settings = "cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shm_rmid_forced";
             assert_eq!(sandbox.run(settings).unwrap(), "123\n1\n");
+            // They are on the host, in memory of their own.
+            let fills =
+                "dd if=/dev/zero of=/etc/hostname bs=64k count=64 2>&1 | grep -o 'No space left on device'";
+            assert_eq!(sandbox.run(fills).unwrap(), "No space left on device\n");
         });
     });
 }

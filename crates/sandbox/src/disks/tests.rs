@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -56,7 +57,8 @@ impl DiskHotplug for Vm {
         Ok(())
     }
 
-    async fn resize_disk(&self, _: &str, _: u64) -> Result<(), VmmError> {
+    async fn resize_disk(&self, id: &str, bytes: u64) -> Result<(), VmmError> {
+        self.asked.lock().unwrap().push(format!("resize {id} {bytes}"));
         Ok(())
     }
 
@@ -121,6 +123,22 @@ async fn a_disk_that_is_read_only_in_the_pod_is_not_given_to_write() {
     assert!(matches!(refused, Err(DiskFailure::ReadOnly { .. })));
     disks.detach(&cid("b"), Some(&vm)).await;
     assert_eq!(vm.asked(), ["add disk-1 ro"], "the other one's disk stays");
+}
+
+#[tokio::test]
+async fn a_direct_assigned_volume_is_resized_by_its_own_requests_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vm, disks) = (Vm::default(), disks());
+    let given = image(dir.path(), "given", false);
+    let file = File::open(image(dir.path(), "assigned", false).path).unwrap();
+    let assigned =
+        DiskImage { found: Some(OwnedFd::from(file).into()), ..image(dir.path(), "assigned", false) };
+    for image in [&given, &assigned] {
+        disks.attach(&cid("a"), image, &vm).await.unwrap();
+        let slot = disks.table().slots[&image.key().unwrap()].clone();
+        slot.lock().await.grow(4096, &vm).await.unwrap();
+    }
+    assert_eq!(vm.asked(), ["add disk-1 rw", "resize disk-1 4096", "add disk-2 rw"]);
 }
 
 /// The next container got the address of a disk that the guest may let go of at any moment.

@@ -340,6 +340,10 @@ impl Host for FakeHost {
         self.hooks.run(container).await;
     }
 
+    async fn writes_to_disks(&self) -> bool {
+        false
+    }
+
     async fn undo(&self) -> Result<()> {
         self.note("undo".to_owned());
         for (id, hooks) in self.hooks.take() {

@@ -80,6 +80,19 @@ fn a_volume_is_where_upstreams_tools_look_for_it_and_nobody_else_may() {
     assert_eq!(fs::read_dir(fixture.run.path()).unwrap().count(), 0, "nothing is left");
 }
 
+/// It was taken for a sandbox's name, and the pod wrote to the host's empty directory.
+#[test]
+fn a_mount_info_under_the_name_of_upstreams_documents_is_read() {
+    let fixture = Fixture::new();
+    fixture.volumes.add(VOLUME.as_ref(), &info(PLAIN)).unwrap();
+    let dir = fs::read_dir(fixture.root()).unwrap().next().unwrap().unwrap().path();
+    fs::rename(dir.join("mountInfo.json"), dir.join("mount-info.json")).unwrap();
+    assert_eq!(fixture.volumes.find(VOLUME.as_ref()).unwrap(), Some(info(PLAIN)));
+    assert_eq!(fixture.volumes.user(VOLUME.as_ref()).unwrap(), None);
+    fixture.volumes.remove(VOLUME.as_ref()).unwrap();
+    assert_eq!(fs::read_dir(fixture.run.path()).unwrap().count(), 0, "nothing is left");
+}
+
 #[test]
 fn all_spellings_mean_the_same() {
     let same = info(

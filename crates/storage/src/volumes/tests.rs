@@ -329,6 +329,29 @@ fn an_empty_dir_with_a_limit_is_an_image_in_its_directory() {
     });
 }
 
+/// As `subPath` of another container of the pod: who could write to the image could make it as large as he likes.
+#[test]
+fn the_image_of_an_empty_dir_is_not_given_to_a_container() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let [volume, part] = empty_dir_on_disk(&fixture);
+        let limits = [("cache".to_owned(), 8 << 20)].into();
+        fixture.files.set_empty_dirs(EmptyDirs { limits, ..EmptyDirs::default() });
+        let mut mounts = [oci("bind", &volume, "/cache", &["rbind"])];
+        fixture.files.share_volumes(&mut mounts, fixture.host.path(), &IdMap::default()).unwrap();
+        let other = part.with_file_name("1");
+        fs::write(&other, "").unwrap();
+        mount_bind(volume.join("kata-emptydir.img"), &other).unwrap();
+        let mut mounts = [oci("bind", &other, "/image", &["rbind"])];
+        let refused = fixture.files.share_volumes(&mut mounts, fixture.host.path(), &IdMap::default());
+        assert!(matches!(refused, Err(VolumeError::Kind { .. })), "{refused:?}");
+        for mounted in [&other, &part] {
+            unmount(mounted, UnmountFlags::empty()).unwrap();
+        }
+        fixture.finish();
+    });
+}
+
 #[test]
 fn only_empty_dirs_of_files_are_images_and_only_those_that_are_meant() {
     in_private_mounts(|| {

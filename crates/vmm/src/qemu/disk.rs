@@ -201,8 +201,8 @@ impl Drive {
     /// Its block nodes, each made after the one before.
     pub(super) fn nodes(&self) -> Vec<Properties> {
         let Disk { read_only, cache, .. } = self.disk;
-        // Others that write are kept away from a writable image. Layers are read by several VMs, and whether a block
-        // device is shared is the cluster's business (ReadWriteMany).
+        // Others that write are kept away from a writable image. Layers are read by several VMs, and a block device that is
+        // written to was claimed by whoever opened it.
         let locking = if read_only || self.is_block_device { "off" } else { "auto" };
         let discard = if self.disk.discard { "unmap" } else { "ignore" };
         let mut nodes = vec![properties([

@@ -55,6 +55,9 @@ impl DiskHotplug for Qemu {
         if bytes < present {
             return Err(VmmError::DiskShrinks { id: id.to_owned(), present, wanted: bytes });
         }
+        if bytes == present {
+            return Ok(());
+        }
         let resized = client.execute(BlockResize { node_name, size: bytes }).await;
         resized.map(drop).map_err(refused("resize", id))
     }
