@@ -229,9 +229,9 @@ impl Agent {
         self.call(Action::Signal, deadline, rpc).await.map(drop)
     }
 
-    /// Removes a container whose processes have ended. What it has written to disks gets there before, which may take its
-    /// time: a guest that answers is waited for.
-    pub(crate) async fn remove(&self, container: &str) -> Result<()> {
+    /// Removes a container whose processes have ended. If it `may_write`, what it has written to disks gets there before, which
+    /// may take its time: a guest that answers is waited for.
+    pub(crate) async fn remove(&self, container: &str, may_write: bool) -> Result<()> {
         let request =
             grpc::RemoveContainerRequest { container_id: container.to_owned(), ..Default::default() };
         let rpc = self.grpc.remove_container(within(REMOVAL_PATIENCE), &request);
@@ -241,8 +241,10 @@ impl Agent {
         let begun = Instant::now();
         loop {
             let result = self.bounded(words, self.deadlines.request, outcome.as_mut()).await;
-            let is_late = matches!(result, Err(Error::Deadline { .. }));
-            if !is_late || begun.elapsed() > REMOVAL_PATIENCE || !self.is_well().await {
+            let goes_on = may_write
+                && matches!(result, Err(Error::Deadline { .. }))
+                && begun.elapsed() < REMOVAL_PATIENCE;
+            if !goes_on || !self.is_well().await {
                 return result.map(drop);
             }
         }

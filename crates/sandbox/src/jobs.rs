@@ -248,7 +248,7 @@ impl Site {
         self.start_sandbox_once(&reach, first, queue).await?;
         let made = self.make_in_guest(&reach, request, files.swap.as_ref()).await;
         if made.is_err()
-            && let Err(error) = reach.agent.remove(id.as_str()).await
+            && let Err(error) = reach.agent.remove(id.as_str(), false).await
         {
             // Most often there is none: the guest has undone what it refused.
             tracing::debug!(container = %id, error = chain(&error), "Not removed after its creation failed");
@@ -514,7 +514,7 @@ impl Site {
             if alive && let Err(error) = agent.signal(&key, SIGKILL, true).await {
                 tracing::debug!(container = %id, error = chain(&error), "Not killed before its removal");
             }
-            if let Err(error) = agent.remove(id.as_str()).await {
+            if let Err(error) = agent.remove(id.as_str(), self.host.writes_to_disks().await).await {
                 // The host's side must go all the same: what stays in the guest ends with it.
                 tracing::warn!(container = %id, error = chain(&error), "Not removed in the guest");
             }

@@ -41,6 +41,18 @@ pub struct HugePages {
     pub part: Option<Part>,
 }
 
+impl HugePages {
+    /// As one more mount of a container that has these: its limit is for all of them together.
+    pub(crate) fn beside(mut self, others: &[Self]) -> Self {
+        let is_by_limit = |pages: &Self| !pages.options.iter().any(|option| option.starts_with("size="));
+        let has_taken = |other: &Self| other.page == self.page && other.reserved > 0 && is_by_limit(other);
+        if is_by_limit(&self) && others.iter().any(has_taken) {
+            self.reserved = 0;
+        }
+        self
+    }
+}
+
 /// The limits of huge pages of a container: bytes by the size of a page. What is as good as no limit is left out.
 #[must_use]
 pub fn limits(spec: &Spec) -> BTreeMap<u64, u64> {

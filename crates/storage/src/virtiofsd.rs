@@ -130,8 +130,8 @@ fn start(plan: &DaemonPlan, listener: UnixListener) -> io::Result<Child> {
 /// - `--rlimit-nofile`: as many as the host allows. A number of ours would be an error where it is too high. With fewer than
 ///   the guest remembers nothing can be opened any more, so the guest's kernel is told ([`files_of_guest`]).
 /// - `--writeback` off: what the guest has written is in the host's file when `write` returns.
-/// - `--posix-acl` never: Linux (6.12) does not take ACLs on the mounts below the share, which is where everything
-///   is.
+/// - `--posix-acl` never: with it the guest asks for the access list of each file that is not the asker's own. Who needs them
+///   says so; the guest's kernel takes them on the mounts below the share, too (`xtask/src/guest/edits.rs`).
 fn arguments(plan: &DaemonPlan, socket: RawFd) -> Vec<OsString> {
     let mut arguments =
         vec!["--shared-dir".into(), plan.shared_dir.clone().into(), format!("--fd={socket}").into()];

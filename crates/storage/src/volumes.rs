@@ -208,7 +208,7 @@ impl ContainerFiles {
             match shared {
                 Shared::Memory(memory) => in_guest.memories.push(memory),
                 Shared::Image(image) => in_guest.images.push(image),
-                Shared::HugePages(pages) => in_guest.huge_pages.push(pages),
+                Shared::HugePages(pages) => in_guest.huge_pages.push(pages.beside(&in_guest.huge_pages)),
                 Shared::Nothing | Shared::Files => {}
             }
         }

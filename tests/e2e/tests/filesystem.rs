@@ -11,8 +11,7 @@ use kata_e2e::{
 };
 use serde_json::{Value, json};
 
-/// Linux 6.12 marks the root of a virtio-fs for POSIX access lists, and not the mounts below it, where all files are.
-const LISTS: &str = "the guest's kernel takes no access lists on the share's mounts";
+const LISTS: &str = "virtiofsd is told of none unless `virtio_fs_extra_args` says so";
 const TMPFILE: &str = "virtiofsd (1.14) does not know FUSE_TMPFILE; programs fall back to a name";
 const ALLOCATE: &str =
     "Linux (6.12) leaves it to the daemon to clear the bits and does not tell it with FUSE_FALLOCATE";
@@ -62,6 +61,21 @@ fn root_and_volumes_do_what_a_file_system_does() {
             more_rights(spec);
         });
         compare(containerd, &[bundle.sections(&["files"])], DIFFERENCES);
+    });
+}
+
+/// Linux 6.12 by itself takes them on the root of a virtio-fs only, not on the mounts below it, where all files are.
+#[test]
+fn access_lists_hold_where_virtiofsd_is_to_have_them() {
+    test(|containerd| {
+        containerd.configure(&[("virtio_fs_extra_args", "[\"--posix-acl=always\"]")]);
+        let data = containerd.directory();
+        let bundle = Bundle::new("a volume", move |spec, _| {
+            add_volume(spec, &data);
+            more_rights(spec);
+        });
+        let others = DIFFERENCES.iter().filter(|difference| difference.reason != LISTS);
+        compare(containerd, &[bundle.sections(&["files"])], &others.copied().collect::<Vec<_>>());
     });
 }
 

@@ -4,6 +4,7 @@
 //!   timer waits until the CPU is awake for another reason.
 //! - So that the guest does not remember more files of a share than virtiofsd, which holds a descriptor for each, may open
 //!   (`guest/kernel/max-unused`).
+//! - So that the share's mounts take POSIX access lists as its root does, when virtiofsd has them.
 
 use std::fs;
 use std::path::Path;
@@ -78,6 +79,11 @@ void shrink_dcache_sb_by(struct super_block *sb, unsigned long count)
         from: "\tssize_t ret;\n\n\tif (args->force) {\n\t\tatomic_inc(&fc->num_waiting);",
         to: "\tssize_t ret;\n\n\tfuse_bound_unused(fc, args->opcode);\n\tif (args->force) {\n\
              \t\tatomic_inc(&fc->num_waiting);",
+    },
+    Edit {
+        file: "fs/fuse/inode.c",
+        from: "\tsb->s_xattr = parent_sb->s_xattr;\n",
+        to: "\tsb->s_flags |= parent_sb->s_flags & SB_POSIXACL;\n\tsb->s_xattr = parent_sb->s_xattr;\n",
     },
     // Almost a second after any task has run: whether realtime tasks keep the others from running. Where there are none, they
     // do not; with the first one that comes the server begins.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kata_protocol::agent as grpc;
@@ -14,6 +15,7 @@ use kata_protocol::kata_ttrpc::{Sandbox, create_sandbox};
 use kata_protocol::{ports, types};
 use kata_transport::{Listener, Stream};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use ttrpc::asynchronous::transport::Listener as RpcListener;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 use ttrpc::{Code, get_status};
@@ -37,6 +39,8 @@ pub(super) struct FakeAgent {
     /// Polled output of foreign agents.
     polled: Mutex<HashMap<Name, Vec<Vec<u8>>>>,
     polled_input: Mutex<Vec<u8>>,
+    /// How long a removal takes.
+    pub(super) removal: Mutex<Duration>,
     /// How many changes of an interface are refused.
     pub(super) refusals: Mutex<u32>,
     /// What the sandbox was started with.
@@ -335,8 +339,19 @@ impl AgentService for Service {
         _: &TtrpcContext,
         request: grpc::RemoveContainerRequest,
     ) -> ttrpc::Result<Empty> {
+        let takes = *self.0.removal.lock().unwrap();
+        timeout(takes, std::future::pending::<()>()).await.unwrap_err();
         self.0.note(format!("Remove {}", request.container_id));
         self.0.exits.lock().unwrap().remove(&request.container_id);
+        Ok(Empty::default())
+    }
+
+    async fn destroy_sandbox(
+        &self,
+        _: &TtrpcContext,
+        _: grpc::DestroySandboxRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.0.note("Destroy");
         Ok(Empty::default())
     }
 

@@ -96,6 +96,8 @@ pub(super) struct Levers {
     carrier: Mutex<Option<UnixStream>>,
     /// The VMM waits for what the host does not give.
     pub(super) is_stuck: std::sync::atomic::AtomicBool,
+    /// The guest has a disk that it writes to.
+    pub(super) writes: std::sync::atomic::AtomicBool,
 }
 
 impl Levers {
@@ -183,6 +185,7 @@ impl FakeHost {
             guest: Mutex::default(),
             carrier: Mutex::default(),
             is_stuck: std::sync::atomic::AtomicBool::default(),
+            writes: std::sync::atomic::AtomicBool::default(),
         };
         let host = Self {
             flaws: flaws.to_vec(),
@@ -341,7 +344,7 @@ impl Host for FakeHost {
     }
 
     async fn writes_to_disks(&self) -> bool {
-        false
+        self.levers.writes.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     async fn undo(&self) -> Result<()> {

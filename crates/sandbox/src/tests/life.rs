@@ -47,6 +47,32 @@ async fn a_container_lives_and_leaves() {
     scene.no_event().await;
 }
 
+/// What was not written within the deadline of a request was lost.
+#[tokio::test(start_paused = true)]
+async fn a_removal_waits_for_what_is_written_to_disks_as_long_as_the_guest_answers() {
+    for (writes, is_removed) in [(true, true), (false, false)] {
+        let mut scene = Scene::running().await;
+        scene.host.levers.writes.store(writes, std::sync::atomic::Ordering::Relaxed);
+        *scene.agent.removal.lock().unwrap() = PATIENCE * 5;
+        scene.agent.exit("c", 0);
+        assert_eq!(scene.exit_of("c", None).await, 0);
+        scene.sandbox.delete(&cid("c"), None).await.unwrap();
+        assert_eq!(scene.agent.asked().contains(&"Remove c".to_owned()), is_removed);
+        assert_eq!(scene.host.asked().last().map(String::as_str), Some("detach c"));
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_writes_to_disks_lets_go_of_them_before_its_vm_is_ended() {
+    for writes in [true, false] {
+        let scene = Scene::running().await;
+        scene.host.levers.writes.store(writes, std::sync::atomic::Ordering::Relaxed);
+        scene.sandbox.shutdown().await.unwrap();
+        assert_eq!(scene.agent.asked().contains(&"Destroy".to_owned()), writes);
+        assert!(scene.host.levers.is_dead());
+    }
+}
+
 /// Regression: `ctr run -t` of a short command complained that its terminal could not be resized.
 #[tokio::test]
 async fn resizing_the_terminal_of_what_has_just_ended_is_no_error() {

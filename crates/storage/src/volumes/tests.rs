@@ -398,6 +398,25 @@ fn huge_pages(fixture: &mut Fixture, mounts: &mut [Mount]) -> Vec<HugePages> {
     fixture.files.share_volumes(mounts, fixture.host.path(), &IdMap::default()).unwrap().huge_pages
 }
 
+/// It was taken for each mount, and a VM that was made for the limit had too little.
+#[test]
+fn the_limit_of_huge_pages_is_for_all_mounts_of_a_container() {
+    in_private_mounts(|| {
+        let mut fixture = Fixture::new();
+        let none = Path::new("none");
+        let given = ["pagesize=2M", "size=4M"];
+        let mut mounts = [
+            oci("hugetlbfs", none, "/a", &[]),
+            oci("hugetlbfs", none, "/b", &given),
+            oci("hugetlbfs", none, "/c", &[]),
+        ];
+        let reserved: Vec<_> =
+            huge_pages(&mut fixture, &mut mounts).iter().map(|pages| pages.reserved >> 20).collect();
+        assert_eq!(reserved, [8, 4, 0]);
+        fixture.finish();
+    });
+}
+
 #[test]
 fn huge_pages_are_the_guests_as_many_as_the_container_may_use() {
     in_private_mounts(|| {
