@@ -53,7 +53,7 @@ fn a_resize_reaches_the_workload_with_a_signal() {
             "trap 'echo now $(stty size)' WINCH; trap 'exit 0' INT; echo ready; while :; do sleep 0.1; done";
         let mut terminal = containerd.container().shell(line).terminal(80, 24);
         terminal.expect("ready");
-        // `ctr` tells the size before it listens for changes: one in between is lost.
+        // `ctr` tells the size before it listens for changes (HandleConsoleResize): one in between is lost.
         let mut rows = 30;
         eventually("the new size arrives", Duration::from_secs(20), || {
             rows += 1;
@@ -129,10 +129,13 @@ fn an_exec_has_a_terminal_of_its_own() {
             terminal.type_in("stty size\n");
             terminal.look_for("30 90", Duration::from_millis(300)).is_some()
         });
-        terminal.resize(70, 51);
+        // As above: `ctr` may not listen for changes yet when the guest has had the first size.
+        let mut rows = 50;
         eventually("a new size arrives", Duration::from_secs(20), || {
+            rows += 1;
+            terminal.resize(70, rows);
             terminal.type_in("stty size\n");
-            terminal.look_for("51 70", Duration::from_millis(500)).is_some()
+            terminal.look_for(&format!("{rows} 70"), Duration::from_millis(500)).is_some()
         });
         terminal.type_in("exit 8\n");
         assert_eq!(terminal.finish().0, 8);
