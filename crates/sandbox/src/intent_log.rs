@@ -21,7 +21,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kata_intent::{Intent, IntentId, Intents};
 use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom, fallocate, flock, seek};
@@ -75,6 +75,8 @@ struct End {
     is_torn: bool,
     /// Bytes since the log began anew.
     written: usize,
+    /// Whether nothing more is to be made.
+    is_closed: bool,
 }
 
 /// The log of a sandbox whose owner has died, locked.
@@ -132,7 +134,7 @@ impl IntentLog {
         let text = self.text()?;
         if !text.is_empty() && !text.ends_with('\n') {
             // Seals a torn line off from what is appended now.
-            self.append(b"\n")?;
+            self.append(&mut self.end(), b"\n")?;
         }
         self.next.store(next_id(&text), Ordering::Relaxed);
         Ok(text)
@@ -154,6 +156,11 @@ impl IntentLog {
             return Err(OpenError::Locked);
         }
         flock(&self.file, FlockOperation::LockExclusive).map_err(|error| OpenError::Io(error.into()))
+    }
+
+    /// Nothing more can be announced: what is pending is about to be undone.
+    pub(crate) fn close(&self) {
+        self.end().is_closed = true;
     }
 
     /// This process owns the sandbox from now on, and listens on `socket`.
@@ -196,16 +203,23 @@ impl IntentLog {
     fn write(&self, line: &Line) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
-        self.append(&bytes)
+        let mut end = self.end();
+        if end.is_closed && matches!(line, Line::Will { .. }) {
+            return Err(io::Error::other("all that the sandbox has made is being undone"));
+        }
+        self.append(&mut end, &bytes)
+    }
+
+    fn end(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One `write` at the end of the file, on tmpfs.
-    fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        self.append_at(&mut end, bytes)?;
+    fn append(&self, end: &mut End, bytes: &[u8]) -> io::Result<()> {
+        self.append_at(end, bytes)?;
         if end.written >= RENEWED_AFTER {
             end.written = 0;
-            if let Err(error) = self.renew(&mut end) {
+            if let Err(error) = self.renew(end) {
                 // It is as good as before, and longer.
                 tracing::debug!(%error, "The intent log does not begin anew");
             }

@@ -67,6 +67,7 @@ mod swap;
 mod sweep;
 mod sys;
 pub mod timeline;
+mod underway;
 mod vcpus;
 mod watches;
 mod way;

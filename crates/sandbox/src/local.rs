@@ -25,7 +25,7 @@ use oci_spec::runtime::Process;
 use tokio::sync::{Mutex, OnceCell, SetOnce};
 use tokio::time::timeout;
 
-use crate::cleanup::{blocking, replay};
+use crate::cleanup::replay;
 use crate::cpuset::Cpus;
 use crate::direct::{Assigned, Assigning, Claimed, direct_volumes};
 use crate::disks::{Disks, Growth, Manner, Roots, Wanted};
@@ -45,6 +45,7 @@ use crate::prepare::{Preparation, memory};
 use crate::sizing::{Size, Sizing};
 use crate::swap::{self, Swap, SwapDisk};
 use crate::timeline::{Moment, Recorder, phase};
+use crate::underway::Underway;
 use crate::{ContainerId, cpuset, numa, pod, way};
 
 /// Where shared directories are, below it.
@@ -78,6 +79,7 @@ pub(crate) struct LocalHost {
     first_root: SetOnce<Vec<RootfsMount>>,
     dir: PathBuf,
     log: Arc<IntentLog>,
+    underway: Underway,
     share: OnceCell<Arc<SharedDirectory>>,
     /// Done when the guest's own mounts are in the share.
     sandbox_mounts: OnceCell<()>,
@@ -113,6 +115,7 @@ impl LocalHost {
             first_root: SetOnce::new(),
             dir,
             log,
+            underway: Underway::default(),
             share: OnceCell::new(),
             sandbox_mounts: OnceCell::new(),
             files: Mutex::default(),
@@ -147,7 +150,7 @@ impl LocalHost {
         let layers = self.has_disks().then_some(Path::new(guest::LAYERS_DIR));
         let roots = self.roots(layers);
         let work = move || Foreseen::of(&id, sources, roots, &disks);
-        Ok(tokio::task::spawn_blocking(work).await?)
+        Ok(self.underway.join(work).await?)
     }
 
     /// Whether a VM without a shared directory may do: its only container binds nothing of the host's, as far as that is
@@ -190,24 +193,40 @@ impl LocalHost {
         let layers = self.has_disks().then(|| self.disks.layers());
         let roots = self.roots(None);
         let container = container.clone();
-        blocking(move || {
-            let roots = Roots { layers: layers.as_deref(), ..roots };
-            match Wanted::of(&container, &mut sources, roots) {
-                Ok(wanted) => Ok((sources, wanted)),
-                Err(source) => Err(unprepared(&container, source)),
-            }
-        })
-        .await
+        self.underway
+            .run(move || {
+                let roots = Roots { layers: layers.as_deref(), ..roots };
+                match Wanted::of(&container, &mut sources, roots) {
+                    Ok(wanted) => Ok((sources, wanted)),
+                    Err(source) => Err(unprepared(&container, source)),
+                }
+            })
+            .await
+    }
+
+    /// The VMM has it now, and a name could only outlive the container.
+    async fn forget_layer(
+        &self,
+        container: &ContainerId,
+        files: Arc<std::sync::Mutex<ContainerFiles>>,
+    ) -> Result<()> {
+        let id = container.clone();
+        let work = move || {
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+            files.forget_layer().map_err(|source| unprepared(&id, source.into()))
+        };
+        self.underway.run(work).await
     }
 
     /// A container's direct-assigned volumes, from now on this sandbox's.
     async fn claim(&self, container: &ContainerId, sources: Sources) -> Result<(Sources, Vec<Claimed>)> {
         let (volumes, container) = (Arc::clone(&self.volumes), container.clone());
-        blocking(move || match volumes.claim(&sources.spec, &sources.bundle) {
-            Ok(claimed) => Ok((sources, claimed)),
-            Err(source) => Err(unprepared(&container, source.into())),
-        })
-        .await
+        self.underway
+            .run(move || match volumes.claim(&sources.spec, &sources.bundle) {
+                Ok(claimed) => Ok((sources, claimed)),
+                Err(source) => Err(unprepared(&container, source.into())),
+            })
+            .await
     }
 
     /// The disk that the VM needs besides those it has, if this container may swap so much.
@@ -219,7 +238,7 @@ impl LocalHost {
     ) -> std::result::Result<Option<SwapDisk>, BootError> {
         let Some((id, bytes)) = self.swap.want(container, bytes) else { return Ok(None) };
         let dir = self.spec.config.hypervisor.memory.swap_dir.clone();
-        let file = tokio::task::spawn_blocking(move || kata_storage::swap::create(&dir, bytes)).await??;
+        let file = self.underway.join(move || kata_storage::swap::create(&dir, bytes)).await??;
         let address = self.disks.plug_swap(id.clone(), file, machine.vmm.disk_hotplug()).await?;
         let disk = SwapDisk { id, address, bytes };
         self.swap.plugged(container, &disk);
@@ -231,7 +250,7 @@ impl LocalHost {
         let made = self.share.get_or_try_init(async || {
             let (id, log) = (self.spec.id.to_string(), Arc::clone(&self.log));
             let work = move || SharedDirectory::create(Path::new(RUN), &id, log);
-            Ok::<_, BootError>(Arc::new(tokio::task::spawn_blocking(work).await??))
+            Ok::<_, BootError>(Arc::new(self.underway.join(work).await??))
         });
         made.await.cloned()
     }
@@ -249,7 +268,7 @@ impl LocalHost {
                 .collect();
             let share = Arc::clone(share);
             let work = move || share.mount_for_guest(&mounts);
-            Ok::<_, BootError>(tokio::task::spawn_blocking(work).await??)
+            Ok::<_, BootError>(self.underway.join(work).await??)
         });
         made.await.copied()
     }
@@ -276,7 +295,7 @@ impl LocalHost {
             cgroup.join();
             Ok::<_, CgroupError>(cgroup)
         };
-        let cgroup = tokio::task::spawn_blocking(work).await??;
+        let cgroup = self.underway.join(work).await??;
         self.cgroup.set(cgroup.clone()).ok();
         Ok(cgroup)
     }
@@ -498,18 +517,20 @@ impl Host for LocalHost {
         }
         let (preparation, id, of_container) =
             (Arc::clone(&self.preparation), container.clone(), Arc::clone(&files));
-        let (mut prepared, wanted) = blocking(move || {
-            let mut files = of_container.lock().unwrap_or_else(PoisonError::into_inner);
-            let prepared = preparation.prepare(&mut files, &id, sources, wanted);
-            prepared.map_err(|source| unprepared(&id, source))
-        })
-        .await?;
+        let (mut prepared, wanted) = self
+            .underway
+            .run(move || {
+                let mut files = of_container.lock().unwrap_or_else(PoisonError::into_inner);
+                let prepared = preparation.prepare(&mut files, &id, sources, wanted);
+                prepared.map_err(|source| unprepared(&id, source))
+            })
+            .await?;
         let told = wanted.attach(container, &self.disks, machine.vmm.disk_hotplug()).await;
         let told = told.map_err(|error| failed(error.into()))?;
         self.growth.follow(&self.disks, machine);
         prepared.storages.extend(told.storages);
         if wanted.is_limited() {
-            forget_layer(container, files).await?;
+            self.forget_layer(container, files).await?;
         }
         if let (Some(images), Some(image)) = (&self.images, wanted.image()) {
             images.mount(container, image).await.map_err(|error| failed(error.into()))?;
@@ -558,15 +579,16 @@ impl Host for LocalHost {
         }
         let Some(files) = self.files.lock().await.get(container).cloned() else { return Ok(()) };
         let id = container.to_string();
-        blocking(move || {
-            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-            files.remove().map_err(|error| Error::Files {
-                action: "remove the files",
-                id,
-                source: error.into(),
+        self.underway
+            .run(move || {
+                let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+                files.remove().map_err(|error| Error::Files {
+                    action: "remove the files",
+                    id,
+                    source: error.into(),
+                })
             })
-        })
-        .await?;
+            .await?;
         self.files.lock().await.remove(container);
         Ok(())
     }
@@ -585,31 +607,25 @@ impl Host for LocalHost {
     }
 
     async fn undo(&self) -> Result<()> {
+        self.underway.end(&self.log).await;
         if let Some(cgroup) = self.cgroup.get().cloned() {
-            blocking(move || {
-                cgroup.leave();
-                Ok(())
-            })
-            .await?;
+            self.underway
+                .run(move || {
+                    cgroup.leave();
+                    Ok(())
+                })
+                .await?;
         }
         // What is still owed after an attempt that failed is in the log only.
         let log = Arc::clone(&self.log);
         let path = self.dir.clone();
-        let owed =
-            blocking(move || log.pending_hooks().map_err(|source| Error::State { path, source })).await;
+        let owed = self
+            .underway
+            .run(move || log.pending_hooks().map_err(|source| Error::State { path, source }))
+            .await;
         let owed = owed.unwrap_or_else(|_| self.hooks.take());
         replay(Arc::clone(&self.log), &self.dir, &self.spec.id, owed).await
     }
-}
-
-/// The VMM has it now, and a name could only outlive the container.
-async fn forget_layer(container: &ContainerId, files: Arc<std::sync::Mutex<ContainerFiles>>) -> Result<()> {
-    let id = container.clone();
-    blocking(move || {
-        let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.forget_layer().map_err(|source| unprepared(&id, source.into()))
-    })
-    .await
 }
 
 fn unprepared(container: &ContainerId, source: BootError) -> Error {
