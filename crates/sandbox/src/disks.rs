@@ -179,7 +179,7 @@ impl Disks {
         image: &DiskImage,
         vm: &dyn DiskHotplug,
     ) -> Result<DiskAddress, DiskFailure> {
-        let key = image.key()?;
+        let key = of_host(image, DiskImage::key).await?;
         let slot = self.table().hold(container, key);
         let mut slot = slot.lock().await;
         if slot.is_leaving {
@@ -204,7 +204,8 @@ impl Disks {
 
     /// The name of `image` in the VM, if that has it.
     pub(crate) async fn name(&self, image: &DiskImage) -> Option<String> {
-        let slot = self.table().slots.get(&image.key().ok()?).cloned()?;
+        let key = of_host(image, DiskImage::key).await.ok()?;
+        let slot = self.table().slots.get(&key).cloned()?;
         let slot = slot.lock().await;
         slot.attached.as_ref().filter(|_| !slot.is_leaving).map(|attached| attached.id.clone())
     }
@@ -215,9 +216,7 @@ impl Disks {
         image: &DiskImage,
         vm: &dyn DiskHotplug,
     ) -> Result<DiskAddress, DiskFailure> {
-        let opening = image.clone();
-        let opened = tokio::task::spawn_blocking(move || opening.open()).await;
-        let file = opened.map_err(|_| DiskFailure::Ending { path: image.path.clone() })??;
+        let file = of_host(image, DiskImage::open).await?;
         let id = self.table().next();
         let added = vm.add_disk(self.disk(id.clone(), file, image.read_only)).await;
         let address = added.map_err(|source| DiskFailure::Plug { path: image.path.clone(), source })?;
@@ -311,6 +310,19 @@ impl Disks {
         // Every change is complete before anything can panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Asks the host about `image` where that may block: its file system may be one that does not answer.
+async fn of_host<T: Send + 'static, E: Send + 'static>(
+    image: &DiskImage,
+    ask: impl FnOnce(&DiskImage) -> Result<T, E> + Send + 'static,
+) -> Result<T, DiskFailure>
+where
+    DiskFailure: From<E>,
+{
+    let asked = image.clone();
+    let answer = tokio::task::spawn_blocking(move || ask(&asked)).await;
+    Ok(answer.map_err(|_| DiskFailure::Ending { path: image.path.clone() })??)
 }
 
 impl Table {

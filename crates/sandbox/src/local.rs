@@ -554,8 +554,12 @@ impl Host for LocalHost {
     async fn pod_memory(&self, pause: &ContainerId, sources: Sources) -> Result<Vec<Storage>> {
         let failed = |source| unprepared(pause, source);
         let share = self.share().await.map_err(failed)?;
-        let mounts = sources.spec.mounts().as_deref().unwrap_or_default();
-        let memories = share.memories(mounts, &sources.bundle).map_err(|error| failed(error.into()))?;
+        let memories = self.underway.join(move || {
+            let mounts = sources.spec.mounts().as_deref().unwrap_or_default();
+            share.memories(mounts, &sources.bundle)
+        });
+        let memories = memories.await.map_err(|error| failed(error.into()))?;
+        let memories = memories.map_err(|error| failed(error.into()))?;
         Ok(memories.iter().map(memory).collect())
     }
 

@@ -1,6 +1,7 @@
 //! Changes that the host makes to shared files, carried to who watches them in the guest (`kata_storage::watch`).
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -52,54 +53,95 @@ impl Carrier {
                     asked = Box::pin(agent.next_watches());
                     self.watch(watches).await?;
                 }
-                changes = changes(self.watcher.as_mut()) => match changes {
-                    Ok(changes) => agent.host_changed(changes.into_iter().map(message).collect()).await?,
-                    Err(error) => {
-                        tracing::warn!(sandbox = %self.id, %error, "Changes of shared files are not seen any more");
-                        self.watcher = None;
-                    }
-                },
+                ready = ready(self.watcher.as_ref()) => {
+                    let changes = match ready {
+                        Ok(()) => self.off_thread(Watcher::changes).await.unwrap_or_else(|| Ok(Vec::new())),
+                        Err(error) => Err(error),
+                    };
+                    self.tell(changes).await?;
+                }
+            }
+        }
+    }
+
+    /// Does `work` where it may block: the files' file system may be one that does not answer. `None` if nothing is
+    /// watched.
+    async fn off_thread<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Watcher) -> T + Send + 'static,
+    ) -> Option<T> {
+        let mut watcher = self.watcher.take()?;
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&mut watcher);
+            (watcher, done)
+        });
+        let (watcher, done) = done.await.ok()?;
+        self.watcher = Some(watcher);
+        Some(done)
+    }
+
+    async fn tell(&mut self, changes: io::Result<Vec<Change>>) -> Result<()> {
+        match changes {
+            Ok(changes) if changes.is_empty() => Ok(()),
+            Ok(changes) => self.agent.host_changed(changes.into_iter().map(message).collect()).await,
+            Err(error) => {
+                tracing::warn!(sandbox = %self.id, %error, "Changes of shared files are not seen any more");
+                self.watcher = None;
+                Ok(())
             }
         }
     }
 
     /// Watches what the guest watches, and says so: who watches there waits for it.
     async fn watch(&mut self, watches: Vec<kata::Watch>) -> Result<()> {
-        let mut answers = Vec::new();
-        for watch in watches {
-            match (watch.path.is_empty(), &mut self.watcher) {
-                (true, None) => {}
-                (true, Some(watcher)) => watcher.remove(watch.id),
-                (false, _) => {
-                    answers.push(kata::HostChange { id: watch.id, ..Default::default() });
-                    self.add(watch);
-                }
-            }
+        let is_new = |watch: &&kata::Watch| !watch.path.is_empty();
+        let answers: Vec<_> = watches
+            .iter()
+            .filter(is_new)
+            .map(|watch| kata::HostChange { id: watch.id, ..Default::default() })
+            .collect();
+        if !answers.is_empty() {
+            self.begin();
         }
+        let id = self.id.clone();
+        self.off_thread(move |watcher| {
+            for watch in watches {
+                change(&id, watcher, watch);
+            }
+        })
+        .await;
         if answers.is_empty() { Ok(()) } else { self.agent.host_changed(answers).await }
     }
 
-    fn add(&mut self, watch: kata::Watch) {
-        if self.watcher.is_none() {
-            match Watcher::new(&self.files.dir, self.files.daemon) {
-                Ok(watcher) => self.watcher = Some(watcher),
-                Err(error) => {
-                    let hint = "is `fs.inotify.max_user_instances` used up?";
-                    tracing::warn!(sandbox = %self.id, %error, "Shared files cannot be watched: {hint}");
-                }
-            }
+    /// There is a watcher from the first watch on.
+    fn begin(&mut self) {
+        if self.watcher.is_some() {
+            return;
         }
-        let Some(watcher) = &mut self.watcher else { return };
-        let path = PathBuf::from(OsString::from_vec(watch.path));
-        if let Err(error) = watcher.add(watch.id, &path, watch.inode) {
-            tracing::warn!(sandbox = %self.id, error = chain(&error), "Changes of a file are not told to the guest");
+        match Watcher::new(&self.files.dir, self.files.daemon) {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => {
+                let hint = "is `fs.inotify.max_user_instances` used up?";
+                tracing::warn!(sandbox = %self.id, %error, "Shared files cannot be watched: {hint}");
+            }
         }
     }
 }
 
-async fn changes(watcher: Option<&mut Watcher>) -> std::io::Result<Vec<Change>> {
+/// One watch more or one less, as the guest says.
+fn change(sandbox: &SandboxId, watcher: &mut Watcher, watch: kata::Watch) {
+    if watch.path.is_empty() {
+        return watcher.remove(watch.id);
+    }
+    let path = PathBuf::from(OsString::from_vec(watch.path));
+    if let Err(error) = watcher.add(watch.id, &path, watch.inode) {
+        tracing::warn!(%sandbox, error = chain(&error), "Changes of a file are not told to the guest");
+    }
+}
+
+async fn ready(watcher: Option<&Watcher>) -> io::Result<()> {
     match watcher {
-        Some(watcher) => watcher.changes().await,
+        Some(watcher) => watcher.ready().await,
         None => std::future::pending().await,
     }
 }

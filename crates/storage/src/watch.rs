@@ -25,6 +25,7 @@ use std::path::{Component, Path, PathBuf};
 use kata_protocol::guest::VOLUMES;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatvfs, openat2, statvfs};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::mount::open_path;
@@ -152,7 +153,7 @@ impl Watcher {
     }
 
     /// Watches the file at `path` below the shared directory for the guest, which calls it `watch` and has seen `inode`.
-    /// What it has called so before is not watched any more.
+    /// What it has called so before is not watched any more. Takes as long as the file's file system does.
     ///
     /// # Errors
     /// It is not in a volume, another file by now, or there are too many watches.
@@ -217,18 +218,23 @@ impl Watcher {
         }
     }
 
-    /// Waits for changes; in their order. May be given up at any time.
+    /// Waits until there may be changes. May be given up at any time.
     ///
     /// # Errors
     /// The system refuses to be asked.
-    pub async fn changes(&mut self) -> io::Result<Vec<Change>> {
-        loop {
-            let mut ready = self.events.readable_mut().await?;
-            let Ok(raw) = ready.try_io(|fd| read(fd.get_ref())) else { continue };
-            let changes = self.changes_of(raw?);
-            if !changes.is_empty() {
-                return Ok(changes);
-            }
+    pub async fn ready(&self) -> io::Result<()> {
+        self.events.readable().await.map(drop)
+    }
+
+    /// Changes since the last call, in their order; none if nothing has happened that the guest does not know. Looks at
+    /// the files, which takes as long as their file system does.
+    ///
+    /// # Errors
+    /// The system refuses to be asked.
+    pub fn changes(&mut self) -> io::Result<Vec<Change>> {
+        match self.events.try_io(Interest::READABLE, read) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
+            raw => Ok(self.changes_of(raw?)),
         }
     }
 

@@ -198,7 +198,7 @@ fn idle(containerd: &Containerd) -> Recipe<'_> {
     containerd.container().spec(|spec| {
         spec["root"]["path"] = json!("rootfs");
         spec["process"]["args"] = json!(["/bin/sleep", "infinity"]);
-        let options = ["mode=1777", "size=512m"];
+        let options = ["mode=1777", amount("size=512m", "size=2g")];
         let memory =
             json!({ "destination": "/memory", "type": "tmpfs", "source": "tmpfs", "options": options });
         spec["mounts"].as_array_mut().expect("a list").push(memory);

@@ -1,8 +1,9 @@
 //! Disks of a VM that only writes down what it is asked for.
 
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use kata_storage::RootfsMount;
 use kata_storage::block::{DiskError, DiskImage};
 use kata_vmm::{Disk, DiskAddress, DiskHotplug, VmmError};
 use oci_spec::runtime::{MountBuilder, Spec};
+use rustix::mount::{self, MountFlags, UnmountFlags};
 
 use super::{DiskFailure, Disks, Manner, Roots, Wanted};
 use crate::ContainerId;
@@ -316,4 +318,24 @@ fn every_image_is_pulled_in_the_guest_if_that_is_forced() {
     assert_eq!(wanted.root().unwrap(), Path::new("/run/kata-containers/c/rootfs"));
     let refused = Wanted::of(&cid("c"), &mut sources(list()), forced).unwrap_err().to_string();
     assert!(refused.contains("io.kubernetes.cri.image-name"), "{refused}");
+}
+
+/// With a volume on a server that was away, requests for other containers were not answered either.
+#[tokio::test]
+async fn a_file_system_that_does_not_answer_holds_up_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    // One whose server never answers.
+    let server = File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+    let options = CString::new(options).unwrap();
+    let mounted = mount::mount("silent", dir.path(), "fuse", MountFlags::empty(), options.as_c_str());
+    if let Err(error) = mounted {
+        return println!("skipped: only root can mount: {error}");
+    }
+    let (vm, disks) = (Vm::default(), disks());
+    let (data, container) = (DiskImage::at(dir.path().join("data"), false), cid("a"));
+    let something_else = async { drop(server) };
+    let (attached, ()) = tokio::join!(biased; disks.attach(&container, &data, &vm), something_else);
+    mount::unmount(dir.path(), UnmountFlags::DETACH).unwrap();
+    assert!(matches!(attached, Err(DiskFailure::Disk(DiskError::Open { .. }))), "{attached:?}");
 }
