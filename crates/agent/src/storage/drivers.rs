@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use kata_protocol::agent::{FSGroup, Storage};
 use kata_protocol::guest::{self, VOLUME_DIRECTORY};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::syncfs;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx, syncfs};
 
 use super::folders::Made;
 use super::huge_pages::{self, HUGETLBFS};
@@ -35,8 +35,8 @@ pub(super) fn is_block(driver: &str) -> bool {
 pub(super) struct Mounted {
     target: PathBuf,
     made: Made,
-    /// It was the last step.
-    is_mounted: bool,
+    /// The kernel's number of the mount, which was the last step.
+    mount: Option<u64>,
     /// It has data that must be on a disk before that goes, and must let go of the disk.
     is_on_disk: bool,
     /// It is a copy.
@@ -46,13 +46,26 @@ pub(super) struct Mounted {
 impl Mounted {
     /// Nothing yet.
     fn at(target: PathBuf) -> Self {
-        Self { target, made: Made::default(), is_mounted: false, is_on_disk: false, updates: None }
+        Self { target, made: Made::default(), mount: None, is_on_disk: false, updates: None }
+    }
+
+    /// The last step is done.
+    fn is_made(&mut self) -> Result<()> {
+        match mount_number(&self.target) {
+            Ok(number) => self.mount = Some(number),
+            Err(error) => {
+                self.detach().ok();
+                return Err(prepare(&self.target, error.into()));
+            }
+        }
+        Ok(())
     }
 
     /// Unmounts it, and takes away what was made.
     pub(super) fn undo(mut self) {
-        if self.is_mounted {
-            let unmounted = if self.is_on_disk { self.let_go() } else { self.detach() };
+        if let Some(mount) = self.mount {
+            let ours = self.uncover(mount);
+            let unmounted = ours.and_then(|()| if self.is_on_disk { self.let_go() } else { self.detach() });
             if let Err(errno) = unmounted {
                 tracing::warn!(target = %self.target.display(), %errno, "A mount is left");
                 return;
@@ -60,6 +73,17 @@ impl Mounted {
         }
         drop(self.updates.take());
         self.made.take_back();
+    }
+
+    /// Unmounts what stands on it: a container whose volume goes both ways may have mounted something there.
+    fn uncover(&self, mount: u64) -> nix::Result<()> {
+        loop {
+            match mount_number(&self.target) {
+                Ok(top) if top != mount => self.detach()?,
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(nix::Error::from_raw(errno.raw_os_error())),
+            }
+        }
     }
 
     /// Everybody who used it has ended, so the disk is free after that.
@@ -88,6 +112,12 @@ impl Mounted {
     fn folder(&mut self, path: &Path) -> Result<()> {
         self.made.folder(path).map_err(|source| prepare(path, source))
     }
+}
+
+/// The number of the topmost mount there; 0 from kernels before 5.8, which do not tell. Asks no file system.
+fn mount_number(target: &Path) -> rustix::io::Result<u64> {
+    let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    Ok(statx(CWD, target, how, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
 /// What is to be undone later, if anything. `node` is the block device, where the driver has one.
@@ -150,8 +180,7 @@ fn mount_at(storage: &Storage, (source, fstype): (Option<&str>, &str), mounted: 
         Some(libc::ENODEV) => StorageError::FileSystem { fstype: fstype.to_owned() },
         _ => StorageError::Mount { what: format!("{fstype} {:?}", storage.source), target, source },
     })?;
-    mounted.is_mounted = true;
-    Ok(())
+    mounted.is_made()
 }
 
 /// A directory of the host's, by its tag.
@@ -230,7 +259,7 @@ fn bind(storage: &Storage, source: &Path, mounted: &mut Mounted) -> Result<()> {
     let options = MountOptions::parse(&storage.options);
     let bind = MsFlags::MS_BIND | (options.flags & MsFlags::MS_REC);
     mount(Some(source), &target, none, bind, none).map_err(failed)?;
-    mounted.is_mounted = true;
+    mounted.is_made()?;
     let remaining = options.flags - MsFlags::MS_BIND - MsFlags::MS_REC;
     if !remaining.is_empty() {
         // The first call ignores all other flags.

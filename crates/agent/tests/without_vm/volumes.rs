@@ -83,6 +83,31 @@ agent_test!(what_is_written_to_a_disk_is_there_when_its_container_is_gone, |gues
     assert!(!guest.folder.path().join("volume").exists(), "the mount point is left");
 });
 
+// What a container had mounted over its whole volume was unmounted in the volume's place, with the data not on the disk.
+agent_test!(a_disk_that_its_container_has_covered_goes_with_it, |guest| {
+    if lacks(&["mkfs.ext4"]) {
+        return;
+    }
+    let disk = Disk::formatted(&guest, "disk", 16, "ext4");
+    let before = mounts(&guest);
+    for (id, cover) in [("a", "mount -t tmpfs tmpfs /mnt"), ("b", "mkdir /mnt/d; mount -o bind /mnt/d /mnt")]
+    {
+        let mut spec =
+            bound(&guest, &["sh", "-c", &format!("{cover} && grep -c ' /mnt ' /proc/mounts")], "volume");
+        let mounts = spec["mounts"].as_array_mut().expect("a list");
+        mounts.last_mut().expect("the volume's")["options"] = json!(["rbind", "rshared"]);
+        for set in ["bounding", "effective", "permitted"] {
+            spec["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN"]);
+        }
+        let storage = disk.storage(&guest, "volume", "ext4");
+        assert_eq!(output(&guest, id, &spec, vec![storage]).await.expect("made"), "2\n");
+        guest.remove(id).await.expect("removed");
+        assert!(disk.is_free(), "a file system still holds {}", disk.node.display());
+    }
+    assert_eq!(mounts(&guest), before);
+    assert!(!guest.folder.path().join("volume").exists(), "the mount point is left");
+});
+
 agent_test!(a_disk_of_two_containers_goes_with_the_last, |guest| {
     if lacks(&["mkfs.ext4"]) {
         return;
