@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kata_e2e::proto::{ContainerConfig, Mount};
-use kata_e2e::{Cri, Pod, PodContainer, cri_test};
+use kata_e2e::{Cri, Pod, PodContainer, check_ext4, cri_test, kata_cri_test};
 
 const FULL: &str = "No space left on device";
 
@@ -113,5 +113,45 @@ fn an_empty_dir_with_a_limit_is_full_for_its_pod_alone_and_goes_with_it() {
         let checked = Command::new("/usr/sbin/e2fsck").arg("-fn").arg(&image).output().expect("it is there");
         assert!(checked.status.success(), "{checked:?}");
         fs::remove_dir_all(&cache).expect("nothing holds it");
+    });
+}
+
+fn on_host(program: &str, arguments: &[&Path]) {
+    let ran = Command::new(program).args(arguments).output().expect("it is there");
+    assert!(ran.status.success(), "{program} {arguments:?}: {ran:?}");
+}
+
+/// The images are sparse: all together may promise more than the host has.
+#[test]
+fn a_host_without_room_fails_the_write_and_hurts_nothing_else() {
+    kata_cri_test(|cri| {
+        configure(cri, "emptydir_mode = 'block-plain'");
+        let cache = empty_dir(cri, "cache");
+        let (disk, volumes) = (cri.containerd.loop_device(64 << 20), cache.parent().expect("of volumes"));
+        on_host("mkfs.ext4", &["-q".as_ref(), &disk.node]);
+        on_host("mount", &[&disk.node, volumes]);
+        fs::create_dir(&cache).expect("it is not there");
+        let others = volumes.join("of-others");
+        fs::write(&others, vec![1; 32 << 20]).expect("there is room");
+        let other = cri.containerd.directory().join("elsewhere");
+        fs::create_dir(&other).expect("the directory is the test's own");
+        let mounts = |config: &mut ContainerConfig| {
+            volume(config, &cache, "/cache");
+            volume(config, &other, "/other");
+        };
+        let pod = pod(cri, "emptydir_size_limit", "cache=1Gi");
+        let first = pod.container("first").with(mounts).idle().start();
+        let write = "dd if=/dev/zero of=/cache/file bs=1M count=40 conv=fsync 2>&1 && echo written || true";
+        let words = first.shell(write);
+        assert!(words.contains("Input/output error"), "{words}");
+        assert_eq!(first.shell("echo fine > /other/file; cat /other/file"), "fine");
+        first.remove();
+        fs::remove_file(&others).expect("it is there");
+        let again = pod.container("first").with(mounts).idle().start();
+        let words = again.shell(&format!("rm -f /cache/file; {write}"));
+        assert!(words.ends_with("written"), "{words}");
+        pod.remove();
+        check_ext4(&cache.join("kata-emptydir.img"));
+        on_host("umount", &[volumes]);
     });
 }
