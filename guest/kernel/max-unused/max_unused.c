@@ -5,7 +5,8 @@
  * kernel, whose memory suffices, saw no reason to forget anything.
  *
  * fuse.max_unused: how many names that nobody uses all mounts of a connection may remember; with more each of them
- * forgets the older half of its own. 0, the default: as many as there is memory for.
+ * forgets the older half of its own. What is forgotten is closed when the daemon has come to it: names that it has not
+ * come to count as well, and who wants one more name waits for it. 0, the default: as many as there is memory for.
  */
 #include "fuse_i.h"
 
@@ -31,23 +32,40 @@ static bool may_add_name(u32 opcode)
 	}
 }
 
-/* Before a request is sent. None of those that add a name is sent while memory is reclaimed. */
-void fuse_bound_unused(struct fuse_conn *fc, u32 opcode)
+/* How many names are unused after some of them were forgotten, if they were too many. */
+static unsigned long forget_some(struct fuse_conn *fc)
 {
 	unsigned long unused = 0;
 	struct fuse_mount *fm;
 
-	if (!max_unused || !may_add_name(opcode))
-		return;
 	/* While a mount comes or goes somebody has it: the next request is soon enough. */
 	if (!down_read_trylock(&fc->killsb))
-		return;
+		return 0;
 	list_for_each_entry(fm, &fc->mounts, fc_entry)
 		if (fm->sb)
 			unused += list_lru_count(&fm->sb->s_dentry_lru);
-	if (unused > max_unused)
+	if (unused > max_unused) {
+		unused = 0;
 		list_for_each_entry(fm, &fc->mounts, fc_entry)
-			if (fm->sb)
+			if (fm->sb) {
 				shrink_dcache_sb_by(fm->sb, list_lru_count(&fm->sb->s_dentry_lru) / 2);
+				unused += list_lru_count(&fm->sb->s_dentry_lru);
+			}
+	}
 	up_read(&fc->killsb);
+	return unused;
+}
+
+/* Before a request is sent. None of those that add a name is sent while memory is reclaimed. */
+void fuse_bound_unused(struct fuse_conn *fc, u32 opcode)
+{
+	unsigned long forgetting;
+
+	if (!max_unused || !may_add_name(opcode))
+		return;
+	while (forget_some(fc) + (forgetting = virtio_fs_forgetting(fc)) > max_unused) {
+		if (!forgetting || !READ_ONCE(fc->connected) || fatal_signal_pending(current))
+			return;
+		schedule_timeout_killable(1);
+	}
 }

@@ -71,8 +71,22 @@ void shrink_dcache_sb_by(struct super_block *sb, unsigned long count)
     Edit {
         file: "fs/fuse/fuse_i.h",
         from: "ssize_t __fuse_simple_request(struct mnt_idmap *idmap,",
-        to: "void fuse_bound_unused(struct fuse_conn *fc, u32 opcode);\n\n\
+        to: "void fuse_bound_unused(struct fuse_conn *fc, u32 opcode);\n\
+             unsigned long virtio_fs_forgetting(struct fuse_conn *fc);\n\n\
              ssize_t __fuse_simple_request(struct mnt_idmap *idmap,",
+    },
+    // How many messages that a name is forgotten are on their way.
+    Edit {
+        file: "fs/fuse/virtio_fs.c",
+        from: "static inline void virtio_fs_ctx_set_defaults(",
+        to: r"unsigned long virtio_fs_forgetting(struct fuse_conn *fc)
+{
+	struct virtio_fs *fs = fc->iq.priv;
+
+	return fc->iq.ops == &virtio_fs_fiq_ops ? READ_ONCE(fs->vqs[VQ_HIPRIO].in_flight) : 0;
+}
+
+static inline void virtio_fs_ctx_set_defaults(",
     },
     Edit {
         file: "fs/fuse/dev.c",
