@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -36,6 +36,22 @@ impl Bundle {
     /// What it is about, for messages, and how it differs.
     pub fn new(name: impl Into<String>, change: impl Fn(&mut Value, &Path) + Send + Sync + 'static) -> Self {
         Self { name: name.into(), change: Arc::new(change), sections: &[] }
+    }
+
+    /// With a volume at `/data` and all rights that files can ask for: attributes of the family `trusted` need
+    /// CAP_SYS_ADMIN, and set-user-ID programs that they may gain rights.
+    pub fn with_volume(source: PathBuf) -> Self {
+        Self::new("a volume", move |spec, _| {
+            let options = ["rbind", "rw"];
+            let volume =
+                json!({ "destination": "/data", "type": "bind", "source": source, "options": options });
+            spec["mounts"].as_array_mut().expect("a list").push(volume);
+            for set in ["bounding", "effective", "permitted"] {
+                let rights = spec["process"]["capabilities"][set].as_array_mut();
+                rights.expect("a list").push(json!("CAP_SYS_ADMIN"));
+            }
+            spec["process"]["noNewPrivileges"] = json!(false);
+        })
     }
 
     /// The sections of the probe's report, if not all but the slow ones.
@@ -74,13 +90,22 @@ pub fn both_refuse(containerd: &Containerd, bundles: &[Bundle]) {
 /// Runs each bundle under both runtimes. Every difference that is not expected is listed.
 #[track_caller]
 pub fn compare(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected<'_>]) {
-    let refused = compare_facts(bundles, expected, |bundle, runtime| {
+    let Compared { refused, .. } = compare_facts(bundles, expected, |bundle, runtime| {
         facts(containerd, bundle, runtime.unwrap_or(containerd.stage.runtime.as_str()))
     });
     assert_eq!(refused, [""; 0], "under runc");
 }
 
-/// As [`compare`], for sections of the probe in a container whose root file system is mounted for it: of `right` for runc,
+/// As [`compare`], and each of `expected` is still a difference.
+#[track_caller]
+pub fn compare_closely(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected<'_>]) {
+    let compared = compare_facts(bundles, expected, |bundle, runtime| {
+        facts(containerd, bundle, runtime.unwrap_or(containerd.stage.runtime.as_str()))
+    });
+    compared.assert_exact(containerd);
+}
+
+/// As [`compare_closely`], for sections of the probe in a container whose root file system is mounted for it: of `right` for runc,
 /// of `ours` for the runtime under test. The probe is in both.
 #[track_caller]
 pub fn compare_roots(
@@ -90,7 +115,7 @@ pub fn compare_roots(
     expected: &[Expected<'_>],
 ) {
     let bundles = [Bundle::new("a mounted root", |_, _| {}).sections(sections)];
-    let refused = compare_facts(&bundles, expected, |bundle, runtime| {
+    let compared = compare_facts(&bundles, expected, |bundle, runtime| {
         let (runtime, mounts) = match runtime {
             Some(runtime) => (runtime, right),
             None => (containerd.stage.runtime.as_str(), ours),
@@ -105,13 +130,13 @@ pub fn compare_roots(
         container.remove();
         told_by(&finished)
     });
-    assert_eq!(refused, [""; 0], "under runc");
+    compared.assert_exact(containerd);
 }
 
 /// As [`compare`], for bundles of which runc may refuse some: then so must the runtime under test. Most must be good.
 #[track_caller]
 pub fn compare_made_up(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected<'_>]) {
-    let refused = compare_facts(bundles, expected, |bundle, runtime| {
+    let Compared { refused, .. } = compare_facts(bundles, expected, |bundle, runtime| {
         facts(containerd, bundle, runtime.unwrap_or(containerd.stage.runtime.as_str()))
     });
     assert!(2 * refused.len() < bundles.len(), "runc refuses {} of {}", refused.len(), bundles.len());
@@ -120,7 +145,7 @@ pub fn compare_made_up(containerd: &Containerd, bundles: &[Bundle], expected: &[
 /// As [`compare`], for a process that is added to a container of each bundle.
 #[track_caller]
 pub fn compare_execs(containerd: &Containerd, bundles: &[Bundle], expected: &[Expected<'_>]) {
-    let refused = compare_facts(bundles, expected, |bundle, runtime| {
+    let Compared { refused, .. } = compare_facts(bundles, expected, |bundle, runtime| {
         let runtime = runtime.unwrap_or(containerd.stage.runtime.as_str());
         let container = recipe(containerd, bundle, runtime, &["/bin/sleep", "1000"]).start();
         let finished = container.exec(probe(bundle)).run_logged();
@@ -130,15 +155,34 @@ pub fn compare_execs(containerd: &Containerd, bundles: &[Bundle], expected: &[Ex
     assert_eq!(refused, [""; 0], "under runc");
 }
 
-/// `facts` of a bundle under runc, or with `None` under the runtime under test. Returns those that runc refused.
+/// What is known after a comparison that found nothing unexpected.
+struct Compared<'a> {
+    /// The bundles that runc refused.
+    refused: Vec<&'a str>,
+    /// What was expected to differ and does not.
+    equal: Vec<&'a str>,
+}
+
+impl Compared<'_> {
+    #[track_caller]
+    fn assert_exact(&self, containerd: &Containerd) {
+        assert_eq!(self.refused, [""; 0], "under runc");
+        if containerd.stage.is_kata() {
+            assert_eq!(self.equal, [""; 0], "expected to differ");
+        }
+    }
+}
+
+/// `facts` of a bundle under runc, or with `None` under the runtime under test.
 #[track_caller]
-fn compare_facts<'b>(
-    bundles: &'b [Bundle],
-    expected: &[Expected<'_>],
+fn compare_facts<'a>(
+    bundles: &'a [Bundle],
+    expected: &'a [Expected<'_>],
     facts: impl Fn(&Bundle, Option<&str>) -> Facts,
-) -> Vec<&'b str> {
+) -> Compared<'a> {
     let mut differences = Vec::new();
     let mut refused = Vec::new();
+    let mut equal: Vec<_> = expected.iter().map(|expected| expected.fact).collect();
     for bundle in bundles {
         let right = facts(bundle, Some(RUNC));
         if right[OUTCOME] != SUCCESS {
@@ -147,7 +191,11 @@ fn compare_facts<'b>(
         let ours = facts(bundle, None);
         for name in right.keys().chain(ours.keys().filter(|name| !right.contains_key(*name))) {
             let (right, ours) = (right.get(name), ours.get(name));
-            if right != ours && !expected.iter().any(|expected| fits(expected.fact, name)) {
+            if right == ours {
+                continue;
+            }
+            equal.retain(|fact| !fits(fact, name));
+            if !expected.iter().any(|expected| fits(expected.fact, name)) {
                 differences
                     .push(format!("{}: {name}\n      runc: {right:?}\n      ours: {ours:?}", bundle.name));
             }
@@ -159,7 +207,7 @@ fn compare_facts<'b>(
         differences.len(),
         differences.join("\n  ")
     );
-    refused
+    Compared { refused, equal }
 }
 
 fn facts(containerd: &Containerd, bundle: &Bundle, runtime: &str) -> Facts {

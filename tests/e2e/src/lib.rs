@@ -48,7 +48,8 @@ pub use bench::answer_lines;
 pub use cni::{Attachment, host_local};
 pub use command::{Finished, Live};
 pub use compare::{
-    Bundle, Expected, RUNC, both_refuse, compare, compare_execs, compare_made_up, compare_roots, with_probe,
+    Bundle, Expected, RUNC, both_refuse, compare, compare_closely, compare_execs, compare_made_up,
+    compare_roots, with_probe,
 };
 pub use containerd::{Containerd, NOBODY_CALLED};
 pub use cri::{

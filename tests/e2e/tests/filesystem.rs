@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use kata_e2e::proto::{ContainerConfig, Mount};
 use kata_e2e::{
-    Bind, Bundle, Containerd, Cri, Expected, RootMount, compare, compare_roots, cri_test, eventually,
+    Bind, Bundle, Containerd, Cri, Expected, RootMount, compare_closely, compare_roots, cri_test, eventually,
     kata_test, test,
 };
-use serde_json::{Value, json};
 
 const LISTS: &str = "virtiofsd is told of none unless `virtio_fs_extra_args` says so";
 const TMPFILE: &str = "virtiofsd (1.14) does not know FUSE_TMPFILE; programs fall back to a name";
@@ -37,30 +36,11 @@ const MEMORY_ABOVE_LAYERS: &[Expected<'_>] = &[
     Expected { fact: "root: fallocate with zeros", reason: "a tmpfs cannot; programs write zeros" },
 ];
 
-fn add_volume(spec: &mut Value, source: &Path) {
-    let mounts = spec["mounts"].as_array_mut().expect("a list");
-    mounts.push(
-        json!({ "destination": "/data", "type": "bind", "source": source, "options": ["rbind", "rw"] }),
-    );
-}
-
-/// Attributes of the family `trusted` need it, and set-user-ID programs that they may gain rights.
-fn more_rights(spec: &mut Value) {
-    for set in ["bounding", "effective", "permitted"] {
-        spec["process"]["capabilities"][set].as_array_mut().expect("a list").push(json!("CAP_SYS_ADMIN"));
-    }
-    spec["process"]["noNewPrivileges"] = json!(false);
-}
-
 #[test]
 fn root_and_volumes_do_what_a_file_system_does() {
     test(|containerd| {
-        let data = containerd.directory();
-        let bundle = Bundle::new("a volume", move |spec, _| {
-            add_volume(spec, &data);
-            more_rights(spec);
-        });
-        compare(containerd, &[bundle.sections(&["files"])], DIFFERENCES);
+        let bundle = Bundle::with_volume(containerd.directory());
+        compare_closely(containerd, &[bundle.sections(&["files"])], DIFFERENCES);
     });
 }
 
@@ -69,13 +49,9 @@ fn root_and_volumes_do_what_a_file_system_does() {
 fn access_lists_hold_where_virtiofsd_is_to_have_them() {
     test(|containerd| {
         containerd.configure(&[("virtio_fs_extra_args", "[\"--posix-acl=always\"]")]);
-        let data = containerd.directory();
-        let bundle = Bundle::new("a volume", move |spec, _| {
-            add_volume(spec, &data);
-            more_rights(spec);
-        });
+        let bundle = Bundle::with_volume(containerd.directory());
         let others = DIFFERENCES.iter().filter(|difference| difference.reason != LISTS);
-        compare(containerd, &[bundle.sections(&["files"])], &others.copied().collect::<Vec<_>>());
+        compare_closely(containerd, &[bundle.sections(&["files"])], &others.copied().collect::<Vec<_>>());
     });
 }
 
