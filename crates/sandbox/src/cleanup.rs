@@ -97,6 +97,15 @@ fn undo_pending(log: &IntentLog, dir: &Path, id: &SandboxId) -> Result<()> {
     }
 }
 
+/// Undoes what is pending in `log` once and leaves it there, for a [`replay`] that tells what is left.
+pub(crate) async fn undo_ahead(log: Arc<IntentLog>) {
+    let undone = blocking(move || {
+        undo_all(log.pending().unwrap_or_default(), undo_one, |_| {});
+        Ok(())
+    });
+    undone.await.ok();
+}
+
 /// Removes the state directory.
 fn remove(dir: &Path) -> Result<()> {
     // Only files of ours are in it now; this does not follow links.

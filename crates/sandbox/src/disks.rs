@@ -263,10 +263,11 @@ impl Disks {
     }
 
     /// Whether the guest may have something that is not on a disk yet.
-    pub(crate) async fn are_written(&self) -> bool {
+    pub(crate) fn are_written(&self) -> bool {
         let slots: Vec<_> = self.table().slots.values().cloned().collect();
         for slot in slots {
-            let slot = slot.lock().await;
+            // One that is just being plugged in or taken out may be: the host may take long for that.
+            let Ok(slot) = slot.try_lock() else { return true };
             if !slot.holders.is_empty() && slot.attached.as_ref().is_some_and(|disk| !disk.read_only) {
                 return true;
             }

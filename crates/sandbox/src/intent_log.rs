@@ -16,6 +16,7 @@
 //! of a living owner is a sandbox in use. With a dead owner the lock will soon be free: another clean-up has it, or
 //! a child that the owner was just starting (a lock passes on to children until they `exec`).
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -77,6 +78,8 @@ struct End {
     written: usize,
     /// Whether nothing more is to be made.
     is_closed: bool,
+    /// The hooks that somebody here has begun to run.
+    run: HashSet<IntentId>,
 }
 
 /// The log of a sandbox whose owner has died, locked.
@@ -187,9 +190,15 @@ impl IntentLog {
         Ok(id)
     }
 
-    /// Strikes out hooks. Only if that succeeds may they run: else they would run again on replay.
-    pub(crate) fn runs(&self, id: IntentId) -> io::Result<()> {
-        self.write(&Line::Done(id))
+    /// Strikes out hooks. Only who is told `true` may run them: else they would run twice, or again on replay.
+    pub(crate) fn runs(&self, id: IntentId) -> io::Result<bool> {
+        let mut end = self.end();
+        if end.run.contains(&id) {
+            return Ok(false);
+        }
+        self.write_at(&mut end, &Line::Done(id))?;
+        end.run.insert(id);
+        Ok(true)
     }
 
     fn number(&self) -> IntentId {
@@ -201,13 +210,16 @@ impl IntentLog {
     }
 
     fn write(&self, line: &Line) -> io::Result<()> {
-        let mut bytes = serde_json::to_vec(line)?;
-        bytes.push(b'\n');
-        let mut end = self.end();
-        if end.is_closed && matches!(line, Line::Will { .. }) {
+        self.write_at(&mut self.end(), line)
+    }
+
+    fn write_at(&self, end: &mut End, line: &Line) -> io::Result<()> {
+        if end.is_closed && matches!(line, Line::Will { .. } | Line::Poststop { .. }) {
             return Err(io::Error::other("all that the sandbox has made is being undone"));
         }
-        self.append(&mut end, &bytes)
+        let mut bytes = serde_json::to_vec(line)?;
+        bytes.push(b'\n');
+        self.append(end, &bytes)
     }
 
     fn end(&self) -> MutexGuard<'_, End> {

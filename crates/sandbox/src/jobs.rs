@@ -247,11 +247,13 @@ impl Site {
         // If the start itself fails, the VM goes.
         self.start_sandbox_once(&reach, first, queue).await?;
         let made = self.make_in_guest(&reach, request, files.swap.as_ref()).await;
-        if made.is_err()
-            && let Err(error) = reach.agent.remove(id.as_str(), false).await
-        {
-            // Most often there is none: the guest has undone what it refused.
-            tracing::debug!(container = %id, error = chain(&error), "Not removed after its creation failed");
+        if made.is_err() {
+            // A disk that the guest is still busy with must not go before it has let go of it.
+            let may_write = self.host.writes_to_disks().await;
+            if let Err(error) = reach.agent.remove(id.as_str(), may_write).await {
+                // Most often there is none: the guest has undone what it refused.
+                tracing::debug!(container = %id, error = chain(&error), "Not removed after its creation failed");
+            }
         }
         made?;
         let pumps = match reach.agent.is_foreign() {

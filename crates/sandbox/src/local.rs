@@ -607,11 +607,10 @@ impl Host for LocalHost {
     }
 
     async fn writes_to_disks(&self) -> bool {
-        self.disks.are_written().await
+        self.disks.are_written()
     }
 
     async fn undo(&self) -> Result<()> {
-        self.underway.end(&self.log).await;
         if let Some(cgroup) = self.cgroup.get().cloned() {
             self.underway
                 .run(move || {
@@ -620,6 +619,7 @@ impl Host for LocalHost {
                 })
                 .await?;
         }
+        self.underway.end(&self.log).await;
         // What is still owed after an attempt that failed is in the log only.
         let log = Arc::clone(&self.log);
         let path = self.dir.clone();

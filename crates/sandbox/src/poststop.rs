@@ -51,9 +51,43 @@ impl OwedHooks {
     }
 }
 
-/// Strikes hooks out of the log, and only then runs them.
+/// Strikes hooks out of the log, and only then runs them, unless somebody else does.
 pub(crate) async fn run(log: &IntentLog, id: IntentId, hooks: &Poststop) -> io::Result<()> {
-    log.runs(id)?;
-    hooks.run().await;
+    if log.runs(id)? {
+        hooks.run().await;
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use super::{OwedHooks, run};
+    use crate::ContainerId;
+    use crate::hooks::Hooks;
+    use crate::intent_log::IntentLog;
+
+    /// Its container and the end of the sandbox came to them at the same time.
+    #[tokio::test]
+    async fn hooks_that_two_would_run_run_once() {
+        let place = tempfile::tempdir().unwrap();
+        let told = place.path().join("told");
+        let hook = serde_json::json!({
+            "path": "/bin/sh", "args": ["sh", "-c", format!("echo ran >> {}", told.display())]
+        });
+        let spec = serde_json::json!({ "ociVersion": "1.2.0", "hooks": { "poststop": [hook] } });
+        let container: ContainerId = "c".parse().unwrap();
+        let hooks = Hooks::of(&container, place.path(), &serde_json::from_value(spec).unwrap());
+        let log = Arc::new(IntentLog::open(place.path()).unwrap());
+        let owed = OwedHooks::new(Arc::clone(&log));
+        owed.owe(&container, hooks.poststop(&container).unwrap()).unwrap();
+        let pending = log.pending_hooks().unwrap();
+        owed.run(&container).await;
+        for (id, hooks) in pending {
+            run(&log, id, &hooks).await.unwrap();
+        }
+        assert_eq!(fs::read_to_string(told).unwrap(), "ran\n");
+    }
 }

@@ -3,16 +3,19 @@
 //! A request that is given up, as all are when the sandbox ends, leaves the thread that works for it at work. What that
 //! would make after everything was undone would stay for ever.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::cleanup::undo_ahead;
 use crate::error::{Result, SandboxError as Error};
 use crate::intent_log::IntentLog;
 
-/// How long work that is under way may take to its end. A file system of the host that does not answer holds it up for
-/// ever.
+/// How long work that is under way usually takes to its end at most.
+const SOON: Duration = Duration::from_secs(1);
+/// How long it is waited for then. A file system of the host that does not answer holds it up for ever.
 const STALLED_AFTER: Duration = Duration::from_secs(20);
 
 /// Work that blocks, of one sandbox.
@@ -41,9 +44,16 @@ impl Underway {
 
     /// From now on nothing can be announced in `log`. Returns when nothing is under way that was announced before, or
     /// when it stalls: it can make one thing more at most.
-    pub(crate) async fn end(&self, log: &IntentLog) {
+    ///
+    /// Who asks for the end may not wait for long. So what there is by then is undone if it takes more than a moment; it
+    /// stays in the log, as some of it may only be being made.
+    pub(crate) async fn end(&self, log: &Arc<IntentLog>) {
         log.close();
         self.0.close();
+        if timeout(SOON, self.0.wait()).await.is_ok() {
+            return;
+        }
+        undo_ahead(Arc::clone(log)).await;
         if timeout(STALLED_AFTER, self.0.wait()).await.is_err() {
             let works = self.0.len();
             tracing::warn!(works, "Work on files does not end: a file system of the host may hang");
@@ -55,10 +65,11 @@ impl Underway {
 mod tests {
     use std::fs;
     use std::sync::{Arc, mpsc};
+    use std::time::Duration;
 
     use kata_intent::{Intent, Intents};
 
-    use super::{STALLED_AFTER, Underway};
+    use super::Underway;
     use crate::cleanup::replay;
     use crate::intent_log::IntentLog;
 
@@ -100,17 +111,25 @@ mod tests {
         assert!(!in_time.exists() && !late.exists() && !state.exists());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_end_does_not_wait_for_ever_for_work_that_hangs() {
-        let state = tempfile::tempdir().unwrap();
-        let log = IntentLog::open(state.path()).unwrap();
+    /// Who asks for the end may kill this process before the stalled work is given up.
+    #[tokio::test]
+    async fn an_end_undoes_what_is_there_before_it_waits_for_work_that_hangs() {
+        let place = tempfile::tempdir().unwrap();
+        let log = Arc::new(IntentLog::open(place.path()).unwrap());
+        let made = place.path().join("made");
+        let id = log.will(Intent::Dir { path: made.clone() }).unwrap();
+        fs::create_dir(&made).unwrap();
         let underway = Underway::default();
         let (let_go, hangs) = mpsc::channel::<()>();
-        let hung = underway.0.spawn_blocking(move || hangs.recv().is_err());
-        // The clock does not run on by itself while something blocks.
-        tokio::join!(biased; underway.end(&log), tokio::time::advance(STALLED_AFTER));
-        assert!(log.will(Intent::Dir { path: "/run/x".into() }).is_err());
+        let gone = made.clone();
+        let hung = underway.0.spawn_blocking(move || {
+            while gone.exists() && hangs.recv_timeout(Duration::from_millis(1)).is_err() {}
+        });
+        underway.end(&log).await;
         drop(let_go);
-        assert!(hung.await.unwrap());
+        hung.await.unwrap();
+        assert!(!made.exists());
+        assert_eq!(log.pending().unwrap(), [(id, Intent::Dir { path: made })]);
+        assert!(log.will(Intent::Dir { path: "/run/x".into() }).is_err());
     }
 }

@@ -75,9 +75,16 @@ impl Carrier {
             let done = work(&mut watcher);
             (watcher, done)
         });
-        let (watcher, done) = done.await.ok()?;
-        self.watcher = Some(watcher);
-        Some(done)
+        match done.await {
+            Ok((watcher, done)) => {
+                self.watcher = Some(watcher);
+                Some(done)
+            }
+            Err(error) => {
+                tracing::warn!(sandbox = %self.id, %error, "Changes of shared files are not seen any more");
+                None
+            }
+        }
     }
 
     async fn tell(&mut self, changes: io::Result<Vec<Change>>) -> Result<()> {

@@ -60,6 +60,9 @@ impl ImageVolume {
     }
 }
 
+/// The largest image.
+const LARGEST_FILE: u64 = 15 << 40;
+
 /// The directory of an `emptyDir`, and what of it is bound.
 struct Found {
     dir: PathBuf,
@@ -146,10 +149,15 @@ fn within(limit: u64) -> u64 {
     (limit - limit / BESIDE_PART - BESIDE) / PAGE * PAGE
 }
 
-/// The size of the file system that `dir` is in.
+/// The size of the file system that `dir` is in, as far as a file there may be as large.
 fn capacity(dir: &Path) -> io::Result<u64> {
     let space = statvfs(dir)?;
-    Ok(space.f_blocks.saturating_mul(space.f_frsize) / PAGE * PAGE)
+    Ok(within_a_file(space.f_blocks.saturating_mul(space.f_frsize)))
+}
+
+/// ext4 has files of less than 16 TiB.
+fn within_a_file(bytes: u64) -> u64 {
+    bytes.min(LARGEST_FILE) / PAGE * PAGE
 }
 
 fn find(source: &Path, fd: &OwnedFd) -> io::Result<Place> {
@@ -186,7 +194,7 @@ fn found(dir: &Path, name: &str, fd: &OwnedFd, part: Option<PathBuf>) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use super::within;
+    use super::{within, within_a_file};
 
     #[test]
     fn the_kubelet_never_counts_more_than_the_limit() {
@@ -196,5 +204,12 @@ mod tests {
             assert!(image + image / 340 + 8192 <= limit + 4096, "{limit}: {image}");
             assert!(image > limit / 100 * 97 && image.is_multiple_of(4096), "{limit}: {image}");
         }
+    }
+
+    /// On a larger file system of the host every image was refused.
+    #[test]
+    fn an_image_is_no_larger_than_a_file_of_ext4() {
+        assert_eq!(within_a_file((1 << 40) + 5), 1 << 40);
+        assert_eq!(within_a_file(20 << 40), 15 << 40);
     }
 }

@@ -59,12 +59,16 @@ static unsigned long forget_some(struct fuse_conn *fc)
 /* Before a request is sent. None of those that add a name is sent while memory is reclaimed. */
 void fuse_bound_unused(struct fuse_conn *fc, u32 opcode)
 {
-	unsigned long forgetting;
-
 	if (!max_unused || !may_add_name(opcode))
 		return;
-	while (forget_some(fc) + (forgetting = virtio_fs_forgetting(fc)) > max_unused) {
-		if (!forgetting || !READ_ONCE(fc->connected) || fatal_signal_pending(current))
+	for (;;) {
+		/* In this order: what the first forgets the second counts. */
+		unsigned long unused = forget_some(fc);
+		unsigned long forgetting = virtio_fs_forgetting(fc);
+
+		if (!forgetting || unused + forgetting <= max_unused)
+			return;
+		if (!READ_ONCE(fc->connected) || fatal_signal_pending(current))
 			return;
 		schedule_timeout_killable(1);
 	}

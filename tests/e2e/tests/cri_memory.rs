@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kata_e2e::proto::{ContainerConfig, Mount};
-use kata_e2e::{Cri, PodContainer, cri_test};
+use kata_e2e::{Cri, PodContainer, cri_test, kata_cri_test};
 
 /// The kubelet's directory of a volume, and that of a part of it which a container has by `subPath`.
 struct EmptyDir {
@@ -90,5 +90,21 @@ fn a_part_of_memory_is_the_same_memory() {
         let first = pod.container("first").with(whole).idle().start();
         assert_eq!(first.shell("cat /cache/part/file; echo back > /cache/part/file"), "hello");
         assert_eq!(second.shell("cat /part/file"), "back");
+    });
+}
+
+/// The kubelet does not see what an init container has written there, and takes it for a directory that it has to make.
+#[test]
+fn a_part_of_memory_may_be_a_file_that_a_container_has_made() {
+    kata_cri_test(|cri| {
+        let dir = EmptyDir::new(cri);
+        let pod = cri.pod().run();
+        let whole = |config: &mut ContainerConfig| volume(config, &dir.volume, "/cache");
+        let first = pod.container("first").with(whole).idle().start();
+        first.shell("echo made > /cache/part");
+        let part = |config: &mut ContainerConfig| volume(config, &dir.part, "/etc/app.conf");
+        let second = pod.container("second").with(part).idle().start();
+        assert_eq!(second.shell("cat /etc/app.conf; echo changed > /etc/app.conf"), "made");
+        assert_eq!(first.shell("cat /cache/part"), "changed");
     });
 }

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 
 use kata_protocol::agent::Storage;
 use kata_protocol::guest;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2, statat};
 use rustix::io::Errno;
 
 /// A directory in a volume could not be had.
@@ -64,22 +64,29 @@ fn make_one(volume: &str, text: &str) -> Result<(), PartError> {
     made.map_err(|source| PartError::Make { path: path.to_owned(), volume: volume.to_owned(), source })
 }
 
-/// Containers write there, so no link of theirs is followed. What is there stays as they have made it.
+/// Containers write there, so no link of theirs is followed. What is there stays as they have made it, and may be a file:
+/// the kubelet, which does not see it, has made a directory of that name.
 fn make_folders(volume: &Path, path: &Path, mode: u32, group: u32) -> io::Result<()> {
     let mut folder = open(CWD, volume)?;
-    for part in path {
-        let part = Path::new(part);
+    let mut parts = path.iter().map(Path::new).peekable();
+    while let Some(part) = parts.next() {
         match mkdirat(&folder, part, Mode::RWXU) {
             Ok(()) => {
                 folder = open(&folder, part)?;
                 fchown(&folder, None, Some(group))?;
                 File::from(folder.try_clone()?).set_permissions(PermissionsExt::from_mode(mode))?;
             }
+            Err(Errno::EXIST) if parts.peek().is_none() && is_file(&folder, part)? => return Ok(()),
             Err(Errno::EXIST) => folder = open(&folder, part)?,
             Err(errno) => return Err(errno.into()),
         }
     }
     Ok(())
+}
+
+fn is_file(folder: &OwnedFd, name: &Path) -> io::Result<bool> {
+    let found = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(found.st_mode).is_file())
 }
 
 fn open(folder: impl std::os::fd::AsFd, path: &Path) -> io::Result<OwnedFd> {
@@ -113,6 +120,17 @@ mod tests {
         fs::set_permissions(&made, fs::Permissions::from_mode(0o700)).expect("changed");
         make(&storages).expect("is there");
         assert_eq!(fs::metadata(&made).expect("is there").permissions().mode() & 0o7777, 0o700);
+    }
+
+    /// An init container's file could not be mounted by itself (`subPath`).
+    #[test]
+    fn a_file_that_a_container_has_made_may_be_the_part() {
+        let memory = tempfile::tempdir().expect("temporary folder");
+        fs::create_dir(memory.path().join("a")).expect("made");
+        fs::write(memory.path().join("a/app.conf"), "x").expect("written");
+        make(&[storage(memory.path(), "755:0:a/app.conf")]).expect("it is there");
+        let refused = make(&[storage(memory.path(), "755:0:a/app.conf/b")]).expect_err("no directory");
+        assert!(matches!(refused, PartError::Make { .. }), "{refused}");
     }
 
     #[test]

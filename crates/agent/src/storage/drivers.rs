@@ -25,6 +25,9 @@ const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_direct
 /// The copies of volumes of driver `watchable-bind`.
 const COPIES: &str = "/run/kata-containers/watchable";
 
+/// Mounts over one another on the same mount point that are undone; more would be an attack or a loop.
+const MAX_STACKED: usize = 64;
+
 /// Whether it mounts a block device.
 pub(super) fn is_block(driver: &str) -> bool {
     matches!(driver, BLK | SCSI | NVDIMM)
@@ -64,8 +67,8 @@ impl Mounted {
     /// Unmounts it, and takes away what was made.
     pub(super) fn undo(mut self) {
         if let Some(mount) = self.mount {
-            let ours = self.uncover(mount);
-            let unmounted = ours.and_then(|()| if self.is_on_disk { self.let_go() } else { self.detach() });
+            self.uncover(mount);
+            let unmounted = if self.is_on_disk { self.let_go() } else { self.detach() };
             if let Err(errno) = unmounted {
                 tracing::warn!(target = %self.target.display(), %errno, "A mount is left");
                 return;
@@ -76,12 +79,11 @@ impl Mounted {
     }
 
     /// Unmounts what stands on it: a container whose volume goes both ways may have mounted something there.
-    fn uncover(&self, mount: u64) -> nix::Result<()> {
-        loop {
-            match mount_number(&self.target) {
-                Ok(top) if top != mount => self.detach()?,
-                Ok(_) => return Ok(()),
-                Err(errno) => return Err(nix::Error::from_raw(errno.raw_os_error())),
+    fn uncover(&self, mount: u64) {
+        for _ in 0..MAX_STACKED {
+            let is_covered = mount_number(&self.target).is_ok_and(|top| top != mount);
+            if !is_covered || self.detach().is_err() {
+                return;
             }
         }
     }

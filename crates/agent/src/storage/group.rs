@@ -19,7 +19,8 @@ const FILE: u32 = 0o660;
 /// And searchable, with the group handed down.
 const FOLDER: u32 = 0o2770;
 
-/// Gives all of the volume at `root` to its group, as its policy says. A read-only volume stays as it is.
+/// Gives all of the volume at `root` to its group, as its policy says. A read-only volume stays as it is, and so does what
+/// may not be changed: an immutable file, or all of a file system that has no groups, as vfat.
 pub(super) fn give(root: &Path, group: &FSGroup) -> io::Result<()> {
     let volume = Entry::open(CWD, root)?;
     if fstatvfs(&volume.0)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
@@ -30,8 +31,22 @@ pub(super) fn give(root: &Path, group: &FSGroup) -> io::Result<()> {
         return Ok(());
     }
     // Contents first: a root that belongs to the group says that everything does.
-    give_contents(&volume, group.group_id)?;
-    volume.give(group.group_id, FOLDER)
+    let mut kept = give_contents(&volume, group.group_id)?;
+    kept += refused(volume.give(group.group_id, FOLDER))?;
+    if kept > 0 {
+        let volume = root.display();
+        tracing::warn!(%volume, group = group.group_id, kept, "Some of a volume may not be given to its group");
+    }
+    Ok(())
+}
+
+/// One if it may not be changed, whoever asks.
+fn refused(given: io::Result<()>) -> io::Result<u64> {
+    match given {
+        Ok(()) => Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(1),
+        Err(error) => Err(error),
+    }
 }
 
 /// Gives only the folder to the group: a volume that has just been made.
@@ -39,9 +54,9 @@ pub(super) fn give_root(root: &Path, group: &FSGroup) -> io::Result<()> {
     Entry::open(CWD, root)?.give(group.group_id, FOLDER)
 }
 
-/// Depth first, so that no more folders are open than lie in each other.
-fn give_contents(volume: &Entry, group: u32) -> io::Result<()> {
-    let mut open = vec![volume.list()?];
+/// How many may not be given. Depth first, so that no more folders are open than lie in each other.
+fn give_contents(volume: &Entry, group: u32) -> io::Result<u64> {
+    let (mut open, mut kept) = (vec![volume.list()?], 0);
     while let Some(folder) = open.last_mut() {
         let Some(found) = folder.next() else {
             open.pop();
@@ -58,15 +73,15 @@ fn give_contents(volume: &Entry, group: u32) -> io::Result<()> {
         };
         match entry.kind()? {
             FileType::Directory => {
-                entry.give(group, FOLDER)?;
+                kept += refused(entry.give(group, FOLDER))?;
                 open.push(entry.list()?);
             }
             // A link's own permissions mean nothing.
-            FileType::Symlink => entry.change_group(group)?,
-            _ => entry.give(group, FILE)?,
+            FileType::Symlink => kept += refused(entry.change_group(group))?,
+            _ => kept += refused(entry.give(group, FILE))?,
         }
     }
-    Ok(())
+    Ok(kept)
 }
 
 fn is_self_or_parent(name: &CStr) -> bool {
@@ -100,9 +115,14 @@ impl Entry {
         Ok(chownat(&self.0, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?)
     }
 
-    /// The permissions come second: a change of the group takes set-id bits away.
+    /// What is right already is not written to: a large volume is walked again with each start. The permissions come second,
+    /// as a change of the group takes set-id bits away.
     fn give(&self, group: u32, mode: u32) -> io::Result<()> {
-        let before = fstat(&self.0)?.st_mode & 0o7777;
+        let found = fstat(&self.0)?;
+        if found.st_gid == group && found.st_mode & mode == mode {
+            return Ok(());
+        }
+        let before = found.st_mode & 0o7777;
         self.change_group(group)?;
         // The descriptor is only a place: permissions are changed by a name for it.
         let name = format!("/proc/self/fd/{}", self.0.as_raw_fd());
@@ -150,6 +170,47 @@ mod tests {
         assert_eq!(of("volume").0, 4321);
         assert_eq!((of("volume/a"), of("volume/a/b/file")), ((4321, 0o2775), (4321, 0o660)));
         assert_eq!((of("volume/a/link").0, of("outside")), (4321, (0, 0o600)));
+    }
+
+    /// One immutable file kept a volume's pod from starting.
+    #[test]
+    fn what_may_not_be_changed_stays_and_the_rest_is_given() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = volume();
+        let at = |path: &str| root.path().join("volume").join(path);
+        let change = |flag: &str| {
+            let changed = std::process::Command::new("chattr").arg(flag).arg(at("a/b/file")).status();
+            changed.is_ok_and(|status| status.success())
+        };
+        if !change("+i") {
+            return println!("skipped: no file can be made immutable here");
+        }
+        let given = give(&at(""), &group(FSGroupChangePolicy::Always));
+        assert!(change("-i"));
+        given.expect("given");
+        assert_eq!((of(&at("a/b/file")), of(&at("a/b")).0, of(&at("")).0), ((0, 0o600), 4321, 4321));
+    }
+
+    #[test]
+    fn what_is_right_already_is_not_written_to() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = volume();
+        let file = root.path().join("volume/a/b/file");
+        let changed =
+            || fs::metadata(&file).map(|found| (found.ctime(), found.ctime_nsec())).expect("is there");
+        let give = || give(&root.path().join("volume"), &group(FSGroupChangePolicy::Always)).expect("given");
+        give();
+        let before = changed();
+        // Times are those of the last tick.
+        while fs::write(root.path().join("outside"), "x").is_ok()
+            && fs::metadata(root.path().join("outside")).expect("is there").ctime_nsec() == before.1
+        {}
+        give();
+        assert_eq!(changed(), before);
     }
 
     #[test]

@@ -178,6 +178,9 @@ impl MountInfo {
         }
         let options = written.options.unwrap_or_default();
         check_options(&options)?;
+        // mount(8) takes several in one, and keeps some for itself.
+        let options = options.iter().flat_map(|option| option.split(','));
+        let options = options.filter(|option| !is_for_mount_program(option)).map(str::to_owned).collect();
         let mut info = Self {
             volume_type: written.volume_type,
             device: written.device,
@@ -308,6 +311,26 @@ pub(super) fn no_plain_path(path: &Path) -> Option<&'static str> {
         return Some("has control characters in it");
     }
     (path.file_name().is_none()).then_some("is the root directory")
+}
+
+/// Options of mount(8) and `fstab` that no file system is told of.
+fn is_for_mount_program(option: &str) -> bool {
+    let name = option.split('=').next().unwrap_or(option);
+    matches!(
+        name,
+        "" | "defaults"
+            | "auto"
+            | "noauto"
+            | "nofail"
+            | "_netdev"
+            | "user"
+            | "nouser"
+            | "users"
+            | "owner"
+            | "group"
+            | "comment"
+    ) || name.starts_with("x-")
+        || name.starts_with("X-")
 }
 
 fn check_options(options: &[String]) -> Result<(), MountInfoError> {

@@ -115,6 +115,16 @@ fn all_spellings_mean_the_same() {
     assert!(same.is_read_only() && !info(PLAIN).is_read_only());
 }
 
+/// They reached the guest's file system, which refused them; and `ro` among others in one text was not seen.
+#[test]
+fn options_are_one_each_and_those_of_the_mount_program_are_left_out() {
+    let json =
+        PLAIN.replace('}', r#","options":["_netdev,noatime,ro","x-systemd.after=a","nofail","discard"]}"#);
+    let info = info(&json);
+    assert_eq!(info.options, ["noatime", "ro", "discard"]);
+    assert!(info.is_read_only());
+}
+
 #[test]
 fn a_mount_info_that_asks_for_what_cannot_be_is_refused() {
     let with = |from: &str, to: &str| PLAIN.replace(from, to);
