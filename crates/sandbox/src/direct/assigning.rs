@@ -73,12 +73,18 @@ impl Assigning {
     /// Those of a container. From now on, and until its intents are undone, they are this sandbox's.
     pub(crate) fn claim(&self, spec: &Spec, bundle: &Path) -> Result<Vec<Claimed>, DirectVolumeError> {
         let mounts = spec.mounts().as_deref().unwrap_or_default();
-        let mut claimed = Vec::new();
+        let mut found = Vec::new();
         for (volume, info) in self.volumes.among(mounts, bundle)? {
-            let about = |source| DirectVolumeError::Info { volume: volume.clone(), source };
-            self.volumes.claim(&volume, &self.sandbox, &self.intents)?;
             // Who wrote it down saw the device then.
-            let device = info.open_device().map_err(about)?.file.into();
+            match info.open_device() {
+                Ok(device) => found.push((volume, info, device.file.into())),
+                Err(source) => return Err(DirectVolumeError::Info { volume, source }),
+            }
+        }
+        // All of them are there: one that is claimed cannot be put right before the sandbox ends.
+        let mut claimed = Vec::new();
+        for (volume, info, device) in found {
+            self.volumes.claim(&volume, &self.sandbox, &self.intents)?;
             let guest_path = self.place(&volume);
             claimed.push(Claimed { volume, guest_path, info, device });
         }
@@ -275,5 +281,7 @@ mod tests {
         fs::remove_file(scene.dir.path().join("image")).unwrap();
         let refused = scene.assigning("mine").claim(&scene.spec, "/bundle".as_ref()).unwrap_err();
         assert!(refused.to_string().contains("\"/volume\""), "{refused}");
+        let user = scene.volumes().user("/volume".as_ref()).unwrap();
+        assert_eq!(user, None, "what is wrong about it could not be put right");
     }
 }
