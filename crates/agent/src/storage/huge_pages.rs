@@ -19,8 +19,10 @@ pub(super) const HUGETLBFS: &str = "hugetlbfs";
 const POOLS: &str = "/sys/kernel/mm/hugepages";
 /// What the guest has of memory.
 const MEMORY: &str = "/proc/meminfo";
-/// How many pages a pool has.
+/// How many pages a pool has, surplus ones among them; writing means how many it has besides those.
 const COUNT: &str = "nr_hugepages";
+/// How many of them are still in use and go when they are not: those of files that a container has left in the pod's volume.
+const SURPLUS: &str = "surplus_hugepages";
 
 /// What the kernel could have for pages without taking the last, in bytes. It is not asked for more: that would empty the guest, up
 /// to a panic ("System is deadlocked on memory"), before it said how many it had.
@@ -98,10 +100,8 @@ pub(super) fn options(storage: &Storage) -> Result<Vec<String>> {
 impl Reserved {
     /// Gives them back. Those that are still in use go when they are not.
     pub(super) fn release(self) {
-        let released = locked(&self.pool).and_then(|_lock| {
-            let count = count(&self.pool)?;
-            set_count(&self.pool, count.saturating_sub(self.pages))
-        });
+        let released = locked(&self.pool)
+            .and_then(|_lock| set_count(&self.pool, reserved(&self.pool)?.saturating_sub(self.pages)));
         if let Err(error) = released {
             tracing::warn!(pool = %self.pool.display(), %error, "Huge pages are not given back");
         }
@@ -121,13 +121,14 @@ fn take(
     }
     let _lock = locked(&pool).map_err(failed)?;
     let spare = spare().map_err(|source| StorageError::Pool { path: MEMORY.into(), source })?;
-    if pages > spare / page {
-        return Err(too_few(spare / page));
+    // What the last container has left in use is this one's: it comes to the same files.
+    let (before, surplus) = (reserved(&pool).map_err(failed)?, count(&pool, SURPLUS).map_err(failed)?);
+    if pages.saturating_sub(surplus) > spare / page {
+        return Err(too_few(surplus + spare / page));
     }
-    let before = count(&pool).map_err(failed)?;
     let wanted = before.saturating_add(pages);
     set_count(&pool, wanted).map_err(failed)?;
-    let got = count(&pool).map_err(failed)?;
+    let got = reserved(&pool).map_err(failed)?;
     if got < wanted {
         set_count(&pool, before).map_err(failed)?;
         return Err(too_few(got.saturating_sub(before)));
@@ -142,8 +143,13 @@ fn locked(pool: &Path) -> io::Result<File> {
     Ok(folder)
 }
 
-fn count(pool: &Path) -> io::Result<u64> {
-    fs::read_to_string(pool.join(COUNT))?.trim().parse().map_err(io::Error::other)
+/// How many pages containers have taken.
+fn reserved(pool: &Path) -> io::Result<u64> {
+    Ok(count(pool, COUNT)?.saturating_sub(count(pool, SURPLUS)?))
+}
+
+fn count(pool: &Path, which: &str) -> io::Result<u64> {
+    fs::read_to_string(pool.join(which))?.trim().parse().map_err(io::Error::other)
 }
 
 fn set_count(pool: &Path, pages: u64) -> io::Result<()> {
@@ -178,6 +184,7 @@ mod tests {
         let root = tempfile::tempdir().expect("temporary folder");
         fs::create_dir(root.path().join("hugepages-2048kB")).expect("made");
         fs::write(root.path().join("hugepages-2048kB/nr_hugepages"), "3\n").expect("written");
+        fs::write(root.path().join("hugepages-2048kB/surplus_hugepages"), "0\n").expect("written");
         root
     }
 
@@ -191,9 +198,9 @@ mod tests {
         let root = pools();
         let reserved = take(root.path(), || Ok(10 << 20), (2 << 20, 5)).expect("there is memory");
         let pool = root.path().join("hugepages-2048kB");
-        assert_eq!(count(&pool).expect("a number"), 8);
+        assert_eq!(count(&pool, COUNT).expect("a number"), 8);
         reserved.release();
-        assert_eq!(count(&pool).expect("a number"), 3);
+        assert_eq!(count(&pool, COUNT).expect("a number"), 3);
     }
 
     /// The kernel took all memory for them first, and could panic.
@@ -202,7 +209,7 @@ mod tests {
         let root = pools();
         let error = take(root.path(), || Ok(9 << 20), (2 << 20, 5)).expect_err("too many").to_string();
         assert!(error.contains("4 of 5 huge pages of 2048 kB"), "{error}");
-        assert_eq!(count(&root.path().join("hugepages-2048kB")).expect("a number"), 3);
+        assert_eq!(count(&root.path().join("hugepages-2048kB"), COUNT).expect("a number"), 3);
     }
 
     /// A shared volume with a size of its own took its pages twice.
