@@ -97,9 +97,14 @@ impl Site {
         let Assigned { disk, guest_path } = self.assigned(volume)?;
         let failed =
             |source: VmmError| Error::Volume { volume: volume.to_owned(), kind: kind(&source), source };
-        match (reach.machine.vmm.disk_hotplug(), disk) {
-            (Some(vmm), Some(disk)) => vmm.resize_disk(&disk, bytes).await.map_err(failed)?,
-            _ => return Err(Error::NoResize { volume: volume.to_owned() }),
+        let (Some(vmm), Some(disk)) = (reach.machine.vmm.disk_hotplug(), disk) else {
+            return Err(Error::NoResize { volume: volume.to_owned() });
+        };
+        match vmm.resize_disk(&disk, bytes).await {
+            // A device may be larger than was asked for, as its storage rounds up. If the guest could not follow the last time,
+            // it does now; whether it would have to shrink it knows.
+            Ok(()) | Err(VmmError::DiskShrinks { .. }) => {}
+            Err(error) => return Err(failed(error)),
         }
         reach.agent.resize_volume(&guest_path, bytes).await
     }
@@ -112,7 +117,6 @@ impl Site {
 
 fn kind(error: &VmmError) -> ErrorKind {
     match error {
-        VmmError::DiskShrinks { .. } => ErrorKind::InvalidArgument,
         VmmError::NoDisk { .. } => ErrorKind::NotFound,
         _ => ErrorKind::Unknown,
     }
