@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use kata_e2e::proto::{ContainerConfig, HugepageLimit, Mount};
-use kata_e2e::{Containerd, Recipe, kata_cri_test, kata_test};
+use kata_e2e::{Containerd, Recipe, kata_test};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -66,33 +65,6 @@ fn a_volume_of_huge_pages_is_of_the_guests_and_holds_what_the_container_may_use(
         assert_eq!(fs::read_dir(&volume.0).expect("it is there").count(), 0);
         let too_many = container(containerd, &volume, 64 << 30).try_start();
         too_many.fails_because("huge pages of 2048 kB");
-    });
-}
-
-/// They were taken a second time, for which there was no memory.
-#[test]
-fn pages_that_a_container_leaves_in_its_pods_volume_are_those_of_its_next_start() {
-    kata_cri_test(|cri| {
-        let (volume, probe) = (Volume::new(cri.containerd), cri.containerd.stage.probe().to_owned());
-        let with = |config: &mut ContainerConfig| {
-            let mount = |from: &Path, to: &str| Mount {
-                container_path: to.to_owned(),
-                host_path: from.display().to_string(),
-                ..Default::default()
-            };
-            config.mounts.extend([mount(&volume.0, "/big"), mount(&probe, "/probe")]);
-            let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
-            resources.hugepage_limits.push(HugepageLimit { page_size: "2MB".to_owned(), limit: 4 * MIB });
-        };
-        let pod = cri.pod().run();
-        for _ in 0..2 {
-            let container = pod.container("main").with(with).idle().start();
-            let told = container.shell(&format!("/probe huge /big/file {}", 4 * MIB));
-            assert!(told.contains("written\t7"), "{told}");
-            assert_eq!(container.shell("cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"), "2");
-            container.remove();
-        }
-        pod.remove();
     });
 }
 

@@ -203,6 +203,19 @@ mod tests {
         assert_eq!(count(&pool, COUNT).expect("a number"), 3);
     }
 
+    /// Pages that a container has left in use are the next one's: they were taken once more.
+    #[test]
+    fn pages_that_are_still_in_use_are_not_taken_from_memory_again() {
+        let root = pools();
+        let pool = root.path().join("hugepages-2048kB");
+        fs::write(pool.join(SURPLUS), "2\n").expect("written");
+        let too_many = take(root.path(), || Ok(4 << 20), (2 << 20, 5)).expect_err("four at most").to_string();
+        assert!(too_many.contains("4 of 5 huge pages"), "{too_many}");
+        // The kernel makes the surplus ones usual ones; this pool does not.
+        take(root.path(), || Ok(4 << 20), (2 << 20, 4)).expect_err("they stay surplus");
+        assert_eq!(count(&pool, COUNT).expect("a number"), 1, "as many as were reserved");
+    }
+
     /// The kernel took all memory for them first, and could panic.
     #[test]
     fn more_pages_than_there_is_memory_for_are_not_asked_for() {
